@@ -1,0 +1,96 @@
+"""Kernel-as-a-Service over RabbitMQ: publish graphs of GPU kernels, await their results."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from kaasq.errors import (
+    BadArguments,
+    BadRequest,
+    BrokerLost,
+    BrokerRefused,
+    BufferMissing,
+    BufferSize,
+    Cancelled,
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    KaasqError,
+    KernelFailed,
+    ModuleRejected,
+    NameNotFound,
+    OutOfMemory,
+    ReplyTimeout,
+    SlotTaken,
+    StoreFull,
+    StoreUnavailable,
+    UnknownGraph,
+    Unroutable,
+    WorkerFailed,
+)
+from kaasq.graph import Graph
+from kaasq.model import Module
+
+if TYPE_CHECKING:
+    from kaasq.embedded import local as local
+    from kaasq_producers import BufferRef as BufferRef
+    from kaasq_producers import Client as Client
+    from kaasq_producers import Keep as Keep
+    from kaasq_producers import Result as Result
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BadArguments",
+    "BadRequest",
+    "BrokerLost",
+    "BrokerRefused",
+    "BufferMissing",
+    "BufferRef",
+    "BufferSize",
+    "Cancelled",
+    "Client",
+    "Conflict",
+    "DeadlineExceeded",
+    "Forbidden",
+    "Graph",
+    "KaasqError",
+    "Keep",
+    "KernelFailed",
+    "Module",
+    "ModuleRejected",
+    "NameNotFound",
+    "OutOfMemory",
+    "ReplyTimeout",
+    "Result",
+    "SlotTaken",
+    "StoreFull",
+    "StoreUnavailable",
+    "UnknownGraph",
+    "Unroutable",
+    "WorkerFailed",
+    "local",
+]
+
+# Loaded on first use (PEP 562): the layers above import this package, and a program that only builds graphs needs
+# neither a store nor a broker.
+_LAZY = {
+    "BufferRef": "kaasq_producers",
+    "Client": "kaasq_producers",
+    "Keep": "kaasq_producers",
+    "Result": "kaasq_producers",
+    "local": "kaasq.embedded",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

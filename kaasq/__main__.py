@@ -1,0 +1,5 @@
+"""``python -m kaasq``."""
+
+from kaasq.cli import main
+
+main()

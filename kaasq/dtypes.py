@@ -1,0 +1,40 @@
+"""The element types of buffers and scalars: NumPy's names, restricted to what a kernel can mean."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+SCALAR_DTYPES = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+)
+BUFFER_DTYPES = (*SCALAR_DTYPES, "complex64", "complex128")
+
+_SIZES = {name: np.dtype(name).itemsize for name in BUFFER_DTYPES}
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes per element. Raises KeyError for a name outside BUFFER_DTYPES."""
+    return _SIZES[dtype]
+
+
+@functools.cache
+def canonical(dtype: str) -> str | None:
+    """NumPy's own name for whatever spelling was given ("f4", "<f4"), or None if it is no such type."""
+    try:
+        parsed = np.dtype(dtype)
+    except (TypeError, ValueError):
+        return None
+    return parsed.name if parsed.name in _SIZES and parsed.isnative else None

@@ -1,0 +1,180 @@
+"""Builds a graph from Python: declare buffers and scalars, add launches, then hand it to a client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from kaasq.checks import GraphLimits, check_graph
+from kaasq.dtypes import canonical
+from kaasq.errors import BadRequest
+from kaasq.model import Buffer, Constant, GraphSpec, Kernel, Launch, Module, Number, Role, Scalar
+
+Shape = int | Sequence[int]
+Argument = Buffer | Scalar | np.generic | bool | int | float | bytes
+
+
+class Graph:
+    r"""A kernel graph under construction.
+
+    >>> graph = Graph("saxpy")
+    >>> x = graph.input("x", shape=(4,), dtype="float32")
+    >>> y = graph.output("y", shape=(4,), dtype="float32")
+    >>> module = Module.from_source('extern "C" __global__ void twice(const float* x, float* y) {...}')
+    >>> graph.launch(module.kernel("twice"), grid=1, block=4, args=[x, y])
+    >>> graph.freeze().hash[:8] == graph.freeze().hash[:8]
+    True
+
+    The name becomes part of the routing key of the graph's events: letters, digits, ``_``, ``-`` and dots.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.iterations = 1
+        self._buffers: list[Buffer] = []
+        self._scalars: list[Scalar] = []
+        self._modules: dict[str, Module] = {}
+        self._launches: list[Launch] = []
+        self._frozen: GraphSpec | None = None
+
+    def input(
+        self,
+        name: str,
+        *,
+        shape: Shape | None = None,
+        dtype: Any = None,
+        nbytes: int | None = None,
+        const: bool = False,
+    ) -> Buffer:
+        """Declare a buffer that a request binds. ``const``: the kernels promise not to write to it."""
+        return self._declare(name, "input", shape, dtype, nbytes, const=const)
+
+    def output(self, name: str, *, shape: Shape | None = None, dtype: Any = None, nbytes: int | None = None) -> Buffer:
+        """Declare a buffer that the reply carries, or that is kept in the store. It starts as zeros."""
+        return self._declare(name, "output", shape, dtype, nbytes)
+
+    def inout(self, name: str, *, shape: Shape | None = None, dtype: Any = None, nbytes: int | None = None) -> Buffer:
+        """Declare a buffer that a request binds, kernels change and the reply carries."""
+        return self._declare(name, "inout", shape, dtype, nbytes)
+
+    def temp(self, name: str, *, shape: Shape | None = None, dtype: Any = None, nbytes: int | None = None) -> Buffer:
+        """Declare a buffer that lives on the device for one request. It starts as zeros."""
+        return self._declare(name, "temp", shape, dtype, nbytes)
+
+    def scalar(self, name: str, dtype: Any, default: Number | None = None) -> Scalar:
+        """Declare an argument passed by value, which a request may set; without a default it must."""
+        scalar = Scalar(name=name, dtype=canonical(dtype) or str(dtype), default=_plain(default))
+        self._scalars.append(scalar)
+        self._frozen = None
+        return scalar
+
+    def launch(
+        self,
+        kernel: Kernel,
+        *,
+        grid: int | Sequence[int],
+        block: int | Sequence[int],
+        args: Sequence[Argument],
+        shared_bytes: int = 0,
+    ) -> None:
+        """Append a launch. ``args`` in the kernel's order: buffers, scalars, NumPy scalars, raw bytes for structs.
+
+        A Python int or float has no size of its own and is refused: say ``np.int32(n)`` or ``np.float32(a)``.
+        """
+        at = f"graph.launches[{len(self._launches)}]"
+        self._modules[kernel.module.hash] = kernel.module
+        self._launches.append(
+            Launch(
+                module=kernel.module.hash,
+                kernel=kernel.name,
+                grid=_dims(grid),
+                block=_dims(block),
+                args=tuple(self._argument(arg, f"{at}.args[{i}]") for i, arg in enumerate(args)),
+                shared_bytes=int(shared_bytes),
+            )
+        )
+        self._frozen = None
+
+    def freeze(self, limits: GraphLimits | None = None) -> GraphSpec:
+        """The graph as checked, immutable data. Raises BadRequest naming the place of the first mistake."""
+        if self._frozen is None or self._frozen.iterations != self.iterations or self._frozen.name != self.name:
+            spec = GraphSpec(
+                name=self.name,
+                buffers=tuple(self._buffers),
+                scalars=tuple(self._scalars),
+                modules=dict(self._modules),
+                launches=tuple(self._launches),
+                iterations=self.iterations,
+            )
+            self._frozen = check_graph(spec, limits or GraphLimits())
+        return self._frozen
+
+    def to_json(self) -> bytes:
+        """The graph as JSON, as a request written by hand holds it under ``"graph"``."""
+        return msgspec.json.format(msgspec.json.encode(self.freeze()))
+
+    def __repr__(self) -> str:
+        return (
+            f"<Graph {self.name!r}: {len(self._launches)} launches, {len(self._buffers)} buffers, "
+            f"{self.iterations} iterations>"
+        )
+
+    def _declare(
+        self,
+        name: str,
+        role: Role,
+        shape: Shape | None,
+        dtype: Any,
+        nbytes: int | None,
+        *,
+        const: bool = False,
+    ) -> Buffer:
+        dims = None if shape is None else _dims(shape)
+        buffer = Buffer(
+            name=name,
+            role=role,
+            nbytes=-1 if nbytes is None else int(nbytes),
+            dtype=None if dtype is None else canonical(dtype) or str(dtype),
+            shape=(dims,) if isinstance(dims, int) else dims,
+            const=const,
+        )
+        self._buffers.append(buffer)
+        self._frozen = None
+        return buffer
+
+    def _argument(self, arg: Argument, at: str) -> str | Constant:
+        match arg:
+            case Buffer() | Scalar():
+                if not any(arg is each for each in (*self._buffers, *self._scalars)):
+                    raise BadRequest(f"{arg.name!r} was declared on another graph", at=at)
+                return arg.name
+            case bytes():
+                return Constant(dtype="bytes", data=arg)
+            case np.void():
+                return Constant(dtype="bytes", data=arg.tobytes())
+            case np.complexfloating():
+                return Constant(dtype="bytes", data=arg.tobytes())
+            case np.generic():
+                return Constant(dtype=arg.dtype.name, value=arg.item())
+            case bool() | int() | float():
+                raise BadRequest(
+                    f"a Python {type(arg).__name__} has no size: use np.int32(...), np.float32(...) or the like",
+                    at=at,
+                )
+        raise BadRequest(f"cannot pass a {type(arg).__name__} to a kernel", at=at)
+
+
+def _dims(value: int | Sequence[int]) -> int | tuple[int, ...]:
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    return tuple(int(each) for each in value)
+
+
+def _plain(value: Number | np.generic | None) -> Number | None:
+    if isinstance(value, np.generic):
+        number: Number = value.item()
+        return number
+    return value

@@ -1,0 +1,167 @@
+"""The graph as data: frozen types with one canonical encoding, whose hash identifies the graph.
+
+These are the wire types. ``kaasq.graph.Graph`` builds them from Python; a program in another language writes them as
+JSON. A launch's ``args`` name a buffer or a scalar of the graph (they share one namespace) or hold a constant.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+from blake3 import blake3
+
+from kaasq.dtypes import itemsize
+from kaasq.errors import BadRequest
+
+Role = Literal["input", "output", "inout", "temp"]
+ModuleKind = Literal["source", "ptx", "cubin", "fatbin"]
+Dim3 = tuple[int, int, int]
+Number = bool | int | float
+
+_SUFFIXES: dict[str, ModuleKind] = {
+    ".cu": "source",
+    ".cuh": "source",
+    ".cpp": "source",
+    ".ptx": "ptx",
+    ".cubin": "cubin",
+    ".fatbin": "fatbin",
+}
+_canonical = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def content_hash(data: bytes | bytearray | memoryview) -> str:
+    """The hash by which kaasq addresses contents: BLAKE3, 64 hexadecimal digits."""
+    return blake3(data).hexdigest()
+
+
+class Kernel(NamedTuple):
+    """A kernel of a module, by name or, for a template, by name expression (``scale<float>``)."""
+
+    module: Module
+    name: str
+
+
+class Module(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
+    """A piece of device code: CUDA C++ in ``source``, or PTX, cubin or fatbin in ``code``.
+
+    ``options`` are compiler options for source: ``-DNAME=VALUE``, ``-std=c++17``, ``--use_fast_math``.
+    """
+
+    kind: ModuleKind = "source"
+    source: str = ""
+    code: bytes = b""
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    def from_source(cls, source: str, *, options: tuple[str, ...] = ()) -> Module:
+        """A module from CUDA C++ source text."""
+        return cls(source=source, options=tuple(options))
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, options: tuple[str, ...] = ()) -> Module:
+        """A module from a ``.cu``, ``.ptx``, ``.cubin`` or ``.fatbin`` file. Raises BadRequest, OSError."""
+        path = Path(path)
+        kind = _SUFFIXES.get(path.suffix)
+        if kind is None:
+            raise BadRequest(f"{path.name}: a module file ends in one of {', '.join(_SUFFIXES)}", at="module")
+        if kind == "source":
+            return cls(source=path.read_text(), options=tuple(options))
+        return cls(kind=kind, code=path.read_bytes())
+
+    def kernel(self, name: str) -> Kernel:
+        """The kernel of that name. Whether it exists shows when a device loads the module."""
+        return Kernel(self, name)
+
+    @cached_property
+    def hash(self) -> str:
+        """Content hash of the canonical encoding."""
+        return content_hash(b"kaasq module 1\0" + _canonical.encode(self))
+
+
+class Buffer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Named bytes in a graph. ``nbytes`` may be left out where dtype and shape say it."""
+
+    name: str
+    role: Role
+    nbytes: int = -1
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    const: bool = False
+
+    @property
+    def size(self) -> int:
+        """Size in bytes, as declared or as dtype and shape say; -1 if neither does."""
+        if self.nbytes >= 0 or self.dtype is None or self.shape is None:
+            return self.nbytes
+        return math.prod(self.shape) * itemsize(self.dtype)
+
+    @property
+    def given(self) -> bool:
+        """Whether a request must bind data to it."""
+        return self.role in {"input", "inout"}
+
+    @property
+    def returned(self) -> bool:
+        """Whether the reply carries it."""
+        return self.role in {"output", "inout"}
+
+
+class Scalar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An argument passed by value that a request may rebind; without a default it must."""
+
+    name: str
+    dtype: str
+    default: Number | None = None
+
+
+class Constant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An argument fixed in the graph: a number of ``dtype``, or with dtype "bytes" a struct's raw ``data``."""
+
+    dtype: str
+    value: Number = 0
+    data: bytes = b""
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One kernel invocation. ``grid`` counts blocks, ``block`` threads, x first; left-out dimensions are 1."""
+
+    module: str
+    kernel: str
+    grid: int | tuple[int, ...] = 1
+    block: int | tuple[int, ...] = 1
+    args: tuple[str | Constant, ...] = ()
+    shared_bytes: int = 0
+
+
+class GraphSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
+    """An ordered list of launches over named buffers, run ``iterations`` times.
+
+    Outputs and temps hold zeros when the first launch starts.
+    """
+
+    name: str
+    buffers: tuple[Buffer, ...] = ()
+    scalars: tuple[Scalar, ...] = ()
+    modules: dict[str, Module] = {}
+    launches: tuple[Launch, ...] = ()
+    iterations: int = 1
+
+    def buffer(self, name: str) -> Buffer | None:
+        """The buffer of that name, or None."""
+        return next((each for each in self.buffers if each.name == name), None)
+
+    @cached_property
+    def hash(self) -> str:
+        """The graph's identity: content hash of its canonical encoding. Meaningful on a checked graph only."""
+        return content_hash(b"kaasq graph 1\0" + _canonical.encode(self))
+
+
+def dim3(value: int | tuple[int, ...]) -> Dim3:
+    """(x, y, z), with 1 for what is left out."""
+    given = (value,) if isinstance(value, int) else value
+    x, y, z = (*given, 1, 1, 1)[:3]
+    return x, y, z
