@@ -1,0 +1,132 @@
+"""The broker as kaasq sees it: a small protocol with two siblings, kaasq.rabbit and kaasq.memory.
+
+A ``Broker`` is one program's connection. Everything it calls back runs on its one I/O thread, so whoever only lives in
+callbacks (the worker's front, the client's core) needs no locks; callbacks must not block. Every method may be called
+from any thread and returns at once, but for ``open`` and ``close``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Protocol
+
+import msgspec
+
+from kaasq.errors import KaasqError
+from kaasq.topology import Queue, Topology
+
+Done = Callable[[KaasqError | None], None]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A message and those of its AMQP properties that kaasq uses. Times in ms; ``timestamp_ms`` since the epoch."""
+
+    body: bytes
+    content_type: str | None = None
+    message_id: str | None = None
+    correlation_id: str | None = None
+    user_id: str | None = None
+    reply_to: str | None = None
+    priority: int | None = None
+    expiration_ms: int | None = None
+    timestamp_ms: int | None = None
+    type: str | None = None
+    headers: Mapping[str, Any] = {}
+    persistent: bool = True
+
+
+class Delivery(Protocol):
+    """A message taken from a queue, to be settled exactly once; settling it a second time does nothing.
+
+    Settling a delivery whose connection is gone does nothing either: the broker delivers it again by itself.
+    """
+
+    message: Message
+    queue: str
+    exchange: str
+    routing_key: str
+    redelivered: bool
+
+    def ack(self) -> None:
+        """It is done."""
+
+    def requeue(self) -> None:
+        """Give it back, to be delivered again."""
+
+    def reject(self) -> None:
+        """Give it up: the broker dead-letters it, where the queue says so."""
+
+
+class Consumer(Protocol):
+    """A subscription to a queue. It survives reconnects."""
+
+    def cancel(self) -> None:
+        """Stop taking messages. What was delivered may still be settled."""
+
+
+class State(Enum):
+    """What ``on_state`` is told."""
+
+    CONNECTED = "connected"  # topology declared, consumers running (again)
+    LOST = "lost"  # reconnecting; deliveries made so far can no longer be settled
+    BLOCKED = "blocked"  # the broker is out of memory or disk: it takes no publishes for now
+    UNBLOCKED = "unblocked"
+    FAILED = "failed"  # gave up: what ``error`` says cannot be mended by waiting
+
+
+OnDelivery = Callable[[Delivery], None]
+OnState = Callable[[State, KaasqError | None], None]
+
+
+class Broker(Protocol):
+    """One program's connection to a broker."""
+
+    tenant: str
+    """The user the connection is authenticated as: the tenant of everything it publishes."""
+
+    def open(self, timeout_s: float) -> None:
+        """Connect. Raises BrokerLost (nobody answers in time), BrokerRefused (credentials, permissions)."""
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Close the connection and end the I/O thread. Unconfirmed publishes are called back with BrokerLost."""
+
+    def watch(self, on_state: OnState) -> None:
+        """Call back on changes of state, on the I/O thread."""
+
+    def declare(self, topology: Topology, done: Done) -> None:
+        """Declare it now and again after each reconnect; ``done`` is called once, for the first time.
+
+        ``done`` gets BrokerRefused if the broker refuses (it differs from what exists, no permission).
+        """
+
+    def lock(self, queue: Queue, done: Done) -> None:
+        """Declare an exclusive queue and hold it (again after each reconnect).
+
+        ``done`` gets SlotTaken if another connection holds it. Losing it to another after a reconnect is a
+        ``State.FAILED`` with SlotTaken.
+        """
+
+    def publish(
+        self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
+    ) -> None:
+        """Publish with a confirm: ``done(None)`` once the broker has taken responsibility.
+
+        Else ``done`` gets Unroutable (mandatory, and no queue), BrokerRefused (rejected: the queue is full, the
+        message too large) or BrokerLost (the connection went first: it may or may not have arrived).
+        """
+
+    def consume(self, queue: str, on_delivery: OnDelivery, *, prefetch: int) -> Consumer:
+        """Take messages from a declared queue, at most ``prefetch`` unsettled ones at a time (0: no limit)."""
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run it on the I/O thread."""
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Callable[[], None]:
+        """Run it on the I/O thread after a delay. Returns a function that cancels it."""
+
+    def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
+        """Call back on the I/O thread whenever the file descriptor is readable."""
+
+    def remove_reader(self, fd: int) -> None:
+        """Stop watching the file descriptor."""

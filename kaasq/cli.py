@@ -1,0 +1,88 @@
+"""The ``kaasq`` command. Each subcommand lives with what it runs and is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from kaasq.errors import KaasqError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_COMMANDS = {
+    "worker": "kaasq_workers.cli:worker",
+    "doctor": "kaasq_workers.doctor:doctor",
+    "run": "kaasq_producers.cli:run",
+    "put": "kaasq_producers.cli:put",
+    "get": "kaasq_producers.cli:get",
+    "ls": "kaasq_producers.cli:ls",
+    "rm": "kaasq_producers.cli:rm",
+    "gc": "kaasq_producers.cli:gc",
+    "demo": "kaasq_producers.demo.cli:demo",
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="kaasq")
+def kaasq() -> None:
+    """Kernel-as-a-Service over RabbitMQ.
+
+    Settings come from flags, then KAASQ_* variables (KAASQ_BROKER_URL, KAASQ_STORE, KAASQ_POOL, KAASQ_DEVICE), then
+    kaasq.toml.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; exit 0, 1 (a kaasq error, printed), 2 (wrong usage) or 130 (Ctrl-C)."""
+    try:
+        kaasq.main(arguments, standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except KaasqError as error:
+        click.echo(f"kaasq: {error.code}: {error.message}", err=True)
+        sys.exit(1)
+
+
+def settings_options(*names: str) -> Callable[[F], F]:
+    """A decorator adding the options of those settings to a command, each None when not given."""
+
+    def decorate(command: F) -> F:
+        for name in reversed(names):
+            flags, attributes = _OPTIONS[name]
+            command = click.option(*flags, **attributes)(command)
+        return command
+
+    return decorate
+
+
+_OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "broker_url": (("--broker", "broker_url"), {"metavar": "URL", "help": "amqp:// or amqps:// URL of the broker."}),
+    "store": (("--store",), {"metavar": "DIR", "help": "The pool's buffer store."}),
+    "pool": (("--pool",), {"metavar": "NAME", "help": "The pool of workers (default: default)."}),
+    "log_format": (("--log-format",), {"type": click.Choice(["auto", "json", "console"]), "help": "Form of the log."}),
+    "log_level": (
+        ("--log-level",),
+        {"type": click.Choice(["debug", "info", "warning", "error"]), "help": "Least level logged."},
+    ),
+}

@@ -1,0 +1,128 @@
+"""The three messages: request, reply, event. Frozen types, decoded and validated once at the edge by kaasq.codec."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from kaasq.errors import KaasqError, error_from_wire
+from kaasq.model import GraphSpec, Number
+
+PROTOCOL_VERSION = 1
+
+Status = Literal["ok", "error", "cancelled", "expired"]
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Data that lies in the store: an object by its hash (``ref``), or the one a ``name`` points to now.
+
+    Without ``offset`` the object must have the buffer's size; with it, the buffer is the part that starts there.
+    """
+
+    ref: str | None = None
+    name: str | None = None
+    offset: int | None = None
+
+
+Binding = bytes | Stored
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a producer publishes. ``graph`` is the graph whole, or the hash of one that the worker knows."""
+
+    kaasq: int = PROTOCOL_VERSION
+    graph: GraphSpec | str
+    bind: dict[str, Binding] = {}
+    scalars: dict[str, Number] = {}
+    keep: dict[str, str] = {}
+    timeout_ms: int | None = None
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One output in a reply: its bytes ``inline``, or ``ref`` (and ``name``, ``version`` if kept) in the store."""
+
+    nbytes: int
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    inline: bytes | None = None
+    ref: str | None = None
+    name: str | None = None
+    version: int | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An error as it travels."""
+
+    code: str
+    message: str
+    detail: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, error: KaasqError) -> ErrorBody:
+        """The wire form of an exception."""
+        return cls(code=error.code, message=error.message, detail=error.detail)
+
+    def exception(self) -> KaasqError:
+        """The exception of the wire form."""
+        return error_from_wire(self.code, self.message, self.detail)
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time went, in microseconds. ``queued`` is from publishing to the worker taking it.
+
+    ``queued`` compares two machines' clocks, so it can be off by their skew (never below 0).
+    """
+
+    queued: int = 0
+    load: int = 0
+    h2d: int = 0
+    kernel: int = 0
+    d2h: int = 0
+    commit: int = 0
+    total: int = 0
+
+
+class CacheUse(msgspec.Struct, frozen=True, kw_only=True):
+    """How many inputs and modules were already on the device, and how many were not."""
+
+    hits: int = 0
+    misses: int = 0
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Who ran it. ``store`` is the id of the store it uses, by which a client notices that it uses another."""
+
+    host: str
+    pid: int
+    device: str
+    store: str = ""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a request ended."""
+
+    kaasq: int = PROTOCOL_VERSION
+    id: str
+    status: Status
+    outputs: dict[str, Output] = {}
+    error: ErrorBody | None = None
+    timings: Timings = Timings()
+    cache: CacheUse = CacheUse()
+    worker: WorkerInfo | None = None
+
+    def without_inline(self) -> Reply:
+        """The same reply with inline bytes left out: the data of its event."""
+        if all(each.inline is None for each in self.outputs.values()):
+            return self
+        bare = {name: msgspec.structs.replace(each, inline=None) for name, each in self.outputs.items()}
+        return msgspec.structs.replace(self, outputs=bare)
+
+
+EVENT_WORDS: dict[Status, str] = {
+    "ok": "completed",
+    "error": "failed",
+    "cancelled": "cancelled",
+    "expired": "expired",
+}
+EVENT_TYPE = "kaasq.request."

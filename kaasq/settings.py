@@ -1,0 +1,156 @@
+"""Settings: flags first, then KAASQ_* variables, then a TOML file, then defaults. Read once, into a frozen value."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import platformdirs
+
+from kaasq.checks import GraphLimits
+from kaasq.errors import BadRequest
+from kaasq.topology import QueueType, check_word
+
+DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
+DEFAULT_POOL = "default"
+INLINE_LIMIT_BYTES = 256 << 10
+PREFIX = "KAASQ_"
+FILE_NAME = "kaasq.toml"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set. ``KAASQ_BROKER_URL`` sets ``broker_url``, and so on for each field.
+
+    Sizes in bytes, times in seconds.
+    """
+
+    broker_url: str = DEFAULT_BROKER_URL
+    pool: str = DEFAULT_POOL
+    store: str = ""
+    """The store's folder. Empty: ``default_store(pool)``."""
+
+    # producers
+    inline_limit: int = INLINE_LIMIT_BYTES
+    """Inline bytes in one message, inputs together; what is larger goes through the store."""
+    timeout: float = 60.0
+    """How long ``run`` waits for a reply."""
+    connect_timeout: float = 10.0
+    pending_limit: int = 10_000
+    """Requests of one client without a reply; more wait."""
+
+    # workers
+    device: str = "auto"
+    """``cpu``, ``cuda:0``, ``all`` (a worker for each GPU) or ``auto`` (a GPU if there is one)."""
+    slot: str = ""
+    """This worker's place in the pool. Empty: named after the device."""
+    modules: tuple[str, ...] = ()
+    """Folders whose module files requests may name."""
+    queue_type: QueueType = "quorum"
+    prefetch: int = 64
+    """Requests a worker holds at a time."""
+    device_memory: int = 0
+    """Bytes of device memory to use at most; 0: what the device has, less a reserve."""
+    cache_dir: str = ""
+    """Compiled modules. Empty: the user's cache folder."""
+    compiler: str = ""
+    """C++ compiler of the CPU device. Empty: g++, clang++ or ziglang, whichever is found first."""
+    result_ttl: float = 24 * 3600.0
+    """How long outcomes and outputs that nobody named are kept."""
+    graph_limits: GraphLimits = GraphLimits()
+
+    # the store
+    store_capacity: int = 64 << 30
+    store_sync: bool = True
+    """Whether what is acknowledged survives a power cut; if not, it still survives any crash of a process."""
+
+    # logs
+    log_format: str = "auto"
+    """``json``, ``console`` or ``auto`` (console on a terminal)."""
+    log_level: str = "info"
+
+    @property
+    def tenant(self) -> str:
+        """Whose objects and names a program sees: the broker URL's user. Raises BadRequest if it can be no tenant."""
+        user = urlsplit(self.broker_url).username
+        return check_word("guest" if user is None else unquote(user), "tenant")
+
+    @property
+    def store_path(self) -> Path:
+        """The store's folder."""
+        return Path(self.store).expanduser() if self.store else default_store(self.pool)
+
+    @property
+    def cache_path(self) -> Path:
+        """The folder of compiled modules."""
+        return Path(self.cache_dir).expanduser() if self.cache_dir else Path(platformdirs.user_cache_dir("kaasq"))
+
+
+def default_store(pool: str) -> Path:
+    """Where a pool's store lies unless something else is said: the same for worker and client of one user."""
+    return Path(platformdirs.user_data_dir("kaasq")) / "store" / pool
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """Merge flags (None means not given), environment and file. Raises BadRequest naming what is wrong, and where.
+
+    The file is ``file``, else ``KAASQ_CONFIG``, else ``kaasq.toml`` here, else the user's configuration folder's.
+    """
+    environ = os.environ if environ is None else environ
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    known = {each.name: each for each in msgspec.structs.fields(Settings)}
+
+    path = file or _find_file(environ)
+    if path is not None:
+        for key, value in _read_file(path).items():
+            if key not in known:
+                raise BadRequest(f"unknown setting; known are {', '.join(known)}", at=f"{path}: {key}")
+            merged[key], origin[key] = value, f"{path}: {key}"
+    for key in known:
+        text = environ.get(PREFIX + key.upper())
+        if text is not None and key != "graph_limits":
+            value = tuple(each for each in text.split(os.pathsep) if each) if key == "modules" else text
+            merged[key], origin[key] = value, PREFIX + key.upper()
+    for key, value in (flags or {}).items():
+        if value is not None:
+            merged[key], origin[key] = value, f"--{key.replace('_', '-')}"
+
+    for key, value in merged.items():  # one by one, so that the error can name the one that is wrong
+        try:
+            merged[key] = msgspec.convert(value, known[key].type, strict=False)
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"{value!r}: {error}", at=origin[key]) from None
+    settings = Settings(**merged)
+    check_word(settings.pool, "pool")
+    if settings.slot:
+        check_word(settings.slot, "slot")
+    return settings
+
+
+def _find_file(environ: Mapping[str, str]) -> Path | None:
+    named = environ.get(PREFIX + "CONFIG")
+    if named:
+        return Path(named)
+    for path in (Path(FILE_NAME), Path(platformdirs.user_config_dir("kaasq")) / FILE_NAME):
+        if path.is_file():
+            return path
+    return None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise BadRequest(f"cannot read it: {error.strerror}", at=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"no valid TOML: {error}", at=str(path)) from None

@@ -1,0 +1,146 @@
+"""The broker's exchanges, queues and routing keys: what is declared, and under which name. Pure data."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from kaasq.errors import BadRequest, SlotTaken
+
+REQUESTS = "kaasq.requests"
+REPLIES = "kaasq.replies"
+EVENTS = "kaasq.events"
+DEAD = "kaasq.dead"
+
+QueueType = Literal["quorum", "classic"]
+
+DELIVERY_LIMIT = 20
+REPLY_QUEUE_EXPIRES_MS = 10 * 60 * 1000
+WORD = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
+DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """A durable topic exchange."""
+
+    name: str
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """A queue receives what is published to an exchange under keys that match the pattern."""
+
+    exchange: str
+    queue: str
+    pattern: str
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue and how it is declared. ``exclusive``: of one connection, gone with it."""
+
+    name: str
+    durable: bool = True
+    exclusive: bool = False
+    arguments: dict[str, str | int] = {}
+
+
+class Topology(msgspec.Struct, frozen=True, kw_only=True):
+    """Objects to declare, in this order: exchanges, queues, bindings."""
+
+    exchanges: tuple[Exchange, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+
+_EXCHANGES = tuple(Exchange(name) for name in (REQUESTS, REPLIES, EVENTS, DEAD))
+
+
+def pool_topology(pool: str, slot: str, queue_type: QueueType = "quorum") -> Topology:
+    """What a worker declares: the exchanges, the dead-letter queue, its pool's queue, its own slot's queue."""
+    shared, own = work_queue(pool), work_queue(pool, slot)
+    return Topology(
+        exchanges=_EXCHANGES,
+        queues=(
+            Queue(name=DEAD, arguments={"x-queue-type": "quorum"}),
+            Queue(name=shared, arguments=_work_arguments(queue_type)),
+            Queue(name=own, arguments=_work_arguments(queue_type)),
+        ),
+        bindings=(
+            Binding(DEAD, DEAD, "#"),
+            Binding(REQUESTS, shared, f"*.{pool}.any"),
+            Binding(REQUESTS, own, f"*.{pool}.{slot}"),
+        ),
+    )
+
+
+def reply_topology(tenant: str, reply_id: str) -> Topology:
+    """What a client declares: the exchanges it uses and its reply queue."""
+    name = reply_queue(tenant, reply_id)
+    return Topology(
+        exchanges=_EXCHANGES,
+        queues=(Queue(name=name, arguments={"x-expires": REPLY_QUEUE_EXPIRES_MS}),),
+        bindings=(Binding(REPLIES, name, reply_key(tenant, reply_id)),),
+    )
+
+
+def slot_lock(pool: str, slot: str) -> Queue:
+    """An exclusive queue whose only use is that one connection can hold it: the right to serve the slot."""
+    return Queue(name=f"kaasq.slot.{pool}.{slot}", durable=False, exclusive=True)
+
+
+def slot_taken(lock: str) -> SlotTaken:
+    """The error for a slot lock that another connection holds."""
+    pool, _, slot = lock.removeprefix("kaasq.slot.").rpartition(".")
+    return SlotTaken(
+        f"another worker already serves slot {slot!r} of pool {pool!r}: choose another one with --slot, or stop it",
+        pool=pool,
+        slot=slot,
+    )
+
+
+def work_queue(pool: str, slot: str | None = None) -> str:
+    """The queue a pool's workers share, or a slot's own."""
+    return f"kaasq.work.{pool}" if slot is None else f"kaasq.work.{pool}.{slot}"
+
+
+def reply_queue(tenant: str, reply_id: str) -> str:
+    """The queue that collects a client's replies."""
+    return f"kaasq.reply.{tenant}.{reply_id}"
+
+
+def request_key(tenant: str, pool: str, slot: str = "any") -> str:
+    """Routing key of a request."""
+    return f"{tenant}.{pool}.{slot}"
+
+
+def reply_key(tenant: str, reply_id: str) -> str:
+    """Routing key of a reply."""
+    return f"{tenant}.{reply_id}"
+
+
+def event_key(tenant: str, graph: str, word: str) -> str:
+    """Routing key of an event; ``word`` says how the request ended (completed, failed, ...)."""
+    return f"{tenant}.{graph}.{word}"
+
+
+def check_word(value: str, what: str) -> str:
+    """A tenant, pool, slot or reply id as part of a routing key. Raises BadRequest if it could not be one."""
+    if not WORD.fullmatch(value):
+        raise BadRequest(
+            f"{value[:80]!r} is no {what}: use lower-case letters, digits, '_' and '-', at most 64", at=what
+        )
+    return value
+
+
+def _work_arguments(queue_type: QueueType) -> dict[str, str | int]:
+    # reject-publish and at-least-once belong together: only then is a dead-lettered message never lost.
+    if queue_type == "classic":
+        return {"x-overflow": "reject-publish", "x-dead-letter-exchange": DEAD}
+    return {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-overflow": "reject-publish",
+        "x-dead-letter-exchange": DEAD,
+        "x-dead-letter-strategy": "at-least-once",
+    }
