@@ -1,0 +1,184 @@
+"""The buffer store as everybody else sees it. kaasq_storage.lmdb implements it; an object store may later.
+
+Objects are immutable, addressed by content hash and owned by one tenant. A name is a tenant's mutable pointer to an
+object; each change gives it the next version. An unnamed object lives until it expires, a named one as long as its
+name. An outcome is the durable record of how a request ended, committed once and together with its outputs.
+
+Writing has two steps, so that large data is never copied inside the transaction that everybody waits for: ``stage``
+brings the bytes to their place, invisible yet; ``Transaction.publish`` makes them an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol, Self
+
+import msgspec
+
+DEFAULT_TTL_S = 24 * 3600.0
+
+
+class Object(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store knows of an object. Times in seconds since the epoch; ``expires`` None: pinned by a name."""
+
+    ref: str
+    nbytes: int
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    created: float = 0.0
+    expires: float | None = None
+
+
+class Named(msgspec.Struct, frozen=True, kw_only=True):
+    """A name, and the object it points to now."""
+
+    name: str
+    version: int
+    object: Object
+    updated: float = 0.0
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a request ended. ``body`` is the hash of the request's body: the same id with another is a conflict."""
+
+    body: str
+    reply: bytes
+    created: float = 0.0
+    expires: float = 0.0
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """How full the store is; bytes where not said otherwise."""
+
+    used: int
+    capacity: int
+    objects: int
+    names: int
+    outcomes: int
+
+
+class Collected(msgspec.Struct, frozen=True, kw_only=True):
+    """What a garbage collection removed."""
+
+    objects: int = 0
+    nbytes: int = 0
+    outcomes: int = 0
+    orphans: int = 0
+    stale_readers: int = 0
+
+
+class Reading(Protocol):
+    """Zero-copy access to an object's bytes, valid inside its ``with`` block only.
+
+    ``data`` is read-only. Leaving the block releases it: using the memoryview afterwards raises ValueError. Leaving
+    while something still refers to the bytes (a NumPy array made from ``data``) raises BufferError, and the bytes
+    stay mapped until that something is gone: never a dangling pointer.
+    """
+
+    object: Object
+    data: memoryview
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Staged(Protocol):
+    """Bytes brought to the store but not yet an object. Never published, they are discarded at the end.
+
+    ``data`` is writable until ``seal`` (a device may copy straight into it); sealing computes the hash.
+    """
+
+    tenant: str
+    nbytes: int
+    data: memoryview
+
+    def seal(self) -> str:
+        """No more writing; the content hash. Idempotent."""
+
+    def discard(self) -> None:
+        """Give the space back. Does nothing once published."""
+
+
+class Transaction(Protocol):
+    """Changes that become visible and durable together, or not at all if the block raises."""
+
+    def publish(
+        self,
+        staged: Staged,
+        *,
+        dtype: str | None = None,
+        shape: tuple[int, ...] | None = None,
+        name: str | None = None,
+        ttl_s: float = DEFAULT_TTL_S,
+    ) -> tuple[Object, int | None]:
+        """Make it an object of its tenant, under a name if one is given: the object and the name's new version.
+
+        Contents that the tenant already has are not stored twice; the later expiry counts.
+        """
+
+    def outcome(self, tenant: str, request_id: str) -> Outcome | None:
+        """The outcome of that request, if it has one that has not expired."""
+
+    def record(self, tenant: str, request_id: str, outcome: Outcome) -> bool:
+        """Record how a request ended. False, and nothing changed, if it already has an outcome."""
+
+
+class BufferStore(Protocol):
+    """The store of one pool. Thread-safe, and safe with several processes at once; one instance per process.
+
+    Raises StoreUnavailable (read-only, no permission, not a store), StoreFull, NameNotFound, Forbidden.
+    """
+
+    id: str
+    """A UUID made with the store, by which a client and a worker notice that they use different ones."""
+    path: Path
+
+    def put(
+        self,
+        tenant: str,
+        data: bytes | bytearray | memoryview,
+        *,
+        dtype: str | None = None,
+        shape: tuple[int, ...] | None = None,
+        name: str | None = None,
+        ttl_s: float = DEFAULT_TTL_S,
+    ) -> tuple[Object, int | None]:
+        """Store the bytes: stage, seal and publish in one call."""
+
+    def stage(self, tenant: str, nbytes: int) -> Staged:
+        """Room for that many bytes (1 or more)."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """One writer at a time, over all processes: keep it short."""
+
+    def lookup(self, tenant: str, *, ref: str | None = None, name: str | None = None) -> Object:
+        """The object with that hash, or the one that the name points to now. Raises NameNotFound."""
+
+    def open(self, tenant: str, ref: str) -> Reading:
+        """Read an object's bytes in place. Raises NameNotFound. It stays readable though it is deleted meanwhile."""
+
+    def outcome(self, tenant: str, request_id: str) -> Outcome | None:
+        """The outcome of that request, if it has one that has not expired."""
+
+    def names(self, tenant: str, prefix: str = "") -> Iterator[Named]:
+        """The tenant's names that start so, in order."""
+
+    def objects(self, tenant: str) -> Iterator[Object]:
+        """The tenant's objects."""
+
+    def delete(self, tenant: str, *, ref: str | None = None, name: str | None = None) -> None:
+        """Remove a name (its object goes at once if nothing else holds it), or an unnamed object.
+
+        Raises NameNotFound; BadRequest for the ref of an object that a name points to.
+        """
+
+    def gc(self) -> Collected:
+        """Remove what has expired, what a crash left behind, and readers that died."""
+
+    def usage(self) -> Usage:
+        """How full it is."""
+
+    def close(self) -> None:
+        """Release everything. Idempotent."""

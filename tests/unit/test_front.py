@@ -1,0 +1,294 @@
+"""The front as a state machine: deliveries in, publishes and acks out, with an executor that the test plays."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from kaasq import codec
+from kaasq.broker import Message
+from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
+from kaasq.messages import ErrorBody, Reply, WorkerInfo
+from kaasq_workers.front import Front
+from kaasq_workers.launching import Link
+from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, Vitals
+from kaasq_workers.publishing import Publisher
+
+WORKER = WorkerInfo(host="h", pid=1, device="cpu")
+
+
+class Executor:
+    """The executor's end, played by the test; also the handle that the front holds."""
+
+    killable = True
+
+    def __init__(self) -> None:
+        ours, self.sock = socket.socketpair()
+        vitals, fd = Vitals.create()
+        self.vitals = Vitals(fd)
+        self.link = Link(ours, vitals)
+        self.channel = BlockingChannel(self.sock)
+        self.killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+        self.sock.close()
+
+    def wait(self, timeout_s: float) -> str | None:
+        return "SIGSEGV"
+
+    def received(self) -> list[Job]:
+        return self.channel.receive(0.0) or []
+
+
+class Loop:
+    """The broker's I/O thread and publishes, driven by hand."""
+
+    tenant = "guest"
+
+    def __init__(self) -> None:
+        self.readers: dict[int, Callable[[], None]] = {}
+        self.later: list[tuple[float, Callable[[], None]]] = []
+        self.published: list[tuple[str, str, Message]] = []
+        self.confirm: KaasqError | None | str = None
+
+    def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
+        self.readers[fd] = on_readable
+
+    def remove_reader(self, fd: int) -> None:
+        del self.readers[fd]
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Callable[[], None]:
+        self.later.append((delay_s, callback))
+        return lambda: None
+
+    def publish(self, message: Message, *, exchange: str, routing_key: str, mandatory=False, done=None) -> None:
+        self.published.append((exchange, routing_key, message))
+        if self.confirm != "later":
+            done(self.confirm)
+
+    def turn(self) -> None:
+        for reader in list(self.readers.values()):
+            reader()
+
+    def run_timers(self) -> None:
+        due, self.later = self.later, []
+        for _, callback in due:
+            callback()
+
+
+class Taken:
+    """A delivery that remembers how it was settled."""
+
+    exchange, routing_key, queue, redelivered = "kaasq.requests", "guest.p.any", "kaasq.work.p", False
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        self.settled: str | None = None
+
+    def _settle(self, how: str) -> None:
+        self.settled = self.settled or how
+
+    def ack(self) -> None:
+        self._settle("ack")
+
+    def requeue(self) -> None:
+        self._settle("requeue")
+
+    def reject(self) -> None:
+        self._settle("reject")
+
+
+class Bench:
+    """A front with its surroundings."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.executors: list[Executor] = []
+        self.ready: list[tuple[WorkerInfo | None, KaasqError | None]] = []
+        self.front = Front(
+            self.loop, self.launch, Publisher(self.loop, "/test"), lambda info, error: self.ready.append((info, error))
+        )
+        self.front.start()
+        self.say_hello()
+
+    def launch(self) -> Executor:
+        self.executors.append(Executor())
+        return self.executors[-1]
+
+    @property
+    def executor(self) -> Executor:
+        return self.executors[-1]
+
+    def say_hello(self) -> None:
+        self.executor.channel.send([Hello(worker=WORKER, description="")])
+        self.loop.turn()
+
+    def take(self, key: str, **changes) -> Taken:
+        properties = {"message_id": key, "user_id": "guest", "reply_to": "r", "content_type": codec.JSON, **changes}
+        taken = Taken(Message(body=b"{}", **properties))
+        self.front.take(taken)
+        return taken
+
+    def answer(self, job: Job, **changes) -> None:
+        fields = {"word": "completed", "reply": b"R", "graph": "g", "event": b"E", **changes}
+        self.executor.channel.send([Answer(tag=job.tag, **fields)])
+        self.loop.turn()
+
+    def die(self, running: int = 0) -> None:
+        self.executor.vitals.running = running
+        self.executor.sock.close()
+        self.loop.turn()
+
+    def revive(self) -> None:
+        self.loop.run_timers()
+        self.say_hello()
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def reply(published: tuple[str, str, Message]) -> Reply:
+    exchange, _key, message = published
+    assert exchange == "kaasq.replies"
+    return codec.decode_reply(message.body, message.content_type)
+
+
+def test_an_answer_becomes_reply_and_event_and_only_then_an_ack(bench):
+    bench.loop.confirm = "later"
+    taken = bench.take("one")
+    (job,) = bench.executor.received()
+    bench.answer(job)
+    assert [each[:2] for each in bench.loop.published] == [
+        ("kaasq.replies", "guest.r"),
+        ("kaasq.events", "guest.g.completed"),
+    ]
+    assert taken.settled is None
+
+
+def test_the_ack_follows_the_confirms(bench):
+    taken = bench.take("one")
+    bench.answer(*bench.executor.received())
+    assert taken.settled == "ack"
+
+
+@pytest.mark.parametrize(("error", "settled"), [(BrokerLost("x"), "requeue"), (BrokerRefused("x"), "reject")])
+def test_an_unconfirmed_reply_never_acks_the_request(bench, error, settled):
+    bench.loop.confirm = error
+    taken = bench.take("one")
+    bench.answer(*bench.executor.received())
+    assert taken.settled == settled
+
+
+def test_the_event_is_a_cloud_event(bench):
+    bench.take("one", headers={"traceparent": "00-a-b-01"})
+    bench.answer(*bench.executor.received())
+    headers = bench.loop.published[1][2].headers
+    assert headers["cloudEvents_type"] == "kaasq.request.completed"
+    assert headers["cloudEvents_specversion"] == "1.0"
+    assert headers["cloudEvents_traceparent"] == "00-a-b-01"
+
+
+def test_a_request_without_user_is_dead_lettered_with_the_reason(bench):
+    taken = bench.take("one", user_id=None)
+    ((exchange, key, letter),) = bench.loop.published
+    assert (exchange, key) == ("kaasq.dead", "unknown.forbidden")
+    assert "user_id" in letter.headers["kaasq-reason"]
+    assert letter.body == b"{}"
+    assert taken.settled == "ack"
+    assert bench.executor.received() == []
+
+
+def test_an_unreadable_request_that_nobody_awaits_is_dead_lettered(bench):
+    bench.take("one", reply_to=None)
+    (job,) = bench.executor.received()
+    bench.answer(job, graph=None, event=None, understood=False)
+    assert [each[0] for each in bench.loop.published] == ["kaasq.dead"]
+
+
+def test_a_request_that_kills_twice_is_answered_and_dead_lettered_and_its_neighbour_is_not(bench):
+    killer, neighbour = bench.take("killer"), bench.take("neighbour")
+    first, second = bench.executor.received()
+    bench.die(running=first.tag)
+    bench.revive()
+    (again,) = bench.executor.received()
+    assert again.id == "killer"
+    assert again.alone
+    bench.die(running=first.tag)
+    bench.revive()
+    (innocent,) = bench.executor.received()
+    assert innocent.id == "neighbour"
+    bench.answer(innocent)
+    assert killer.settled == neighbour.settled == "ack"
+    dead = next(each for each in bench.loop.published if each[0] == "kaasq.dead")
+    assert dead[2].headers["kaasq-code"] == "kernel_failed"
+    answer = reply(next(each for each in bench.loop.published if each[2].message_id == "killer" and each[0] != "kaasq.dead"))
+    assert answer.error.code == "kernel_failed"
+    assert "SIGSEGV" in answer.error.message
+    assert second.tag == innocent.tag
+
+
+def test_while_a_suspect_runs_newcomers_wait(bench):
+    bench.take("suspect")
+    (job,) = bench.executor.received()
+    bench.die(running=job.tag)
+    bench.revive()
+    bench.take("newcomer")
+    assert [each.id for each in bench.executor.received()] == ["suspect"]
+    bench.answer(job)
+    assert [each.id for each in bench.executor.received()] == ["newcomer"]
+
+
+def test_an_executor_that_never_became_ready_is_reported(bench):
+    ready: list[tuple[WorkerInfo | None, KaasqError | None]] = []
+    front = Front(bench.loop, bench.launch, Publisher(bench.loop, "/t"), lambda *each: ready.append(each))
+    front.start()
+    bench.executor.channel.send([Refusal(error=ErrorBody(code="store_unavailable", message="read-only"))])
+    bench.loop.turn()
+    ((info, error),) = ready
+    assert info is None
+    assert error.code == "store_unavailable"
+
+
+def test_a_request_past_its_deadline_has_its_executor_killed_and_the_others_run_again(bench):
+    past = int(time.time() * 1000) - 5000
+    late = bench.take("late", timestamp_ms=past, expiration_ms=1000)
+    other = bench.take("other")
+    job, _ = bench.executor.received()
+    bench.executor.vitals.running = job.tag
+    bench.loop.run_timers()
+    assert bench.executor.killed
+    bench.loop.turn()
+    bench.say_hello()
+    answer = reply(bench.loop.published[0])
+    assert (answer.status, answer.error.code) == ("expired", "deadline_exceeded")
+    (again,) = bench.executor.received()
+    assert (again.id, again.alone) == ("other", False)
+    bench.answer(again)
+    assert late.settled == other.settled == "ack"
+
+
+def test_idle_means_everything_answered_and_confirmed(bench):
+    idle: list[bool] = []
+    bench.take("one")
+    bench.front.when_idle(lambda: idle.append(True))
+    assert idle == []
+    bench.answer(*bench.executor.received())
+    assert idle == [True]
+
+
+def test_a_reply_speaks_as_its_request_did(bench):
+    bench.take("one", content_type="application/msgpack", timestamp_ms=1, expiration_ms=1)
+    (job,) = bench.executor.received()
+    bench.executor.vitals.running = job.tag
+    bench.loop.run_timers()
+    bench.loop.turn()
+    message = bench.loop.published[0][2]
+    assert message.content_type == "application/msgpack"
+    assert msgspec.msgpack.decode(message.body)["status"] == "expired"

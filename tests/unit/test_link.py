@@ -1,0 +1,76 @@
+"""Frames between front and executor."""
+
+import os
+import socket
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kaasq.messages import ErrorBody, WorkerInfo
+from kaasq_workers.launching import Link
+from kaasq_workers.link import Answer, BlockingChannel, FrameReader, FromExecutor, Hello, Job, Refusal, Vitals, frame
+
+
+def job(tag: int, body: bytes = b"x") -> Job:
+    return Job(tag, "guest", f"id-{tag}", body, None, None)
+
+
+@given(st.lists(st.lists(st.binary(max_size=50), max_size=3), max_size=5), st.integers(1, 7))
+def test_frames_survive_any_cut_of_the_stream(batches, step):
+    stream = b"".join(frame([job(i, body) for i, body in enumerate(batch)]) for batch in batches)
+    reader = FrameReader(Job)
+    read = [each for i in range(0, len(stream), step) for each in reader.feed(stream[i : i + step])]
+    assert [each.body for each in read] == [body for batch in batches for body in batch]
+
+
+def test_each_kind_of_answer_comes_back_as_itself():
+    worker = WorkerInfo(host="h", pid=1, device="cpu")
+    sent = [
+        Hello(worker=worker, description="d"),
+        Refusal(error=ErrorBody(code="c", message="m")),
+        Answer(tag=1, word="completed", reply=b"r"),
+    ]
+    assert list(FrameReader(FromExecutor).feed(frame(sent))) == sent
+
+
+def pair() -> tuple[Link, BlockingChannel, socket.socket]:
+    ours, theirs = socket.socketpair()
+    vitals, fd = Vitals.create()
+    os.close(fd)
+    return Link(ours, vitals), BlockingChannel(theirs), theirs
+
+
+def test_the_front_never_blocks_on_an_executor_that_does_not_read():
+    link, channel, _theirs = pair()
+    big = [job(i, bytes(1 << 20)) for i in range(8)]
+    assert link.send(big) is False  # a socket pair holds far less
+    received: list[Job] = []
+    while len(received) < len(big):
+        received += channel.receive(1.0) or []
+        link.flush()
+    assert [each.tag for each in received] == [each.tag for each in big]
+    link.dispose()
+
+
+def test_both_ends_notice_that_the_other_is_gone():
+    link, channel, theirs = pair()
+    link.close()
+    assert channel.receive(1.0) is None
+    theirs.close()
+    assert link.receive() is None
+    link.dispose()
+
+
+def test_receiving_times_out_with_nothing():
+    link, channel, _theirs = pair()
+    assert channel.receive(0.01) == []
+    assert link.receive() == []
+    link.dispose()
+
+
+def test_vitals_are_seen_through_another_mapping():
+    vitals, fd = Vitals.create()
+    seen = Vitals(fd)
+    vitals.running = 2**40 + 1
+    assert seen.running == 2**40 + 1
+    os.close(fd)

@@ -1,0 +1,101 @@
+"""``kaasq worker``: serve a pool until told to stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from typing import Any
+
+import click
+import msgspec
+import structlog
+
+from kaasq.cli import settings_options
+from kaasq.errors import KaasqError
+from kaasq.log import configure
+from kaasq.rabbit import RabbitBroker
+from kaasq.settings import Settings, load_settings
+from kaasq_workers.devices import device_names
+from kaasq_workers.worker import DRAIN_TIMEOUT_S, Worker
+
+log = structlog.get_logger()
+
+
+@click.command()
+@settings_options("broker_url", "store", "pool", "log_format", "log_level")
+@click.option(
+    "--device", metavar="NAME", help="cpu, cuda:0, ..., all (a worker for each GPU) or auto (a GPU if there is one)."
+)
+@click.option("--slot", metavar="NAME", help="This worker's place in the pool (default: named after the device).")
+@click.option("--modules", metavar="DIR", multiple=True, help="Folder whose module files requests may name.")
+@click.option("--queue-type", type=click.Choice(["quorum", "classic"]), help="quorum: durable; classic: least latency.")
+@click.option("--prefetch", type=click.IntRange(1, 65535), help="Requests taken from the broker at a time.")
+@click.option("--store-capacity", type=int, metavar="BYTES", help="Most bytes the store may hold.")
+@click.option(
+    "--store-sync/--no-store-sync",
+    default=None,
+    help="Whether outcomes survive a power cut, not only a crash (default: yes).",
+)
+@click.option("--device-memory", type=int, metavar="BYTES", help="Most device memory to use.")
+@click.option("--compiler", metavar="PATH", help="C++ compiler of the CPU device.")
+@click.option(
+    "--drain", type=float, default=DRAIN_TIMEOUT_S, show_default=True, help="Seconds to finish in when told to stop."
+)
+def worker(drain: float, **flags: Any) -> None:
+    r"""Take kernel-graph requests from RabbitMQ and run them on a device.
+
+    SIGTERM or Ctrl-C drains: it takes no more, finishes what it took, and exits 0; a second one stops at once (what
+    was not finished goes back to the queue).
+
+    \b
+    kaasq worker                                    # local broker, GPU if there is one, pool "default"
+    kaasq worker --device cpu --pool images
+    kaasq worker --device all --broker amqps://me:secret@rabbit.example/
+    """
+    flags["modules"] = flags["modules"] or None
+    settings = load_settings(flags)
+    configure(settings.log_level, settings.log_format)
+    stop = threading.Event()
+    stops = 0
+
+    def on_signal(_number: int, _frame: object) -> None:
+        nonlocal stops
+        stops += 1
+        stop.set()
+        if stops > 1:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    sys.exit(serve(settings, stop, drain))
+
+
+def serve(settings: Settings, stop: threading.Event, drain_s: float) -> int:
+    """Run a worker for each device until ``stop`` or a failure; the exit code."""
+    names = device_names(settings.device)
+    started: list[Worker] = []
+    try:
+        for name in names:
+            slot = settings.slot if len(names) == 1 else ""
+            each = Worker(
+                msgspec.structs.replace(settings, device=name, slot=slot),
+                RabbitBroker(settings.broker_url, connection_name=f"kaasq worker {settings.pool}/{slot or name}"),
+            )
+            each.start()
+            started.append(each)
+        while not stop.wait(0.5):
+            failure = next((each.failure for each in started if each.failure), None)
+            if failure is not None:
+                raise failure
+    except KaasqError as error:
+        log.error("worker.failed", code=error.code, error=error.message)
+        for each in started:
+            each.stop(0.0)
+        return 1
+    except KeyboardInterrupt:
+        for each in started:
+            each.stop(0.0)
+        return 130
+    drained = [each.stop(drain_s) for each in started]
+    return 0 if all(drained) else 3

@@ -1,0 +1,131 @@
+"""What the engine needs of a device: load modules, hold memory, run copies and launches in order on a stream.
+
+Siblings: kaasq_workers.cpu and kaasq_workers.cuda; others join through the entry point group ``kaasq.devices``.
+Left out on purpose: caching, eviction, argument checks and plans. They are the engine's, the same for every device.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from kaasq.model import Dim3, Module
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one launch and one device can take; sizes in bytes."""
+
+    memory: int
+    shared_per_block: int
+    threads_per_block: int = 1024
+    grid: Dim3 = (2**31 - 1, 65535, 65535)
+    block: Dim3 = (1024, 1024, 64)
+
+
+class Parameter(NamedTuple):
+    """One parameter in a kernel's real parameter table: where it lies and its size in bytes.
+
+    ``pointer``: whether it is a pointer; None where the table does not say (it has sizes only).
+    """
+
+    offset: int
+    size: int
+    pointer: bool | None = None
+
+
+class LoadedKernel(Protocol):
+    """A kernel ready to launch. ``parameters`` is None where the format carries no table."""
+
+    name: str
+    parameters: tuple[Parameter, ...] | None
+    threads_per_block: int
+    """The most threads a block of this kernel may have (registers, launch bounds)."""
+    static_shared_bytes: int
+
+
+class LoadedModule(Protocol):
+    """A module on the device. It stays loaded until unloaded or collected."""
+
+    def kernel(self, name: str) -> LoadedKernel:
+        """The kernel of that name (one of those named to ``load``). Raises ModuleRejected naming those there are."""
+
+    def unload(self) -> None:
+        """Give the device's memory back. Only when none of its launches is still running."""
+
+
+class Memory(Protocol):
+    """Device memory. ``address`` is what a kernel gets as its pointer, aligned to 256 bytes."""
+
+    address: int
+    nbytes: int
+
+    def free(self) -> None:
+        """Give it back; idempotent. Only when nothing queued uses it any more."""
+
+
+class Mark(Protocol):
+    """A point in a stream, for measuring."""
+
+    def us_since(self, earlier: Mark) -> float:
+        """Microseconds between two marks that the stream has passed (synchronize first)."""
+
+
+class Arguments(Protocol):
+    """A launch's arguments, packed: ``pointers`` is the address of a C array of pointers to the values, in order."""
+
+    pointers: int
+    count: int
+
+
+class Stream(Protocol):
+    """Work in order. Calls may return before the work is done; ``synchronize`` waits and reports what failed."""
+
+    def copy_in(self, memory: Memory, data: memoryview, offset: int = 0) -> None:
+        """Host to device. ``data`` must stay unchanged until the stream has passed."""
+
+    def copy_out(self, memory: Memory, data: memoryview, offset: int = 0) -> None:
+        """Device to host, into writable ``data``, valid once the stream has passed."""
+
+    def copy(self, destination: Memory, source: Memory) -> None:
+        """Device to device, the whole of ``source``."""
+
+    def zero(self, memory: Memory) -> None:
+        """Fill with zeros."""
+
+    def launch(self, kernel: LoadedKernel, grid: Dim3, block: Dim3, arguments: Arguments, shared_bytes: int) -> None:
+        """Run a kernel. Arguments have been checked against its parameters. Raises KernelFailed if refused."""
+
+    def mark(self) -> Mark:
+        """Mark this point."""
+
+    def synchronize(self) -> None:
+        """Wait until all is done. Raises KernelFailed; the device may be unusable then (``Device.poisoned``)."""
+
+
+class Device(Protocol):
+    """One GPU, or the CPU standing in for one. Used by one executor process, from one thread."""
+
+    name: str
+    """``cpu`` or ``cuda:0``."""
+    description: str
+    """For people: the model's name and what compiles for it."""
+    limits: Limits
+    poisoned: bool
+    """After an error that only a new process recovers from."""
+
+    def load(self, module: Module, kernels: tuple[str, ...]) -> LoadedModule:
+        """Compile (source) or load (binary) a module so that those kernels can be launched.
+
+        Raises ModuleRejected: diagnostics in ``message`` and in full in ``log``, or why this device cannot run the
+        module's kind. Compiled source is cached on disk by hash.
+        """
+
+    def allocate(self, nbytes: int) -> Memory:
+        """Memory with undefined contents. Raises OutOfMemory with fields needed and capacity."""
+
+    def stream(self) -> Stream:
+        """A new stream."""
+
+    def close(self) -> None:
+        """Release the device. Idempotent."""

@@ -1,0 +1,68 @@
+"""Which devices there are, and opening one by name."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from kaasq.errors import BadRequest
+from kaasq.settings import Settings
+from kaasq_workers.device import Device
+
+GROUP = "kaasq.devices"
+
+
+def count_gpus() -> int:
+    """CUDA devices that kaasq can use here: 0 without a GPU, a driver or the cuda extra."""
+    try:
+        import cupy
+
+        return int(cupy.cuda.runtime.getDeviceCount()) if cupy.is_available() else 0
+    except Exception:  # noqa: BLE001 - whatever a half-installed CUDA raises, there is no device to use
+        return 0
+
+
+def device_names(wanted: str) -> list[str]:
+    """The devices that ``--device`` means: ``auto`` and ``all`` resolved. Raises BadRequest."""
+    match wanted:
+        case "auto":
+            return ["cuda:0" if count_gpus() else "cpu"]
+        case "all":
+            count = count_gpus()
+            if not count:
+                raise BadRequest(
+                    "there is no usable GPU here; say cpu, or see 'kaasq doctor' for what is missing", at="device"
+                )
+            return [f"cuda:{index}" for index in range(count)]
+    return [wanted]
+
+
+def default_slot(device: str) -> str:
+    """A device's name as a word of a routing key: ``cpu``, ``cuda0``."""
+    return device.replace(":", "")
+
+
+def open_device(settings: Settings) -> Device:
+    """The device that the settings name. Raises BadRequest; KaasqError if it cannot be used."""
+    (name,) = device_names(settings.device) if settings.device != "all" else (settings.device,)
+    kind, _, index = name.partition(":")
+    if index and not index.isdecimal():
+        raise BadRequest(f"{name!r}: a device is cpu, cuda:0, cuda:1, ..., all or auto", at="device")
+    if kind == "cpu":
+        from kaasq_workers.cpu import CpuDevice
+
+        return CpuDevice(
+            cache_dir=settings.cache_path / "cpu",
+            compiler=settings.compiler or None,
+            memory_limit=settings.device_memory or None,
+        )
+    if kind == "cuda":
+        from kaasq_workers.cuda import CudaDevice
+
+        return CudaDevice(
+            int(index or 0), memory_limit=settings.device_memory or None, cache_dir=settings.cache_path / "cuda"
+        )
+    for entry in entry_points(group=GROUP):
+        if entry.name == kind:
+            device: Device = entry.load()(int(index or 0), settings)
+            return device
+    raise BadRequest(f"there is no device {name!r}: say cpu, cuda:0, all or auto", at="device")

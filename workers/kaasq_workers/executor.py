@@ -1,0 +1,203 @@
+"""The executor: owns the device and the store, takes jobs from the front, answers when their outcomes are durable.
+
+Runs as a process of its own (``python -m kaasq_workers.executor``) so that a kernel that crashes, hangs or poisons the
+device's context takes nothing else with it; for kaasq.local as a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+
+import msgspec
+import structlog
+
+from kaasq import codec
+from kaasq.codec import RequestDecoder
+from kaasq.errors import (
+    Conflict,
+    DeadlineExceeded,
+    KaasqError,
+    OutOfMemory,
+    StoreFull,
+    StoreUnavailable,
+    UnknownGraph,
+    WorkerFailed,
+)
+from kaasq.log import configure
+from kaasq.messages import ErrorBody, Request, WorkerInfo
+from kaasq.model import GraphSpec
+from kaasq.settings import Settings
+from kaasq_storage import BufferStore, open_store
+from kaasq_workers.device import Device
+from kaasq_workers.devices import open_device
+from kaasq_workers.engine import Engine
+from kaasq_workers.launching import die_with_parent
+from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, Vitals
+from kaasq_workers.outcomes import Committer, Ended, digest
+
+GROUP_SIZE = 64  # outcomes in one transaction at most
+GROUP_TIME_NS = 2_000_000  # a group is committed once running it has taken this long
+GC_INTERVAL_S = 60.0
+
+# Another try may well succeed, so these are answers but not outcomes: the same id may be sent again.
+TRANSIENT = (OutOfMemory, StoreFull, StoreUnavailable, UnknownGraph)
+
+log = structlog.get_logger()
+
+
+class Executor:
+    """Runs jobs in order, in groups that share one commit."""
+
+    def __init__(self, device: Device, store: BufferStore, settings: Settings, worker: WorkerInfo) -> None:
+        self._device = device
+        self._store = store
+        self._decoder = RequestDecoder(settings.graph_limits)
+        self._engine = Engine(device, store, inline_limit=settings.inline_limit)
+        self._committer = Committer(store, worker, ttl_s=settings.result_ttl)
+        self._log = log.bind(device=device.name)
+
+    def serve(self, channel: BlockingChannel, vitals: Vitals) -> None:
+        """Until the front is gone, or the device can no longer be used."""
+        next_gc = time.monotonic() + GC_INTERVAL_S
+        while not self._device.poisoned:
+            jobs = channel.receive(timeout_s=max(0.0, next_gc - time.monotonic()))
+            if jobs is None:
+                return
+            while jobs and not self._device.poisoned:
+                group: list[Ended] = []
+                started = time.monotonic_ns()
+                while jobs and len(group) < GROUP_SIZE and not self._device.poisoned:
+                    alone = jobs[0].alone
+                    if group and (alone or any(_same(each.job, jobs[0]) for each in group)):
+                        break  # a repeat of a request in this group must find its outcome
+                    job = jobs.pop(0)
+                    vitals.running = job.tag
+                    group.append(self._run(job))
+                    vitals.running = 0
+                    if alone or time.monotonic_ns() - started > GROUP_TIME_NS:
+                        break
+                channel.send(self._commit(group))
+            if time.monotonic() >= next_gc:
+                self._collect()
+                next_gc = time.monotonic() + GC_INTERVAL_S
+
+    def _run(self, job: Job) -> Ended:
+        ended = Ended(job=job, reply_type=codec.reply_type(job.body, job.content_type))
+        if job.published_ms is not None:
+            ended.queued_us = max(0, round(time.time() * 1e6) - job.published_ms * 1000)
+        try:
+            self._execute(job, ended)
+        except KaasqError as error:
+            ended.error = error
+            if isinstance(error, TRANSIENT):
+                ended.digest = None
+            self._log.info("request.failed", request=job.id, tenant=job.tenant, code=error.code, error=error.message)
+        except MemoryError:
+            ended.digest = None
+            ended.error = WorkerFailed("the worker ran out of host memory")
+        except Exception as error:  # noqa: BLE001 - the request is answered and the worker goes on, whatever it was
+            ended.digest = None
+            ended.error = WorkerFailed(f"the worker failed on this request: {error!r}")
+            self._log.exception("request.broke", request=job.id, tenant=job.tenant)
+        return ended
+
+    def _execute(self, job: Job, ended: Ended) -> None:
+        ended.understood = False
+        request = self._decoder.decode(job.body, job.content_type)
+        ended.understood = True
+        graph = request.graph
+        if not isinstance(graph, GraphSpec):
+            raise UnknownGraph(f"this worker does not know graph {graph[:64]}: send it whole", graph=graph)
+        ended.graph, ended.request = graph.name, request
+        ended.digest = digest(request, graph)
+        earlier = self._store.outcome(job.tenant, job.id)
+        if earlier is not None:
+            if earlier.body != ended.digest:
+                ended.digest = None
+                raise Conflict(
+                    f"request {job.id} already ran with another body; a new request needs a new id", id=job.id
+                )
+            ended.replay = earlier.reply
+            return
+        self._check_deadline(job, request)
+        ended.executed = self._engine.run(job.tenant, graph, request)
+        timings = ended.executed.timings
+        self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=graph.name, kernel_us=timings.kernel)
+
+    def _check_deadline(self, job: Job, request: Request) -> None:
+        if request.timeout_ms is None or job.published_ms is None:
+            return
+        late_ms = time.time() * 1000 - job.published_ms - request.timeout_ms
+        if late_ms > 0:
+            raise DeadlineExceeded(
+                f"its time of {request.timeout_ms} ms was over {late_ms:.0f} ms before a worker could start it",
+                timeout_ms=request.timeout_ms,
+            )
+
+    def _commit(self, group: list[Ended]) -> list[Answer]:
+        try:
+            return self._committer.commit(group)
+        except KaasqError as error:
+            if len(group) > 1:  # one request's outputs may be what does not fit: let the others through
+                return [answer for each in group for answer in self._commit([each])]
+            self._log.warning("commit.failed", request=group[0].job.id, code=error.code, error=error.message)
+            self._discard(group[0])
+            lost = error if isinstance(error, StoreFull) else WorkerFailed(f"cannot commit: {error.message}")
+            group[0].executed, group[0].error, group[0].digest = None, lost, None
+            return self._committer.commit(group)
+
+    def _discard(self, ended: Ended) -> None:
+        for produced in ended.executed.outputs if ended.executed else []:
+            if not isinstance(produced.data, bytearray):
+                produced.data.discard()
+
+    def _collect(self) -> None:
+        try:
+            collected = self._store.gc()
+        except KaasqError as error:
+            self._log.warning("gc.failed", error=error.message)
+            return
+        if collected.objects or collected.outcomes or collected.orphans:
+            self._log.info("gc.done", objects=collected.objects, nbytes=collected.nbytes, outcomes=collected.outcomes)
+
+
+def _same(one: Job, other: Job) -> bool:
+    return one.id == other.id and one.tenant == other.tenant
+
+
+def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> None:
+    """Open device and store, say hello (or why not), then serve until the front is gone."""
+    channel = BlockingChannel(sock)
+    try:
+        store = open_store(settings.store_path, capacity=settings.store_capacity, sync=settings.store_sync)
+        device = open_device(settings)
+    except KaasqError as error:
+        channel.send([Refusal(error=ErrorBody.of(error))])
+        return
+    worker = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=device.name, store=store.id)
+    try:
+        channel.send([Hello(worker=worker, description=device.description)])
+        Executor(device, store, settings, worker).serve(channel, vitals)
+    except OSError as error:
+        log.warning("front.gone", error=str(error))
+    finally:
+        device.close()
+        store.close()
+
+
+def main() -> None:
+    """The executor process: settings as JSON on standard input, its end of the socket and the page by number."""
+    sock_fd, vitals_fd = int(sys.argv[1]), int(sys.argv[2])
+    settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings)
+    configure(settings.log_level, settings.log_format)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which then closes the socket
+    die_with_parent()
+    serve(socket.socket(fileno=sock_fd), Vitals(vitals_fd), settings)
+
+
+if __name__ == "__main__":
+    main()

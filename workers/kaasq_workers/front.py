@@ -1,0 +1,288 @@
+"""The front: takes requests from the broker, hands them to the executor, publishes answers, then acks.
+
+Everything here runs on the broker's I/O thread, so there are no locks. It never touches the device: whatever a kernel
+does, heartbeats go on, and if the executor dies the front starts another and tells the truth about who was running.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from kaasq import codec
+from kaasq.broker import Broker, Delivery, Message
+from kaasq.errors import DeadlineExceeded, KaasqError, KernelFailed, WorkerFailed
+from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status, WorkerInfo
+from kaasq_workers.blame import Suspicion, judge
+from kaasq_workers.intake import Accepted, Refused, examine
+from kaasq_workers.launching import Handle
+from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal
+from kaasq_workers.publishing import Publisher
+
+RETRY_SEND_S = 0.001
+WATCH_S = 0.25  # how often a running request is held against its deadline
+RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without having served anything
+
+log = structlog.get_logger()
+
+Launch = Callable[[], Handle]
+Ready = Callable[[WorkerInfo | None, KaasqError | None], None]
+
+
+class _Pending(msgspec.Struct):
+    """A request taken and not yet answered."""
+
+    job: Job
+    accepted: Accepted
+    delivery: Delivery
+    deadline_ms: int | None
+    """Since the epoch."""
+
+
+class Front:
+    """One worker's front. ``on_ready`` is called once: the executor is up, or cannot start."""
+
+    def __init__(self, broker: Broker, launch: Launch, publisher: Publisher, on_ready: Ready) -> None:
+        self._broker = broker
+        self._launch = launch
+        self._publisher = publisher
+        self._on_ready: Ready | None = on_ready
+        self._handle: Handle | None = None
+        self._worker: WorkerInfo | None = None
+        self._pending: OrderedDict[int, _Pending] = OrderedDict()
+        self._waiting: list[int] = []  # taken but not sent: the executor is starting, or a suspect runs alone
+        self._sent: OrderedDict[int, None] = OrderedDict()
+        self._suspicions: dict[int, Suspicion] = {}
+        self._next_tag = 1
+        self._barren = 0  # executors in a row that died without an answer
+        self._overdue: int | None = None  # the tag for whose deadline the executor was killed
+        self._flushing = False
+        self._closing = False
+        self._idle_callbacks: list[Callable[[], None]] = []
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the executor."""
+        self._start_executor()
+        self._broker.call_later(WATCH_S, self._watch)
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Call back once nothing is taken and unanswered, and every answer is confirmed."""
+        self._idle_callbacks.append(callback)
+        self._check_idle()
+
+    def hang_up(self) -> None:
+        """Let the executor end."""
+        self._closing = True
+        if self._handle is not None:
+            self._handle.link.close()
+
+    @property
+    def handle(self) -> Handle | None:
+        """The executor that is running, if any."""
+        return self._handle
+
+    # -- requests in ----------------------------------------------------------------------------------------------
+
+    def take(self, delivery: Delivery) -> None:
+        """A request from the queue."""
+        message = delivery.message
+        match examine(message):
+            case Refused() as refused:
+                self._refuse(delivery, refused)
+            case Accepted() as accepted:
+                tag = self._next_tag
+                self._next_tag += 1
+                job = Job(tag, accepted.tenant, accepted.id, message.body, message.content_type, message.timestamp_ms)
+                self._pending[tag] = _Pending(job, accepted, delivery, _deadline_ms(message))
+                self._waiting.append(tag)
+                self._pump()
+
+    def _refuse(self, delivery: Delivery, refused: Refused) -> None:
+        log.warning("request.refused", code=refused.error.code, error=refused.error.message)
+        body = b""
+        if refused.reply is not None:
+            reply = Reply(id=refused.correlation_id, status="error", error=ErrorBody.of(refused.error))
+            message = delivery.message
+            body = codec.encode(reply, codec.reply_type(message.body, message.content_type))
+        self._publisher.refuse(delivery, refused, body)
+
+    # -- executor -------------------------------------------------------------------------------------------------
+
+    def _start_executor(self) -> None:
+        self._handle = self._launch()
+        self._broker.add_reader(self._handle.link.fileno(), self._readable)
+
+    def _pump(self) -> None:
+        """Send what may be sent: suspects one at a time, everybody else together."""
+        if self._worker is None or self._handle is None or not self._waiting:
+            return
+        alone = next((tag for tag in self._sent if self._is_alone(tag)), None)
+        if alone is not None:
+            return
+        batch: list[Job] = []
+        while self._waiting:
+            tag = self._waiting[0]
+            if self._is_alone(tag):
+                if self._sent or batch:
+                    break
+                self._waiting.pop(0)
+                batch.append(msgspec.structs.replace(self._pending[tag].job, alone=True))
+                break
+            self._waiting.pop(0)
+            batch.append(self._pending[tag].job)
+        if batch:
+            self._sent.update((job.tag, None) for job in batch)
+            self._send(batch)
+
+    def _is_alone(self, tag: int) -> bool:
+        suspicion = self._suspicions.get(tag)
+        return suspicion is not None and suspicion.alone
+
+    def _send(self, batch: list[Job]) -> None:
+        assert self._handle is not None
+        try:
+            complete = self._handle.link.send(batch)
+        except OSError:
+            return  # its end of file follows and tells the rest
+        if not complete and not self._flushing:
+            self._flushing = True
+            self._broker.call_later(RETRY_SEND_S, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._handle is not None:
+            self._send([])
+
+    def _readable(self) -> None:
+        assert self._handle is not None
+        messages = self._handle.link.receive()
+        if messages is None:
+            self._executor_gone()
+            return
+        for message in messages:
+            self._hear(message)
+        self._pump()
+        self._check_idle()
+
+    def _hear(self, message: FromExecutor) -> None:
+        match message:
+            case Answer():
+                self._barren = 0
+                self._answered(message)
+            case Hello(worker=worker, description=description):
+                self._worker = worker
+                log.info("executor.ready", pid=worker.pid, device=worker.device, description=description)
+                self._report_ready(worker, None)
+            case Refusal(error=error):
+                log.error("executor.refused", code=error.code, error=error.message)
+                self._report_ready(None, error.exception())
+
+    def _answered(self, answer: Answer) -> None:
+        pending = self._pending.pop(answer.tag, None)
+        self._sent.pop(answer.tag, None)
+        self._suspicions.pop(answer.tag, None)
+        if pending is None:
+            return
+        self._publisher.answer(pending.delivery, pending.accepted, answer, self._check_idle)
+
+    def _executor_gone(self) -> None:
+        assert self._handle is not None
+        handle, self._handle, self._worker = self._handle, None, None
+        self._broker.remove_reader(handle.link.fileno())
+        running = handle.link.vitals.running
+        how = handle.wait(1.0)
+        if how is None:
+            handle.kill()
+            how = handle.wait(1.0) or "killed"
+        handle.link.dispose()
+        in_flight = list(self._sent)
+        self._sent.clear()
+        overdue, self._overdue = self._overdue, None
+        if overdue is not None and overdue in in_flight:
+            in_flight.remove(overdue)
+            self._expire(overdue)
+            self._waiting = in_flight + self._waiting
+            self._start_executor()
+            return
+        if self._closing and not in_flight:
+            return
+        if self._on_ready is not None:
+            self._report_ready(None, WorkerFailed(f"the executor ended before it was ready ({how}); see its log"))
+            return
+        log.error("executor.died", how=how, in_flight=len(in_flight), running=running)
+        verdict = judge(in_flight, running, self._suspicions)
+        self._waiting = verdict.again + self._waiting
+        # Suspects go first and alone: everybody else waits a moment rather than being taken down with them.
+        self._waiting.sort(key=lambda tag: not self._is_alone(tag))
+        for tag in verdict.dead:
+            self._bury(tag, how)
+        delay = RESTART_DELAYS_S[min(self._barren, len(RESTART_DELAYS_S) - 1)]
+        self._barren += 1
+        self._broker.call_later(delay, self._start_executor)
+
+    def _bury(self, tag: int, how: str) -> None:
+        pending = self._pending.pop(tag)
+        kills = self._suspicions.pop(tag).kills
+        error = KernelFailed(
+            f"the request killed its executor {kills} times ({how}): a kernel crashed, most likely by writing "
+            "outside its buffers; the request is kept in the dead-letter queue",
+            how=how,
+            kills=kills,
+        )
+        log.error("request.dead", request=pending.job.id, tenant=pending.job.tenant, how=how, kills=kills)
+        self._publisher.bury(
+            pending.delivery, pending.accepted, _error_answer(pending.job, error, "error"), error, self._check_idle
+        )
+
+    # -- deadlines ------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Kill an executor whose request runs past its deadline: a kernel cannot be stopped in any other way."""
+        if self._closing:
+            return
+        self._broker.call_later(WATCH_S, self._watch)
+        if self._handle is None or not self._handle.killable or self._overdue is not None:
+            return
+        tag = self._handle.link.vitals.running
+        pending = self._pending.get(tag)
+        if pending is not None and pending.deadline_ms is not None and time.time() * 1000 > pending.deadline_ms:
+            log.warning("request.overdue", request=pending.job.id, tenant=pending.job.tenant)
+            self._overdue = tag
+            self._handle.kill()
+
+    def _expire(self, tag: int) -> None:
+        pending = self._pending.pop(tag)
+        self._suspicions.pop(tag, None)
+        error = DeadlineExceeded("it was still running when its time was over; it was stopped")
+        answer = _error_answer(pending.job, error, "expired")
+        self._publisher.answer(pending.delivery, pending.accepted, answer, self._check_idle)
+
+    def _report_ready(self, worker: WorkerInfo | None, error: KaasqError | None) -> None:
+        if self._on_ready is not None:
+            callback, self._on_ready = self._on_ready, None
+            callback(worker, error)
+
+    def _check_idle(self) -> None:
+        if self._idle_callbacks and not self._pending and self._publisher.outstanding == 0:
+            callbacks, self._idle_callbacks = self._idle_callbacks, []
+            for callback in callbacks:
+                callback()
+
+
+def _deadline_ms(message: Message) -> int | None:
+    if message.expiration_ms is None or message.timestamp_ms is None:
+        return None
+    return message.timestamp_ms + message.expiration_ms
+
+
+def _error_answer(job: Job, error: KaasqError, status: Status) -> Answer:
+    """An answer that the front gives itself, its executor being dead. Without an event: it never read the graph."""
+    reply = Reply(id=job.id, status=status, error=ErrorBody.of(error))
+    body = codec.encode(reply, codec.reply_type(job.body, job.content_type))
+    return Answer(tag=job.tag, word=EVENT_WORDS[status], reply=body)

@@ -1,0 +1,76 @@
+"""Decides from a delivery's properties alone whether it can become a job, and where its answer goes. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kaasq.broker import Message
+from kaasq.errors import BadRequest, Forbidden, KaasqError
+from kaasq.topology import DIRECT_REPLY_TO, REPLIES, WORD, reply_key
+
+ID_LENGTH = 128
+
+
+class Address(NamedTuple):
+    """Where a reply is published."""
+
+    exchange: str
+    routing_key: str
+
+
+class Accepted(NamedTuple):
+    """A delivery that can become a job."""
+
+    tenant: str
+    id: str
+    correlation_id: str
+    reply: Address | None
+
+
+class Refused(NamedTuple):
+    """A delivery that cannot: why, and where to say so, if anywhere."""
+
+    error: KaasqError
+    reply: Address | None
+    correlation_id: str
+
+
+def examine(message: Message) -> Accepted | Refused:
+    """Look at the properties. The tenant is the user that the broker vouches for, never what a key or body says."""
+    correlation_id = message.correlation_id or message.message_id or ""
+    direct = message.reply_to is not None and message.reply_to.startswith(DIRECT_REPLY_TO)
+    reply = Address("", message.reply_to) if direct and message.reply_to else None
+    if message.user_id is None:
+        return Refused(
+            Forbidden("a request needs the user_id property, set to the user that its connection logged in as"),
+            reply,
+            correlation_id,
+        )
+    if not WORD.fullmatch(message.user_id):
+        return Refused(
+            Forbidden(
+                f"user {message.user_id[:80]!r} cannot be a tenant: its name needs to be lower-case letters, digits, "
+                "'_' and '-', at most 64"
+            ),
+            reply,
+            correlation_id,
+        )
+    tenant = message.user_id
+    if message.reply_to and reply is None:
+        if not WORD.fullmatch(message.reply_to):
+            return Refused(
+                Forbidden(
+                    f"reply_to {message.reply_to[:80]!r} is neither a reply id (lower-case letters, digits, '_', "
+                    "'-') nor RabbitMQ's direct reply-to"
+                ),
+                None,
+                correlation_id,
+            )
+        reply = Address(REPLIES, reply_key(tenant, message.reply_to))
+    if not message.message_id or len(message.message_id) > ID_LENGTH:
+        return Refused(
+            BadRequest(f"a request needs an id of 1 to {ID_LENGTH} characters", at="message_id"),
+            reply,
+            correlation_id,
+        )
+    return Accepted(tenant, message.message_id, correlation_id, reply)

@@ -1,0 +1,159 @@
+"""What front and executor say to each other: batches of small frames over a socket pair, and a shared page of vitals.
+
+Each frame is a length (4 bytes, little-endian) and a MessagePack list of messages. The page lets the front see, without
+a message per request, which request the executor is running: if the executor dies, that one is the suspect.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+
+from kaasq.messages import ErrorBody, WorkerInfo
+
+T = TypeVar("T")
+
+_LENGTH = struct.Struct("<I")
+_VITALS = struct.Struct("<Q")
+RECEIVE_BYTES = 256 << 10
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """A request on its way to the executor. ``tag`` is the front's own number for it."""
+
+    tag: int
+    tenant: str
+    id: str
+    body: bytes
+    content_type: str | None
+    published_ms: int | None
+    alone: bool = False
+    """Nothing else may run or be committed with it: it is suspected of having killed an executor."""
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
+    """The executor is ready."""
+
+    worker: WorkerInfo
+    description: str
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
+    """The executor cannot start."""
+
+    error: ErrorBody
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
+    """A request has its outcome: durable, and ready to be published. ``event`` None: it gets none."""
+
+    tag: int
+    word: str
+    reply: bytes
+    graph: str | None = None
+    event: bytes | None = None
+    understood: bool = True
+    """False if not even the body could be read."""
+
+
+FromExecutor = Hello | Refusal | Answer
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def frame(messages: list[Any]) -> bytes:
+    """The messages as one frame."""
+    body = _encode(messages)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames and decodes them."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(list[kind])
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """The messages that are complete with this data, in order."""
+        self._buffer += data
+        start = 0
+        while len(self._buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
+            end = start + _LENGTH.size + length
+            if end > len(self._buffer):
+                break
+            with memoryview(self._buffer) as view:
+                messages = self._decoder.decode(view[start + _LENGTH.size : end])
+            start = end
+            yield from messages
+        del self._buffer[:start]
+
+
+class BlockingChannel:
+    """The executor's end: waits for jobs, takes all that have arrived."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = FrameReader(Job)
+
+    def receive(self, timeout_s: float | None) -> list[Job] | None:
+        """Jobs, at least one; [] if none came in time; None when the front is gone."""
+        self._sock.settimeout(timeout_s)
+        try:
+            data = self._sock.recv(RECEIVE_BYTES)
+        except TimeoutError:
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        jobs = list(self._reader.feed(data))
+        self._sock.setblocking(False)
+        while True:
+            try:
+                data = self._sock.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                if jobs:
+                    return jobs
+                return self.receive(timeout_s)
+            except OSError:
+                return jobs or None
+            if not data:
+                return jobs or None
+            jobs.extend(self._reader.feed(data))
+
+    def send(self, messages: Iterable[FromExecutor]) -> None:
+        """Send them as one frame. Raises OSError if the front is gone."""
+        self._sock.settimeout(None)
+        self._sock.sendall(frame(list(messages)))
+
+
+class Vitals:
+    """The shared page: the tag of the request that is running, 0 for none."""
+
+    def __init__(self, fd: int) -> None:
+        self._page = mmap.mmap(fd, mmap.PAGESIZE)
+
+    @classmethod
+    def create(cls) -> tuple[Vitals, int]:
+        """A new page and the file descriptor by which another process maps it."""
+        fd = os.memfd_create("kaasq-vitals")
+        os.ftruncate(fd, mmap.PAGESIZE)
+        return cls(fd), fd
+
+    @property
+    def running(self) -> int:
+        """The tag that is running."""
+        (tag,) = _VITALS.unpack_from(self._page, 0)
+        return int(tag)
+
+    @running.setter
+    def running(self, tag: int) -> None:
+        _VITALS.pack_into(self._page, 0, tag)

@@ -1,0 +1,132 @@
+"""From what a request produced to its reply, its event and its durable outcome. Committed in groups."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from kaasq import codec
+from kaasq.errors import KaasqError
+from kaasq.messages import EVENT_WORDS, ErrorBody, Output, Reply, Request, Status, Timings, WorkerInfo
+from kaasq.model import GraphSpec, content_hash
+from kaasq_storage import BufferStore, Outcome, Transaction
+from kaasq_workers.engine import Executed
+from kaasq_workers.link import Answer, Job
+
+_STATUS: dict[str, Status] = {"deadline_exceeded": "expired", "cancelled": "cancelled"}
+
+
+class Ended(msgspec.Struct, kw_only=True):
+    """A request that ran or failed, not yet committed. ``digest`` None: its outcome is not to be remembered."""
+
+    job: Job
+    reply_type: str
+    graph: str | None = None
+    digest: str | None = None
+    request: Request | None = None
+    executed: Executed | None = None
+    error: KaasqError | None = None
+    replay: bytes | None = None
+    understood: bool = True
+    queued_us: int = 0
+
+
+def digest(request: Request, graph: GraphSpec) -> str:
+    """What makes two requests with one id the same: graph, bindings, scalars, names to keep. Not the encoding."""
+    same = msgspec.structs.replace(request, graph=graph.hash, timeout_ms=None)
+    return content_hash(codec.canonical(same))
+
+
+class Committer:
+    """Turns ended requests into answers. All of a group become durable in one transaction."""
+
+    def __init__(self, store: BufferStore, worker: WorkerInfo, *, ttl_s: float) -> None:
+        self._store = store
+        self._worker = worker
+        self._ttl_s = ttl_s
+
+    def commit(self, group: Sequence[Ended]) -> list[Answer]:
+        """Publish outputs and record outcomes. Raises KaasqError if nothing of the group could be committed."""
+        started = time.perf_counter_ns()
+        replies: list[Reply | bytes] = []
+        if any(each.digest is not None and each.replay is None for each in group):
+            with self._store.transaction() as transaction:
+                replies = [self._settle(transaction, each) for each in group]
+        else:
+            replies = [each.replay if each.replay is not None else self._reply(each, {}) for each in group]
+        commit_us = (time.perf_counter_ns() - started) // 1000
+        return [_answer(each, reply, commit_us) for each, reply in zip(group, replies, strict=True)]
+
+    def _settle(self, transaction: Transaction, ended: Ended) -> Reply | bytes:
+        if ended.replay is not None:
+            return ended.replay
+        outputs: dict[str, Output] = {}
+        if ended.executed is not None and ended.request is not None:
+            for buffer, data in ended.executed.outputs:
+                if isinstance(data, bytearray):
+                    outputs[buffer.name] = Output(
+                        nbytes=buffer.nbytes, dtype=buffer.dtype, shape=buffer.shape, inline=bytes(data)
+                    )
+                    continue
+                name = ended.request.keep.get(buffer.name)
+                stored, version = transaction.publish(
+                    data, dtype=buffer.dtype, shape=buffer.shape, name=name, ttl_s=self._ttl_s
+                )
+                outputs[buffer.name] = Output(
+                    nbytes=buffer.nbytes,
+                    dtype=buffer.dtype,
+                    shape=buffer.shape,
+                    ref=stored.ref,
+                    name=name,
+                    version=version,
+                )
+        reply = self._reply(ended, outputs)
+        if ended.digest is not None:
+            now = time.time()
+            outcome = Outcome(body=ended.digest, reply=codec.encode(reply), created=now, expires=now + self._ttl_s)
+            transaction.record(ended.job.tenant, ended.job.id, outcome)
+        return reply
+
+    def _reply(self, ended: Ended, outputs: dict[str, Output]) -> Reply:
+        if ended.error is not None or ended.executed is None:
+            error = ended.error or KaasqError("the request produced nothing")
+            return Reply(
+                id=ended.job.id,
+                status=_STATUS.get(error.code, "error"),
+                error=ErrorBody.of(error),
+                timings=Timings(queued=ended.queued_us),
+                worker=self._worker,
+            )
+        return Reply(
+            id=ended.job.id,
+            status="ok",
+            outputs=outputs,
+            timings=msgspec.structs.replace(ended.executed.timings, queued=ended.queued_us),
+            cache=ended.executed.cache,
+            worker=self._worker,
+        )
+
+
+def _answer(ended: Ended, reply: Reply | bytes, commit_us: int) -> Answer:
+    """The answer for the front. A replayed outcome is published as it was stored, with its event once more."""
+    if isinstance(reply, bytes):
+        reply = codec.decode_reply(reply, codec.MSGPACK)
+    else:
+        timings = msgspec.structs.replace(
+            reply.timings, commit=commit_us, total=reply.timings.total + reply.timings.queued + commit_us
+        )
+        reply = msgspec.structs.replace(reply, timings=timings)
+    word = EVENT_WORDS[reply.status]
+    event = None
+    if ended.graph is not None and not (reply.error and reply.error.code == "unknown_graph"):
+        event = codec.encode(reply.without_inline(), codec.JSON)
+    return Answer(
+        tag=ended.job.tag,
+        word=word,
+        reply=codec.encode(reply, ended.reply_type),
+        graph=ended.graph,
+        event=event,
+        understood=ended.understood,
+    )

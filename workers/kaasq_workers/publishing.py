@@ -1,0 +1,153 @@
+"""Publishes what became of a request: reply, event, dead letter. Acks the request once they are confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from kaasq import codec
+from kaasq.broker import Broker, Delivery, Message
+from kaasq.errors import BrokerLost, KaasqError
+from kaasq.ids import new_id
+from kaasq.messages import EVENT_TYPE
+from kaasq.topology import DEAD, EVENTS, event_key
+from kaasq_workers.intake import Accepted, Refused
+from kaasq_workers.link import Answer
+
+log = structlog.get_logger()
+
+
+class Publisher:
+    """Used on the broker's I/O thread. ``outstanding``: requests whose publishes are not all confirmed."""
+
+    def __init__(self, broker: Broker, source: str) -> None:
+        self._broker = broker
+        self._source = source
+        self.outstanding = 0
+
+    def answer(self, delivery: Delivery, accepted: Accepted, answer: Answer, settled: Callable[[], None]) -> None:
+        """Reply and event; then ack."""
+        messages = self._messages(delivery, accepted, answer)
+        if not messages:  # nobody would ever hear of it
+            reason = "it could not be read" if not answer.understood else "nobody is told how it ended"
+            self._publish(delivery, [self._dead(delivery, accepted.tenant, "bad_request", reason)], settled)
+            return
+        self._publish(delivery, messages, settled)
+
+    def bury(
+        self,
+        delivery: Delivery,
+        accepted: Accepted,
+        answer: Answer,
+        error: KaasqError,
+        settled: Callable[[], None],
+    ) -> None:
+        """Dead letter, reply and event; then ack."""
+        dead = self._dead(delivery, accepted.tenant, error.code, error.message)
+        self._publish(delivery, [dead, *self._messages(delivery, accepted, answer)], settled)
+
+    def refuse(self, delivery: Delivery, refused: Refused, reply: bytes) -> None:
+        """A reply where one is possible, else a dead letter; then ack."""
+        message = delivery.message
+        if refused.reply is not None:
+            content_type = codec.reply_type(message.body, message.content_type)
+            body = Message(
+                body=reply, content_type=content_type, correlation_id=refused.correlation_id, persistent=False
+            )
+            self._publish(delivery, [(body, *refused.reply)], _nothing)
+            return
+        dead = self._dead(delivery, "unknown", refused.error.code, refused.error.message)
+        self._publish(delivery, [dead], _nothing)
+
+    def _messages(self, delivery: Delivery, accepted: Accepted, answer: Answer) -> list[tuple[Message, str, str]]:
+        request = delivery.message
+        messages: list[tuple[Message, str, str]] = []
+        if accepted.reply is not None:
+            reply = Message(
+                body=answer.reply,
+                content_type=codec.reply_type(request.body, request.content_type),
+                message_id=accepted.id,
+                correlation_id=accepted.correlation_id,
+                persistent=request.persistent,
+            )
+            messages.append((reply, *accepted.reply))
+        if answer.event is not None and answer.graph is not None:
+            event = Message(
+                body=answer.event,
+                content_type=codec.JSON,
+                message_id=f"{accepted.id}.{answer.word}",
+                correlation_id=accepted.correlation_id,
+                headers=self._event_headers(accepted, answer, request.headers),
+                persistent=request.persistent,
+            )
+            messages.append((event, EVENTS, event_key(accepted.tenant, answer.graph, answer.word)))
+        return messages
+
+    def _event_headers(self, accepted: Accepted, answer: Answer, request: Any) -> dict[str, Any]:
+        """CloudEvents 1.0, AMQP binding, binary mode."""
+        headers = {
+            "cloudEvents_specversion": "1.0",
+            "cloudEvents_id": f"{accepted.id}.{answer.word}",
+            "cloudEvents_source": self._source,
+            "cloudEvents_type": EVENT_TYPE + answer.word,
+            "cloudEvents_subject": answer.graph,
+        }
+        for name in ("traceparent", "tracestate"):
+            if name in request:
+                headers[f"cloudEvents_{name}"] = request[name]
+        return headers
+
+    def _dead(self, delivery: Delivery, tenant: str, code: str, reason: str) -> tuple[Message, str, str]:
+        """The request itself, as it came, with why it was given up."""
+        request = delivery.message
+        headers = {
+            **request.headers,
+            "kaasq-code": code,
+            "kaasq-reason": reason,
+            "kaasq-tenant": tenant,
+            "kaasq-user-id": request.user_id or "",
+            "kaasq-reply-to": request.reply_to or "",
+            "kaasq-exchange": delivery.exchange,
+            "kaasq-routing-key": delivery.routing_key,
+        }
+        letter = Message(
+            body=request.body,
+            content_type=request.content_type,
+            message_id=request.message_id or new_id(),
+            correlation_id=request.correlation_id,
+            timestamp_ms=request.timestamp_ms,
+            headers=headers,
+        )
+        return letter, DEAD, f"{tenant}.{code}"
+
+    def _publish(
+        self, delivery: Delivery, messages: list[tuple[Message, str, str]], settled: Callable[[], None]
+    ) -> None:
+        self.outstanding += 1
+        missing = len(messages)
+        failed = False
+
+        def done(error: KaasqError | None) -> None:
+            nonlocal missing, failed
+            missing -= 1
+            if error is not None:
+                failed = True
+                log.warning("publish.failed", code=error.code, error=error.message)
+                if not isinstance(error, BrokerLost):  # no reconnect will bring the request back: keep it
+                    delivery.reject()
+            if missing == 0:
+                self.outstanding -= 1
+                if failed:
+                    delivery.requeue()  # of no effect on a lost connection: then the broker does it
+                else:
+                    delivery.ack()
+                settled()
+
+        for message, exchange, routing_key in messages:
+            self._broker.publish(message, exchange=exchange, routing_key=routing_key, done=done)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,139 @@
+"""A worker: one slot of a pool, made of a broker connection, a front and an executor."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from kaasq.broker import Broker, Consumer, State
+from kaasq.errors import KaasqError, WorkerFailed
+from kaasq.messages import WorkerInfo
+from kaasq.settings import Settings
+from kaasq.topology import check_word, pool_topology, slot_lock, work_queue
+from kaasq_workers.devices import default_slot, device_names
+from kaasq_workers.front import Front
+from kaasq_workers.launching import Handle, ProcessHandle, ThreadHandle
+from kaasq_workers.publishing import Publisher
+
+START_TIMEOUT_S = 120.0  # a first CUDA context on a busy machine takes seconds; this is for a wedged one
+DRAIN_TIMEOUT_S = 30.0
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Serves one slot of a pool with one device.
+
+    ``in_process`` runs the executor as a thread (kaasq.local): no isolation from kernels that crash.
+    """
+
+    def __init__(self, settings: Settings, broker: Broker, *, in_process: bool = False) -> None:
+        (device,) = device_names(settings.device)
+        self.settings = msgspec.structs.replace(settings, device=device, slot=settings.slot or default_slot(device))
+        check_word(self.settings.slot, "slot")
+        self._broker = broker
+        self._in_process = in_process
+        self._front: Front | None = None
+        self._consumers: list[Consumer] = []
+        self._failed = threading.Event()
+        self.failure: KaasqError | None = None
+        self.info: WorkerInfo | None = None
+
+    def start(self) -> None:
+        """Connect, take the slot, start the executor, consume.
+
+        Raises BrokerLost, BrokerRefused, SlotTaken, StoreUnavailable, WorkerFailed.
+        """
+        settings = self.settings
+        self._broker.open(settings.connect_timeout)
+        try:
+            self._broker.watch(self._on_state)
+            self._wait(lambda done: self._broker.lock(slot_lock(settings.pool, settings.slot), done))
+            topology = pool_topology(settings.pool, settings.slot, settings.queue_type)
+            self._wait(lambda done: self._broker.declare(topology, done))
+            self._wait(self._start_front)
+        except BaseException:
+            self.stop(0.0)
+            raise
+        assert self._front is not None
+        for queue in (work_queue(settings.pool, settings.slot), work_queue(settings.pool)):
+            self._consumers.append(self._broker.consume(queue, self._front.take, prefetch=settings.prefetch))
+        log.info("worker.started", pool=settings.pool, slot=settings.slot, device=settings.device)
+
+    def stop(self, timeout_s: float = DRAIN_TIMEOUT_S) -> bool:
+        """Take no more, finish what was taken (within the timeout), end. Whether all of it was finished.
+
+        What was not finished goes back to its queue. Idempotent.
+        """
+        for consumer in self._consumers:
+            consumer.cancel()
+        self._consumers.clear()
+        front, self._front = self._front, None
+        drained = True
+        if front is not None:
+            idle = threading.Event()
+            self._broker.call_soon(lambda: front.when_idle(idle.set))
+            drained = idle.wait(timeout_s)
+            gone = threading.Event()
+
+            def hang_up() -> None:
+                front.hang_up()
+                gone.set()
+
+            self._broker.call_soon(hang_up)
+            gone.wait(5.0)
+            handle = front.handle
+            if handle is not None and handle.wait(5.0 if drained else 0.1) is None:
+                handle.kill()
+                handle.wait(5.0)
+        self._broker.close()
+        log.info("worker.stopped", drained=drained)
+        return drained
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for a failure that ends the worker; True if there was one (see ``failure``)."""
+        return self._failed.wait(timeout_s)
+
+    def _start_front(self, done: Callable[[KaasqError | None], None]) -> None:
+        source = f"/kaasq/{self.settings.pool}/{socket.gethostname()}/{self.settings.slot}"
+
+        def ready(info: WorkerInfo | None, error: KaasqError | None) -> None:
+            self.info = info
+            done(error)
+
+        self._front = Front(self._broker, self._launch, Publisher(self._broker, source), ready)
+        self._broker.call_soon(self._front.start)
+
+    def _launch(self) -> Handle:
+        if self._in_process:
+            from kaasq_workers.executor import serve
+
+            return ThreadHandle(self.settings, serve)
+        return ProcessHandle(self.settings)
+
+    def _on_state(self, state: State, error: KaasqError | None) -> None:
+        log.info("broker." + state.value, error=error and error.message)
+        if state is State.FAILED:
+            self.failure = error or WorkerFailed("the broker connection failed for good")
+            self._failed.set()
+
+    def _wait(self, operation: Callable[[Callable[[KaasqError | None], None]], Any]) -> None:
+        """Run an operation that calls back, and wait for it."""
+        finished = threading.Event()
+        errors: list[KaasqError] = []
+
+        def done(error: KaasqError | None) -> None:
+            if error is not None:
+                errors.append(error)
+            finished.set()
+
+        operation(done)
+        if not finished.wait(START_TIMEOUT_S):
+            raise WorkerFailed(f"the worker did not start within {START_TIMEOUT_S:.0f} s")
+        if errors:
+            raise errors[0]
