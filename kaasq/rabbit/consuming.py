@@ -1,0 +1,242 @@
+"""Consuming: a channel per subscription, re-established until it is cancelled; deliveries and how they are settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+from kaasq.broker import Message, OnDelivery
+from kaasq.errors import KaasqError
+from kaasq.io_thread import IoThread, invoke
+from kaasq.rabbit.connection import Backoff
+from kaasq.rabbit.properties import to_message
+from kaasq.rabbit.translate import ACCESS_REFUSED, reply_code, translate
+from kaasq.rabbit.wire import WireConnection
+
+if TYPE_CHECKING:
+    from pika.frame import Method
+
+log = structlog.get_logger(__name__)
+
+
+class RabbitDelivery:
+    """A message from a queue. It is settled on the channel that it came on, or not at all."""
+
+    __slots__ = ("_channel", "_subscription", "_tag", "exchange", "message", "queue", "redelivered", "routing_key")
+
+    def __init__(self, subscription: Subscription, channel: Channel, method: Basic.Deliver, message: Message) -> None:
+        key: str | bytes = method.routing_key or ""
+        self.message = message
+        self.queue = subscription.queue
+        self.exchange = method.exchange or ""
+        self.routing_key = key if isinstance(key, str) else key.decode(errors="replace")
+        self.redelivered: bool = method.redelivered
+        self._subscription = subscription
+        self._channel: Channel | None = channel
+        self._tag = method.delivery_tag or 0
+
+    def ack(self) -> None:
+        self._settle(Channel.basic_ack)
+
+    def requeue(self) -> None:
+        self._settle(Channel.basic_reject)  # its default is to requeue
+
+    def reject(self) -> None:
+        self._settle(_reject)
+
+    def _settle(self, how: Callable[[Channel, int], None]) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            self._subscription.settle(channel, self._tag, how)
+
+
+def _reject(channel: Channel, tag: int) -> None:
+    channel.basic_reject(tag, requeue=False)
+
+
+class Subscription:
+    """A consumer of one queue. One channel each: what closes one (a deleted queue, an unacknowledged message that
+    timed out) leaves the others alone, and prefetch is each one's own.
+    """
+
+    def __init__(self, consumers: Consumers, queue: str, on_delivery: OnDelivery, prefetch: int) -> None:
+        self.queue = queue
+        self.running = False
+        self.retrying = False
+        self._consumers = consumers
+        self._on_delivery = on_delivery
+        self._prefetch = prefetch
+        self._channel: Channel | None = None
+        self._tag = ""
+        self._unsettled = 0
+        self._cancelled = False
+        self._backoff = Backoff()
+
+    def cancel(self) -> None:
+        """Take no more messages; the channel stays until those that are here are settled."""
+        self._consumers.io.post(self._cancel)
+
+    def settle(self, channel: Channel, tag: int, how: Callable[[Channel, int], None]) -> None:
+        """Settle a delivery. This is the one place to change if settling several at once becomes worth it; one by
+        one they cost no more system calls, as the wire joins what is written.
+        """
+        if self._consumers.io.inside:
+            self._settle(channel, tag, how)
+        else:
+            self._consumers.io.post(self._settle, channel, tag, how)
+
+    def start(self) -> None:
+        """Open a channel on the present connection and consume on it."""
+        self.retrying = False
+        connection = self._consumers.connection
+        if connection is None or self._cancelled or self._channel is not None:
+            return
+        self._unsettled = 0
+        self._channel = connection.channel(on_open_callback=self._opened)
+        self._channel.add_on_close_callback(self._closed)
+        self._channel.add_on_cancel_callback(self._cancelled_by_broker)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self.running = False
+        self._channel = None
+        self._tag = ""
+
+    def _settle(self, channel: Channel, tag: int, how: Callable[[Channel, int], None]) -> None:
+        if channel is self._channel and channel.is_open:  # else the broker delivers it again by itself
+            how(channel, tag)
+            self._unsettled -= 1
+            if self._cancelled:
+                self._close_when_idle()
+
+    def _opened(self, channel: Channel) -> None:
+        if self._cancelled:
+            channel.close()
+        else:
+            channel.basic_qos(prefetch_count=self._prefetch)
+            self._consume(channel)
+
+    def _consume(self, channel: Channel) -> None:
+        self._tag = channel.basic_consume(self.queue, self._deliver, callback=lambda _: self._running())
+
+    def _running(self) -> None:
+        self.running = True
+        self._backoff.reset()
+        self._consumers.check_ready()
+
+    def _deliver(self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+        self._unsettled += 1
+        invoke(self._on_delivery, RabbitDelivery(self, channel, method, to_message(properties, body)))
+
+    def _cancelled_by_broker(self, _: Method[Basic.Cancel]) -> None:
+        # The queue was deleted or moved, or (4.3) a message was unacknowledged for too long. Deliveries that are here
+        # may still be settled; whether the queue is still there shows when consuming again.
+        self.running = False
+        self._tag = ""
+        self._retry("cancelled by the broker")
+
+    def _closed(self, channel: Channel, reason: Exception) -> None:
+        if channel is not self._channel:
+            return
+        self.lost()
+        connection = self._consumers.connection
+        if self._cancelled:
+            self._consumers.forget(self)
+        elif connection is not None and connection.is_open:
+            if reply_code(reason) == ACCESS_REFUSED:
+                self._consumers.refused(translate(reason, f"consuming from queue {self.queue!r}"))
+            else:
+                self._retry(str(reason))
+
+    def _retry(self, reason: str) -> None:
+        if not self.retrying and not self._cancelled:
+            self.retrying = True
+            log.warning("consumer.interrupted", queue=self.queue, reason=reason)
+            self._consumers.io.call_later(self._backoff.pause_s(), self._restart)
+            self._consumers.check_ready()  # the others need not wait for this queue
+
+    def _restart(self) -> None:
+        # The queue may have been deleted: declare it again first. If declaring has to wait, it does so there.
+        self._consumers.redeclare(self.queue, self._resume)
+
+    def _resume(self) -> None:
+        self.retrying = False
+        if self._channel is None:
+            self.start()
+        elif self._channel.is_open and not self._tag and not self._cancelled:
+            self._consume(self._channel)
+
+    def _cancel(self) -> None:
+        if self._cancelled:
+            return
+        self._cancelled = True
+        self.running = False
+        if self._channel is None:
+            self._consumers.forget(self)
+        elif self._channel.is_open and self._tag:
+            self._channel.basic_cancel(self._tag, callback=lambda _: self._close_when_idle())
+        self._consumers.check_ready()
+
+    def _close_when_idle(self) -> None:
+        if self._unsettled <= 0 and self._channel is not None and self._channel.is_open:
+            self._channel.close()
+
+
+class Consumers:
+    """All subscriptions of a broker."""
+
+    def __init__(
+        self,
+        io: IoThread,
+        *,
+        redeclare: Callable[[str, Callable[[], None]], None],
+        refused: Callable[[KaasqError], None],
+        on_ready: Callable[[], None],
+    ) -> None:
+        self.io = io
+        self.connection: WireConnection | None = None
+        self.redeclare = redeclare
+        """Declare again what belongs to a queue, then call back."""
+        self.refused = refused
+        self._on_ready = on_ready
+        self._subscriptions: list[Subscription] = []
+        self._starting = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether every subscription was re-established, or tried, since the connection is up."""
+        return self.connection is not None and not self._starting
+
+    def add(self, subscription: Subscription) -> None:
+        self._subscriptions.append(subscription)
+        subscription.start()
+
+    def forget(self, subscription: Subscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    def attach(self, connection: WireConnection) -> None:
+        """Consume on this connection from now on."""
+        self.connection = connection
+        self._starting = True
+        for each in list(self._subscriptions):
+            each.start()
+        self.check_ready()
+
+    def detach(self) -> None:
+        """The connection is gone, and with it every channel."""
+        self.connection = None
+        self._starting = False
+        for each in list(self._subscriptions):
+            each.lost()
+
+    def check_ready(self) -> None:
+        if not self._starting or self.connection is None:
+            return
+        if all(each.running or each.retrying for each in self._subscriptions):
+            self._starting = False
+            self._on_ready()

@@ -1,0 +1,217 @@
+"""Declaring: one operation at a time, so that a refusal names its culprit; everything again after a reconnect."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from pika.channel import Channel
+
+from kaasq.broker import Done
+from kaasq.errors import BrokerRefused, KaasqError, SlotTaken
+from kaasq.io_thread import IoThread, invoke
+from kaasq.rabbit.connection import Backoff
+from kaasq.rabbit.translate import (
+    ACCESS_REFUSED,
+    PRECONDITION_FAILED,
+    RESOURCE_LOCKED,
+    reply_code,
+    reply_text,
+    translate,
+)
+from kaasq.rabbit.wire import WireConnection
+from kaasq.topology import Binding, Exchange, Queue, Topology, slot_taken
+
+log = structlog.get_logger(__name__)
+
+Step = Exchange | Queue | Binding
+LOCK_RETRY_S = 1.0
+
+
+class Job:
+    """Steps to be declared in order, and whom to tell."""
+
+    def __init__(self, steps: Sequence[Step], done: Done, *, first_time: bool) -> None:
+        self.steps = steps
+        self.done = done
+        self.first_time = first_time
+        self.next = 0
+
+    @property
+    def step(self) -> Step:
+        return self.steps[self.next]
+
+
+class Declarer:
+    """One channel on the consume connection, where exclusive queues have to be declared too.
+
+    The broker answers what it does not like by closing the channel; it is opened again for what follows.
+    """
+
+    def __init__(
+        self,
+        io: IoThread,
+        *,
+        lock_grace_s: float,
+        on_ready: Callable[[WireConnection], None],
+        refused: Callable[[KaasqError], None],
+    ) -> None:
+        self._io = io
+        self._lock_grace_s = lock_grace_s
+        self._on_ready = on_ready
+        self._refused = refused
+        self._connection: WireConnection | None = None
+        self._channel: Channel | None = None
+        self._jobs: deque[Job] = deque()
+        self._topologies: list[Topology] = []
+        self._locks: list[Queue] = []
+        self._backoff = Backoff()
+        self._lock_deadline = 0.0
+        self._busy = False  # a step is at the broker
+        self._over: KaasqError | None = None
+
+    def declare(self, topology: Topology, done: Done) -> None:
+        """Declare it, and after every reconnect again unless it was refused."""
+
+        def remember(error: KaasqError | None) -> None:
+            if error is None:
+                self._topologies.append(topology)
+            done(error)
+
+        self._add(Job(_steps(topology), remember, first_time=True))
+
+    def lock(self, queue: Queue, done: Done) -> None:
+        """Declare an exclusive queue, and after every reconnect again unless it was refused."""
+
+        def remember(error: KaasqError | None) -> None:
+            if error is None:
+                self._locks.append(queue)
+            done(error)
+
+        self._add(Job((queue,), remember, first_time=True))
+
+    def redeclare(self, queue: str, then: Callable[[], None]) -> None:
+        """Declare again every topology that has the queue."""
+        mine = [each for each in self._topologies if any(one.name == queue for one in each.queues)]
+        steps = [step for each in mine for step in _steps(each)]
+        self._add(Job(steps, lambda error: then() if error is None else None, first_time=False))
+
+    def attach(self, connection: WireConnection) -> None:
+        """Declare everything on this connection; ``on_ready`` once that is done."""
+        self._connection = connection
+        self._lock_deadline = self._io.loop.time() + self._lock_grace_s
+        for job in self._jobs:  # what was under way starts afresh
+            job.next = 0
+        # Locks first: what belongs to a slot that another worker took meanwhile is not to be touched.
+        again = [*self._locks, *(step for each in self._topologies for step in _steps(each))]
+        waiting = [job for job in self._jobs if job.first_time]
+        self._jobs = deque((Job(again, self._restored, first_time=False), *waiting))
+        self._open_channel()
+
+    def detach(self) -> None:
+        """The connection is gone. What was asked for and not answered is asked for again on the next one."""
+        self._connection = self._channel = None
+        self._busy = False
+
+    def finish(self, error: KaasqError) -> None:
+        """Nothing is declared any more."""
+        self._over = error
+        self.detach()
+        jobs, self._jobs = self._jobs, deque()
+        for job in jobs:
+            invoke(job.done, error)
+
+    def _restored(self, error: KaasqError | None) -> None:
+        if error is None and self._connection is not None:
+            self._on_ready(self._connection)
+
+    def _add(self, job: Job) -> None:
+        if self._over is not None:
+            invoke(job.done, self._over)
+            return
+        self._jobs.append(job)
+        self._work()
+
+    def _open_channel(self) -> None:
+        if self._connection is not None and self._connection.is_open:
+            self._connection.channel(on_open_callback=self._opened).add_on_close_callback(self._closed)
+
+    def _opened(self, channel: Channel) -> None:
+        self._channel = channel
+        self._work()
+
+    def _work(self) -> None:
+        """Take the next step of the first job; one without any left is done."""
+        while self._jobs and self._channel is not None and not self._busy:
+            job = self._jobs[0]
+            if job.next < len(job.steps):
+                self._busy = True
+                _declare(self._channel, job.step, self._stepped)
+            else:
+                self._jobs.popleft()
+                invoke(job.done, None)
+
+    def _stepped(self, _: Any) -> None:
+        self._busy = False
+        self._backoff.reset()
+        self._jobs[0].next += 1
+        self._work()
+
+    def _closed(self, _: Channel, reason: Exception) -> None:
+        self._channel = None
+        self._busy = False
+        code = reply_code(reason)
+        if self._connection is None or self._connection.is_closed or not code:
+            return  # the whole connection went: detach() follows
+        if self._jobs:
+            self._declined(self._jobs[0], code, reason)
+        else:
+            self._open_channel()
+
+    def _declined(self, job: Job, code: int, reason: Exception) -> None:
+        step = job.step
+        error = _refusal(step, code, reason)
+        log.warning("declare.refused", what=str(step), reason=reply_text(reason))
+        if job.first_time:
+            self._jobs.popleft()
+            invoke(job.done, error)
+            self._open_channel()
+        elif isinstance(error, SlotTaken) and self._io.loop.time() < self._lock_deadline:
+            # Perhaps it is our own last connection, which the broker has not yet noticed to be dead.
+            self._io.call_later(LOCK_RETRY_S, self._open_channel)
+        elif isinstance(error, SlotTaken) or code in {ACCESS_REFUSED, PRECONDITION_FAILED}:
+            self._refused(error)
+        else:  # such as 404 for a queue whose node is down: it comes back
+            self._io.call_later(self._backoff.pause_s(), self._open_channel)
+
+
+def _steps(topology: Topology) -> tuple[Step, ...]:
+    return (*topology.exchanges, *topology.queues, *topology.bindings)
+
+
+def _declare(channel: Channel, step: Step, then: Callable[[Any], None]) -> None:
+    match step:
+        case Exchange():
+            channel.exchange_declare(step.name, "topic", durable=True, callback=then)
+        case Queue():
+            channel.queue_declare(
+                step.name, durable=step.durable, exclusive=step.exclusive, arguments=step.arguments, callback=then
+            )
+        case Binding():
+            channel.queue_bind(step.queue, step.exchange, step.pattern, callback=then)
+
+
+def _refusal(step: Step, code: int, reason: Exception) -> KaasqError:
+    if isinstance(step, Queue) and code == RESOURCE_LOCKED and step.exclusive:
+        return slot_taken(step.name)
+    if isinstance(step, Queue) and code == PRECONDITION_FAILED:
+        return BrokerRefused(
+            f"queue {step.name!r} exists with other properties ({reply_text(reason)}): use the queue type that it was "
+            f"made with, or let it drain, delete it (rabbitmqctl delete_queue {step.name}) and start again",
+            queue=step.name,
+        )
+    kind = type(step).__name__.lower()
+    name = step.queue if isinstance(step, Binding) else step.name
+    return translate(reason, f"declaring {kind} {name!r}")

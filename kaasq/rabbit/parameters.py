@@ -1,0 +1,54 @@
+"""A broker URL as connection parameters."""
+
+from __future__ import annotations
+
+import logging
+from urllib.parse import parse_qs, urlsplit
+
+import pika
+
+from kaasq.errors import BrokerRefused
+from kaasq.rabbit.translate import Where
+
+CONNECT_TIMEOUT_S = 5
+HANDSHAKE_TIMEOUT_S = 10
+BLOCKED_TIMEOUT_S = 600
+
+
+def connection_parameters(url: str, *, heartbeat_s: int, connection_name: str) -> tuple[pika.URLParameters, Where]:
+    """Parameters for ``amqp://user:password@host:port/vhost`` or ``amqps://...``; what its query says goes first.
+
+    Raises BrokerRefused for what is no such URL.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
+            raise ValueError("it starts with amqp:// or amqps:// and names a host")
+        parameters = pika.URLParameters(url)
+    except (ValueError, TypeError, OSError) as error:
+        # Never the URL itself: it has a password in it. TypeError is pika's for a user without a password.
+        reason = "a user needs a password" if isinstance(error, TypeError) else str(error)
+        raise BrokerRefused(
+            f"the broker URL does not have the form amqp://user:password@host:5672/vhost: {reason}"
+        ) from None
+    given = parse_qs(parts.query)
+    if "heartbeat" not in given:
+        parameters.heartbeat = heartbeat_s
+    if "blocked_connection_timeout" not in given:
+        parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_S  # pika's own default is to wait for ever
+    if "socket_timeout" not in given:
+        parameters.socket_timeout = CONNECT_TIMEOUT_S
+    if "stack_timeout" not in given:
+        parameters.stack_timeout = HANDSHAKE_TIMEOUT_S
+    parameters.client_properties = {**(parameters.client_properties or {}), "connection_name": connection_name}
+    user = parameters.credentials.username if isinstance(parameters.credentials, pika.PlainCredentials) else ""
+    return parameters, Where(parameters.host, parameters.port, parameters.virtual_host, user)
+
+
+def quieten_pika() -> None:
+    """Keep pika from telling in its own words, with tracebacks, what kaasq tells in its own. A level that the
+    program has set stays.
+    """
+    logger = logging.getLogger("pika")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)

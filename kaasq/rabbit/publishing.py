@@ -1,0 +1,268 @@
+"""Publishing with confirms: many at once, each told how it ended."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+import structlog
+from pika.channel import Channel
+from pika.frame import Method
+from pika.spec import Basic, BasicProperties
+
+from kaasq.broker import Done, Message
+from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, Unroutable
+from kaasq.io_thread import invoke
+from kaasq.rabbit.properties import to_properties
+from kaasq.rabbit.translate import ENCODING_ERRORS, culprit, reply_code, translate
+from kaasq.rabbit.wire import WireConnection
+
+log = structlog.get_logger(__name__)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much may be under way: at the broker, unconfirmed; and here, waiting for room or for the broker."""
+
+    unconfirmed: int = 1024
+    unconfirmed_bytes: int = 32 * 1024 * 1024
+    waiting: int = 100_000
+    waiting_bytes: int = 256 * 1024 * 1024
+
+
+class Publish(msgspec.Struct):
+    """A message on its way."""
+
+    message: Message
+    exchange: str
+    routing_key: str
+    mandatory: bool
+    done: Done | None
+    returned: bool = False
+
+
+class Publisher:
+    """One channel with confirms on the publish connection, reopened whenever the broker closes it.
+
+    While it cannot send (connection lost, broker blocked, window full) publishes wait, up to a limit; beyond it they
+    fail at once. What was sent and not confirmed when the channel or connection went fails with BrokerLost: it may
+    have arrived or not, and only its sender knows whether it can be repeated.
+    """
+
+    def __init__(self, tenant: str, limits: Limits, on_ready: Callable[[], None]) -> None:
+        self._tenant = tenant
+        self._limits = limits
+        self._on_ready = on_ready
+        self._connection: WireConnection | None = None
+        self._channel: Channel | None = None
+        self._allowed = False
+        self._blocked = False
+        self._over: KaasqError | None = None
+        self._max_body: int | None = None
+        self._waiting: deque[Publish] = deque()
+        self._waiting_bytes = 0
+        self._unconfirmed: dict[int, Publish] = {}
+        self._unconfirmed_bytes = 0
+        self._tag = 0
+        self._settled = 0  # every tag up to here is settled
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a channel to publish on."""
+        return self._channel is not None
+
+    def publish(self, item: Publish) -> None:
+        """Send it, or keep it until it can be sent."""
+        refusal = self._refusal(item)
+        if refusal is not None:
+            self._finish(item, refusal)
+        elif not self._waiting and self._has_room():
+            self._send(item)
+        else:
+            self._waiting.append(item)
+            self._waiting_bytes += len(item.message.body)
+
+    def attach(self, connection: WireConnection) -> None:
+        """Publish on this connection from now on."""
+        self._connection = connection
+        self._blocked = False
+        self._max_body = None  # the broker may have been configured anew
+        self._open_channel()
+
+    def detach(self, error: KaasqError) -> None:
+        """The connection is gone."""
+        self._connection = self._channel = None
+        self._fail_unconfirmed(error)
+
+    def allow(self, allowed: bool) -> None:
+        """Whether what publishes go to has been declared. Until then they wait."""
+        self._allowed = allowed
+        self._pump()
+
+    def block(self, blocked: bool) -> None:
+        """Whether the broker asked us to stop publishing."""
+        self._blocked = blocked
+        self._pump()
+
+    def finish(self, error: KaasqError) -> None:
+        """Nothing is published any more: neither what waits nor what comes."""
+        self._over = error
+        self._fail_unconfirmed(error)
+        waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
+        for item in waiting:
+            self._finish(item, error)
+
+    def _refusal(self, item: Publish) -> KaasqError | None:
+        """What can be told at once: the broker would close the channel over it, to everybody's loss."""
+        message = item.message
+        size = len(message.body)
+        if self._over is not None:
+            return self._over
+        if message.user_id is not None and message.user_id != self._tenant:
+            return BrokerRefused(
+                f"user_id is {message.user_id!r}, but the connection is authenticated as {self._tenant!r}",
+                user=self._tenant,
+            )
+        if self._max_body is not None and size > self._max_body:
+            return _too_large(size, self._max_body)
+        limits = self._limits
+        if len(self._waiting) >= limits.waiting or self._waiting_bytes + size > limits.waiting_bytes:
+            held = f"{len(self._waiting)} publishes ({self._waiting_bytes} bytes) wait already"
+            if self._channel is None:
+                return BrokerLost(f"not connected to the broker, and {held}")
+            return BrokerRefused(f"the broker takes messages slower than they are published: {held}")
+        return None
+
+    def _has_room(self) -> bool:
+        return (
+            self._channel is not None
+            and self._allowed
+            and not self._blocked
+            and len(self._unconfirmed) < self._limits.unconfirmed
+            and self._unconfirmed_bytes < self._limits.unconfirmed_bytes
+        )
+
+    def _pump(self) -> None:
+        waiting = self._waiting
+        while waiting and self._has_room():
+            item = waiting.popleft()
+            self._waiting_bytes -= len(item.message.body)
+            self._send(item)
+
+    def _send(self, item: Publish) -> None:
+        assert self._channel is not None
+        message = item.message
+        try:
+            self._channel.basic_publish(
+                item.exchange, item.routing_key, message.body, to_properties(message), item.mandatory
+            )
+        except ENCODING_ERRORS as error:
+            # pika encodes all frames before it sends the first, so nothing has gone out and no tag is used
+            self._finish(item, translate(error, "the message cannot be sent"))
+            return
+        self._tag += 1
+        self._unconfirmed[self._tag] = item
+        self._unconfirmed_bytes += len(message.body)
+
+    def _on_confirm(self, frame: Method[Basic.Ack | Basic.Nack]) -> None:
+        method = frame.method
+        refused = isinstance(method, Basic.Nack)
+        tag: int = method.delivery_tag
+        if method.multiple:
+            first, self._settled = self._settled + 1, tag
+            for each in range(first, tag + 1):
+                self._confirm(each, refused)
+        else:
+            self._confirm(tag, refused)
+        self._pump()
+
+    def _confirm(self, tag: int, refused: bool) -> None:
+        item = self._unconfirmed.pop(tag, None)
+        if item is None:  # settled on its own before
+            return
+        self._unconfirmed_bytes -= len(item.message.body)
+        if refused:
+            self._finish(item, BrokerRefused(f"{_what(item)} was rejected: a queue it goes to is full"))
+        elif item.returned:
+            self._finish(item, Unroutable(f"{_what(item)} goes to no queue", routing_key=item.routing_key))
+        elif item.done is not None:
+            invoke(item.done, None)
+
+    def _on_return(self, _: Channel, method: Basic.Return, properties: BasicProperties, body: bytes) -> None:
+        # It comes before the confirm, and without its tag: the oldest publish that is equal in all that counts.
+        for item in self._unconfirmed.values():
+            message = item.message
+            if (
+                item.mandatory
+                and not item.returned
+                and item.routing_key == method.routing_key
+                and item.exchange == method.exchange
+                and message.message_id == properties.message_id
+                and message.correlation_id == properties.correlation_id
+                and message.body == body
+            ):
+                item.returned = True
+                return
+
+    def _open_channel(self) -> None:
+        assert self._connection is not None
+        channel = self._connection.channel(on_open_callback=self._channel_opened)
+        channel.add_on_close_callback(self._channel_closed)
+        channel.add_on_return_callback(self._on_return)
+
+    def _channel_opened(self, channel: Channel) -> None:
+        channel.confirm_delivery(self._on_confirm, callback=lambda _: self._channel_ready(channel))
+
+    def _channel_ready(self, channel: Channel) -> None:
+        self._channel = channel
+        self._tag = self._settled = 0
+        self._on_ready()
+        self._pump()
+
+    def _channel_closed(self, _: Channel, reason: Exception) -> None:
+        self._channel = None
+        if self._connection is None or self._connection.is_closed or not reply_code(reason):
+            return  # the whole connection went: detach() follows
+        log.warning("publish.channel_closed", reason=str(reason))
+        blame = culprit(reason)
+        if blame.max_size is not None:
+            self._max_body = blame.max_size
+        refused = translate(reason, "the broker refused a message")
+        lost = BrokerLost(f"the broker closed the channel over another message: {refused.message}")
+        self._fail_unconfirmed(lost, refused=lambda item: self._blamed(item, blame.fits, refused))
+        if self._connection.is_open:
+            self._open_channel()
+
+    def _blamed(self, item: Publish, fits: Callable[[str, str, int], bool], refused: KaasqError) -> KaasqError | None:
+        size = len(item.message.body)
+        if not fits(item.exchange, item.routing_key, size):
+            return None
+        if self._max_body is not None and size > self._max_body:
+            return _too_large(size, self._max_body)
+        return refused
+
+    def _fail_unconfirmed(
+        self, error: KaasqError, refused: Callable[[Publish], KaasqError | None] = lambda _: None
+    ) -> None:
+        unconfirmed, self._unconfirmed, self._unconfirmed_bytes = self._unconfirmed, {}, 0
+        for item in unconfirmed.values():
+            self._finish(item, refused(item) or error)
+
+    def _finish(self, item: Publish, error: KaasqError) -> None:
+        if item.done is not None:
+            invoke(item.done, error)
+        else:
+            log.warning("publish.failed", exchange=item.exchange, error=error.message)
+
+
+def _what(item: Publish) -> str:
+    return f"the message for {item.routing_key!r} of exchange {item.exchange!r}"
+
+
+def _too_large(size: int, limit: int) -> BrokerRefused:
+    return BrokerRefused(
+        f"the message has {size} bytes, the broker takes {limit} (max_message_size in rabbitmq.conf); "
+        f"put large inputs into the store and send their references",
+        size=size,
+        limit=limit,
+    )

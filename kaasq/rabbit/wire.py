@@ -1,0 +1,281 @@
+"""pika's bytes over an asyncio transport: large reads, and one write for all frames of a turn of the loop.
+
+pika's own transports read 4 KiB at a time and call send() once per frame, three times per message; neither can be
+changed from outside (class constants and methods with a leading underscore, pika 1.3 to 1.4). What can be replaced as a
+whole is the I/O service below a connection: pika's README names BaseConnection with an AbstractIOServices as the way
+to write an adapter, and that is what this module is. Echoes of 1 MiB get twice as fast by it, small ones a quarter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Sequence
+from ssl import SSLContext
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pika import BaseConnection, BasicProperties
+from pika.adapters.utils import nbio_interface
+
+from kaasq.io_thread import IoThread
+
+READ_BYTES = 256 * 1024
+FEED_BYTES = 4 * 1024
+_PAYLOAD_BYTES = struct.Struct(">I")
+_FRAME_OVERHEAD = 8  # type, channel, size; end mark
+_HEADER_FRAME = 2
+_PROPERTIES_AT = 7 + 12  # after the frame's type, channel and size, and the header's class, weight and body size
+_NO_PROPERTIES = b"\x00\x00"
+
+
+if TYPE_CHECKING:
+    _Base = BaseConnection[asyncio.AbstractEventLoop]
+else:
+    _Base = BaseConnection  # generic in its stubs only
+
+
+class WireConnection(_Base):
+    """pika's AMQP over our transport. Only to be used on the loop's thread."""
+
+    @classmethod
+    def create_connection(cls, *_args: Any, **_kwargs: Any) -> NoReturn:  # for callers with several hosts: none here
+        raise NotImplementedError
+
+
+class IoServices(nbio_interface.AbstractIOServices):
+    """What pika needs of an event loop, from asyncio. One for each connection that is kept open."""
+
+    def __init__(self, io: IoThread) -> None:
+        self.io = io
+        self._loop = io.loop
+        self.wary = False
+        """Set once pika has failed on what it read: see ``Wire``."""
+        self.wires: weakref.WeakSet[Wire] = weakref.WeakSet()
+
+    def drop(self) -> None:
+        """End what is open without a word to the broker."""
+        for each in list(self.wires):
+            each.drop()
+
+    def get_native_ioloop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def close(self) -> None:  # the loop is not pika's to close, run or stop: the I/O thread does that
+        raise NotImplementedError
+
+    run = stop = close
+
+    def add_callback_threadsafe(self, callback: Callable[..., None]) -> None:
+        self._loop.call_soon_threadsafe(callback)
+
+    def call_later(self, delay: float, callback: Callable[..., None]) -> _Timer:
+        return _Timer(self._loop.call_later(delay, callback))
+
+    def getaddrinfo(
+        self,
+        host: str | bytes | None,
+        port: str | bytes | int | None,
+        on_done: Callable[[Any], None],
+        family: int = 0,
+        socktype: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> _Lookup:
+        return _Lookup(self._loop, on_done, (host, port, family, socktype, proto, flags))
+
+    def connect_socket(
+        self, sock: socket.socket, resolved_addr: tuple[str, int], on_done: Callable[[BaseException | None], None]
+    ) -> _Task:
+        return _Task(self._loop, self._loop.sock_connect(sock, resolved_addr), on_done)
+
+    def create_streaming_connection(
+        self,
+        protocol_factory: Callable[[], nbio_interface.AbstractStreamProtocol],
+        sock: socket.socket,
+        on_done: Callable[[Any], None],
+        ssl_context: SSLContext | None = None,
+        server_hostname: str | None = None,
+    ) -> _Task:
+        async def connect() -> tuple[Wire, nbio_interface.AbstractStreamProtocol]:
+            _, wire = await self._loop.create_connection(
+                lambda: Wire(self, protocol_factory()),
+                sock=sock,
+                ssl=ssl_context,
+                server_hostname=server_hostname if ssl_context else None,
+            )
+            return wire, wire.get_protocol()
+
+        return _Task(self._loop, connect(), on_done)
+
+
+class Wire(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
+    """A transport to pika, a protocol to asyncio.
+
+    It hands pika whole frames: pika keeps a partial one as bytes and copies them with every piece that arrives.
+
+    Some properties that anybody may send make pika raise while it decodes them (a NaN in a header, a date beyond
+    year 9999), which costs the connection; and as the broker then delivers the message again, the next one. So after
+    the first time each message's properties are tried beforehand, and dropped if they are of that kind.
+    """
+
+    def __init__(self, services: IoServices, amqp: nbio_interface.AbstractStreamProtocol) -> None:
+        self._services = services
+        self._io = services.io
+        services.wires.add(self)
+        self._amqp = amqp
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray(READ_BYTES)
+        self._view = memoryview(self._buffer)
+        self._filled = 0
+        self._out: list[bytes] = []
+        self._dropped = False
+
+    # asyncio below
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._amqp.connection_made(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # asyncio's hint is always -1
+        return self._view[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            self._io.turn(self._feed, self._filled + nbytes)
+        except BaseException:
+            self._services.wary = True
+            raise
+
+    def eof_received(self) -> bool:
+        return bool(self._amqp.eof_received())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if exc is None and self._dropped:
+            exc = ConnectionAbortedError("dropped")
+        self._amqp.connection_lost(exc)
+
+    def drop(self) -> None:
+        """Lose the connection: what pika's ``abort`` does, but pika will not take it for its own doing."""
+        self._dropped = True
+        self.abort()
+
+    # pika above
+
+    def write(self, data: bytes) -> None:
+        if not self._out:
+            self._io.at_end(self._flush)
+        self._out.append(data)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._flush()  # the last frame is often the answer that lets the broker close in peace
+            self._transport.abort()
+
+    def get_protocol(self) -> nbio_interface.AbstractStreamProtocol:
+        return self._amqp
+
+    def get_write_buffer_size(self) -> int:
+        waiting = sum(map(len, self._out))
+        return waiting + (self._transport.get_write_buffer_size() if self._transport else 0)
+
+    def _flush(self) -> None:
+        if self._out:
+            out, self._out = self._out, []
+            if self._transport is not None:
+                self._transport.writelines(out)
+
+    def _feed(self, end: int) -> None:
+        buffer, view, wary = self._buffer, self._view, self._services.wary
+        if buffer.startswith(b"AMQP"):  # not a frame: a broker that speaks another version says so and hangs up
+            self._amqp.data_received(bytes(view[:end]))
+            return
+        start = cut = 0  # from start to cut: whole frames
+        while end - cut >= _FRAME_OVERHEAD:
+            after = cut + _PAYLOAD_BYTES.unpack_from(buffer, cut + 3)[0] + _FRAME_OVERHEAD
+            if after > end:
+                break
+            if wary and buffer[cut] == _HEADER_FRAME and not _decodes(view[cut + _PROPERTIES_AT : after - 1]):
+                self._amqp.data_received(bytes(view[start:cut]) + _without_properties(view[cut:after]))
+                start = cut = after
+                continue
+            cut = after
+            if cut - start >= FEED_BYTES:  # few at a time: pika copies the rest after each one
+                self._amqp.data_received(bytes(view[start:cut]))
+                start = cut
+        if cut > start:
+            self._amqp.data_received(bytes(view[start:cut]))
+        self._filled = end - cut
+        if self._filled and cut:
+            view[: self._filled] = view[cut:end]
+        elif self._filled == len(buffer):
+            raise ConnectionError(f"a frame of more than {READ_BYTES} bytes: is this an AMQP broker?")
+
+
+def _decodes(properties: memoryview) -> bool:
+    try:
+        BasicProperties().decode(bytes(properties))
+    except Exception:  # noqa: BLE001  # struct.error, ValueError, OverflowError, pika's own: all mean the same
+        return False
+    return True
+
+
+def _without_properties(frame: memoryview) -> bytes:
+    payload = bytes(frame[7:_PROPERTIES_AT]) + _NO_PROPERTIES
+    return bytes(frame[:3]) + _PAYLOAD_BYTES.pack(len(payload)) + payload + bytes(frame[-1:])
+
+
+class _Timer(nbio_interface.AbstractTimerReference):
+    def __init__(self, handle: asyncio.TimerHandle) -> None:
+        self._handle = handle
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
+class _Task(nbio_interface.AbstractIOReference):
+    """A coroutine whose result, or error, goes to a callback unless it is cancelled."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], on_done: Callable[[Any], None]
+    ) -> None:
+        self._task = loop.create_task(work)
+        self._task.add_done_callback(
+            lambda task: None if task.cancelled() else on_done(task.exception() or task.result())
+        )
+
+    def cancel(self) -> bool:
+        return self._task.cancel()
+
+
+class _Lookup(nbio_interface.AbstractIOReference):
+    """A name looked up on a daemon thread: one of an executor would keep a program from ending while DNS hangs."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_done: Callable[[Any], None], query: Sequence[Any]) -> None:
+        self._loop = loop
+        self._on_done: Callable[[Any], None] | None = on_done
+        threading.Thread(target=self._run, args=(query,), name="kaasq-dns", daemon=True).start()
+
+    def cancel(self) -> bool:
+        pending, self._on_done = self._on_done is not None, None
+        return pending
+
+    def _run(self, query: Sequence[Any]) -> None:
+        result: Any
+        try:
+            result = socket.getaddrinfo(*query)
+        except (OSError, UnicodeError) as error:
+            result = error
+        try:
+            self._loop.call_soon_threadsafe(self._finish, result)
+        except RuntimeError:  # the loop was closed meanwhile
+            return
+
+    def _finish(self, result: Any) -> None:
+        on_done, self._on_done = self._on_done, None
+        if on_done is not None:
+            on_done(result)
