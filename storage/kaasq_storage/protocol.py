@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol, Self
 
 import msgspec
@@ -81,7 +82,9 @@ class Reading(Protocol):
     data: memoryview
 
     def __enter__(self) -> Self: ...
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class Staged(Protocol):
@@ -95,7 +98,10 @@ class Staged(Protocol):
     data: memoryview
 
     def seal(self) -> str:
-        """No more writing; the content hash. Idempotent."""
+        """No more writing; the content hash. Idempotent. From here on ``data`` is read-only.
+
+        Raises BufferError while an array made from ``data`` is alive: it could change what the hash stands for.
+        """
 
     def discard(self) -> None:
         """Give the space back. Does nothing once published."""

@@ -1,0 +1,30 @@
+"""The buffer store: immutable objects, names and outcomes of one pool, in LMDB and files. Nobody else imports lmdb."""
+
+from kaasq_storage.protocol import (
+    DEFAULT_TTL_S,
+    BufferStore,
+    Collected,
+    Named,
+    Object,
+    Outcome,
+    Reading,
+    Staged,
+    Transaction,
+    Usage,
+)
+from kaasq_storage.store import LmdbStore, open_store
+
+__all__ = [
+    "open_store",
+    "BufferStore",
+    "LmdbStore",
+    "Reading",
+    "Staged",
+    "Transaction",
+    "Object",
+    "Named",
+    "Outcome",
+    "Usage",
+    "Collected",
+    "DEFAULT_TTL_S",
+]

@@ -1,0 +1,262 @@
+"""One store's open folder: its two LMDB environments, its capacity and its identity."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import lmdb
+import msgspec
+import structlog
+
+from kaasq.errors import StoreFull, StoreUnavailable
+from kaasq_storage import staging
+from kaasq_storage.faults import REMEDY, Faults
+from kaasq_storage.mounts import network_file_system
+from kaasq_storage.reading import Snapshots
+from kaasq_storage.records import CAPACITY, COUNTERS, FORMAT, STORE, Counters, StoreRecord, split
+
+META_MAP_BYTES: Final = 64 << 30
+BLOB_MAP_BYTES: Final = 1 << 40
+# Address space, not disk: LMDB's files grow as they are written. The same in every process, so that no process ever
+# has to follow another's resizing.
+
+INLINE_BYTES: Final = 64 << 10
+"""Values up to this size lie in the blob environment, larger ones are files (measured: docs/store.md)."""
+MAX_READERS: Final = 512
+_OURS: Final = {"meta", "blobs", "objects", "staging", "lost+found"}
+
+log = structlog.get_logger(__name__)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How this process uses a store; the same for all who open it here."""
+
+    sync: bool = True
+    inline_bytes: int = INLINE_BYTES
+    max_readers: int = MAX_READERS
+
+
+class Environment:
+    """Made by kaasq_storage.registry. ``idle`` is called when the last reading ends."""
+
+    def __init__(self, path: Path, options: Options, idle: Callable[[Environment], None]) -> None:
+        self.path = path
+        self.sync = options.sync
+        self.inline_bytes = options.inline_bytes
+        self.options = options
+        self.staging = path / "staging"
+        self._objects = str(path / "objects")
+        self.users = 0
+        self.forked = False
+        self._write_lock = threading.Lock()
+        self._writer = 0
+        with self.faults():
+            _make_folder(path)
+            self.staging.mkdir(exist_ok=True)
+            (path / "objects").mkdir(exist_ok=True)
+            self.meta = _open(path / "meta", META_MAP_BYTES, options)
+            try:
+                self.blobs = _open(path / "blobs", BLOB_MAP_BYTES, options)
+                try:
+                    self.id = self._identify()
+                    self.reader_check()
+                except BaseException:
+                    self.blobs.close()
+                    raise
+            except BaseException:
+                self.meta.close()
+                raise
+        self.snapshots = Snapshots(self._begin_views, lambda: idle(self))
+        kind = network_file_system(path)
+        if kind is not None:
+            log.warning("store.network_file_system", path=str(path), kind=kind)
+
+    def faults(self, needed: int | None = None) -> Faults:
+        """Translate foreign errors in a with block."""
+        return Faults(self.path, needed)
+
+    def reader_check(self) -> int:
+        """Free the reader slots of processes that died: how many."""
+        return self.meta.reader_check() + self.blobs.reader_check()
+
+    def close(self) -> None:
+        """Close both environments; nothing may refer to their memory any more."""
+        self.meta.close()
+        self.blobs.close()
+
+    def abandon(self) -> None:
+        """In a forked child: never touch LMDB again, not even when the interpreter ends."""
+        self.forked = self.snapshots.forked = True
+        for env in (self.meta, self.blobs):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(env))
+
+    # ----------------------------------------------------------------------------------------------------- reading
+
+    def read(self) -> lmdb.Transaction[bytes]:
+        """A read transaction of the meta environment, to be used in a with block at once."""
+        return self._begin(self.meta)
+
+    def has(self, key: bytes) -> bool:
+        """Whether there is a record under that key, expired or not."""
+        with self.faults(), self.read() as txn:
+            return txn.get(key) is not None
+
+    def value(self, key: bytes) -> bytes | None:
+        """A copy of a value of the blob environment."""
+        with self.faults(), self._begin(self.blobs) as txn:
+            return txn.get(key)
+
+    def file_path(self, key: bytes) -> str:
+        """Where an object's file lies. Text, for a Path takes longer to make than the file to open."""
+        tenant, digest = split(key)
+        ref = digest.hex()
+        return f"{self._objects}/{tenant}/{ref[:2]}/{ref}"
+
+    # ----------------------------------------------------------------------------------------------------- writing
+
+    def begin_write(self) -> lmdb.Transaction[bytes]:
+        """Take the write lock of the store. Only ``end_write`` gives it back to this process's threads."""
+        if self._writer == threading.get_ident():
+            raise RuntimeError("this thread is in a transaction of this store already: finish that one first")
+        self._write_lock.acquire()
+        try:
+            with self.faults():
+                txn = self._begin(self.meta, write=True)
+        except BaseException:
+            self._write_lock.release()
+            raise
+        self._writer = threading.get_ident()
+        return txn
+
+    def end_write(self) -> None:
+        """After commit or abort of what begin_write returned."""
+        self._writer = 0
+        self._write_lock.release()
+
+    def begin_blobs(self) -> lmdb.Transaction[bytes]:
+        """Write to the blob environment, and the lock under which files come and go. Only inside begin_write."""
+        return self._begin(self.blobs, write=True)
+
+    @property
+    def writing(self) -> bool:
+        """Whether this thread is in a transaction."""
+        return self._writer == threading.get_ident()
+
+    def _begin(self, env: lmdb.Environment, *, write: bool = False) -> lmdb.Transaction[bytes]:
+        try:
+            return env.begin(write=write)
+        except (lmdb.MapResizedError, lmdb.ReadersFullError) as error:
+            _mend(env, error)
+            return env.begin(write=write)
+
+    def _begin_views(self) -> lmdb.Transaction[memoryview]:
+        try:
+            return self.blobs.begin(buffers=True)
+        except (lmdb.MapResizedError, lmdb.ReadersFullError) as error:
+            _mend(self.blobs, error)
+            return self.blobs.begin(buffers=True)
+
+    # ---------------------------------------------------------------------------------------------------- capacity
+
+    def usage(self) -> tuple[Counters, int]:
+        """The totals, and the capacity in bytes."""
+        with self.faults(), self.read() as txn:
+            return Counters.load(txn), int.from_bytes(txn.get(CAPACITY) or b"", "big")
+
+    def reserved(self) -> int:
+        """Bytes of the files being staged, by all processes."""
+        with self.faults():
+            return staging.reserved(self.staging)
+
+    def full(self, needed: int, used: int, capacity: int) -> StoreFull:
+        """The error for a store without room."""
+        return StoreFull(
+            f"the store {self.path} has no room for {needed} bytes: {used} of its {capacity} bytes are used; "
+            f"{REMEDY}, or raise the store's capacity",
+            needed=needed,
+            used=used,
+            capacity=capacity,
+            path=str(self.path),
+        )
+
+    def set_capacity(self, capacity: int) -> None:
+        """Change the capacity, for all processes."""
+        txn = self.begin_write()
+        try:
+            with self.faults(), txn:
+                txn.put(CAPACITY, capacity.to_bytes(8, "big"))
+        finally:
+            self.end_write()
+
+    def _identify(self) -> str:
+        with self.read() as txn:
+            raw = txn.get(STORE)
+        if raw is None:
+            with self.meta.begin(write=True) as txn:
+                raw = txn.get(STORE)  # another process may have been faster
+                if raw is None:
+                    if txn.stat()["entries"]:
+                        raise StoreUnavailable(f"{self.path} holds a database that is no kaasq store")
+                    raw = msgspec.json.encode(StoreRecord(format=FORMAT, id=str(uuid.uuid4()), created=time.time()))
+                    disk = os.statvfs(self.path)
+                    capacity = disk.f_bavail * disk.f_frsize // 2
+                    txn.put(STORE, raw)
+                    txn.put(CAPACITY, capacity.to_bytes(8, "big"))
+                    txn.put(COUNTERS, Counters().encode())
+        try:
+            record = msgspec.json.decode(raw, type=StoreRecord)
+        except msgspec.MsgspecError as error:
+            raise StoreUnavailable(f"{self.path} is no kaasq store: {error}") from error
+        if record.format > FORMAT:
+            raise StoreUnavailable(
+                f"the store {self.path} has format {record.format}, this kaasq knows formats up to {FORMAT}: "
+                "use the newer kaasq that wrote it, or another folder"
+            )
+        with self.blobs.begin(write=False) as txn:
+            owner = txn.get(STORE)
+        if owner is None:
+            with self.blobs.begin(write=True) as txn:
+                txn.put(STORE, record.id.encode())
+        elif owner != record.id.encode():
+            raise StoreUnavailable(f"meta and blobs in {self.path} belong to different stores: restore both together")
+        return record.id
+
+
+def _mend(env: lmdb.Environment, error: lmdb.Error) -> None:
+    """Make the next attempt to begin a transaction succeed, or raise."""
+    if isinstance(error, lmdb.MapResizedError):
+        env.set_mapsize(0)  # adopt the size that another program gave it; fails if a reading is open
+    elif not env.reader_check():
+        raise error
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        # Other users of the machine have no business in it; who wants to share it makes the folder beforehand.
+        path.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        present = {each.name for each in path.iterdir()}
+        if "meta" not in present and not present <= _OURS:
+            raise StoreUnavailable(
+                f"{path} is not empty and is no kaasq store: give an empty or a new folder", path=str(path)
+            ) from None
+
+
+def _open(path: Path, map_size: int, options: Options) -> lmdb.Environment:
+    path.mkdir(exist_ok=True)
+    return lmdb.open(
+        str(path),
+        map_size=map_size,
+        sync=options.sync,
+        max_readers=options.max_readers,
+        meminit=False,
+        mode=0o660,
+        max_spare_txns=4,
+    )

@@ -1,0 +1,169 @@
+"""Keys and records of the two LMDB environments, and what a tenant, a name, an id and a reference may look like.
+
+Keys start with one letter for their kind, then the tenant and a NUL, so that a tenant's entries lie together and one
+tenant can never spell another's key. The blob environment uses the same keys for the bytes that belong to them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import struct
+from typing import Final
+
+import lmdb
+import msgspec
+
+from kaasq.checks import BUFFER_NAME
+from kaasq.errors import BadRequest, Forbidden, NameNotFound
+
+FORMAT: Final = 1
+STORE: Final = b"S"  # which store this is: StoreRecord
+COUNTERS: Final = b"U"
+CAPACITY: Final = b"C"
+OBJECT: Final = b"o"  # + tenant NUL hash: ObjectRecord
+NAME: Final = b"n"  # + tenant NUL name: NameRecord
+REPLY: Final = b"r"  # + tenant NUL request id: OutcomeRecord
+EXPIRY: Final = b"e"  # + time + key of what expires then
+FLOOR: Final = b"f"  # + tenant NUL: the highest version that a deleted name ever had
+
+NAME_BYTES: Final = 400  # LMDB's keys have at most 511 bytes
+REQUEST_ID_BYTES: Final = 255  # an AMQP short string
+_TENANT = re.compile(r"[a-z0-9_-]{1,64}")
+_REF = re.compile(r"[0-9a-f]{64}")
+_TIME = struct.Struct(">Q")
+_COUNTERS = struct.Struct("<qqqq")
+
+
+class StoreRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Written once, when the store is made."""
+
+    format: int
+    id: str = ""
+    created: float = 0.0
+
+
+class ObjectRecord(msgspec.Struct, array_like=True):
+    """An object. ``names`` point to it; without any it lives until ``lease``. ``file``: not in the blob environment."""
+
+    nbytes: int
+    created: float
+    file: bool
+    names: int = 0
+    lease: float = 0.0
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def meaning(self) -> tuple[str | None, tuple[int, ...] | None]:
+        """What the bytes mean: dtype and shape."""
+        return self.dtype, self.shape
+
+    def alive(self, now: float) -> bool:
+        """Whether it can be found; if not it only waits for its removal."""
+        return self.names > 0 or self.lease > now
+
+
+class NameRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A name. dtype and shape belong to the name: equal bytes may mean different things under two names."""
+
+    version: int
+    digest: bytes
+    updated: float
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+
+
+class OutcomeRecord(msgspec.Struct, array_like=True, frozen=True):
+    """An outcome; ``reply`` is None where its ``nbytes`` bytes lie in the blob environment."""
+
+    body: str
+    reply: bytes | None
+    nbytes: int
+    created: float
+    expires: float
+
+
+class Counters(msgspec.Struct):
+    """Running totals: bytes of objects and replies, and how many there are of each kind."""
+
+    used: int = 0
+    objects: int = 0
+    names: int = 0
+    outcomes: int = 0
+
+    @classmethod
+    def load(cls, txn: lmdb.Transaction[bytes]) -> Counters:
+        """As they stand in that transaction."""
+        raw = txn.get(COUNTERS)
+        return cls(*_COUNTERS.unpack(raw)) if raw else cls()
+
+    def encode(self) -> bytes:
+        """The bytes to store."""
+        return _COUNTERS.pack(self.used, self.objects, self.names, self.outcomes)
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_object = msgspec.msgpack.Decoder(ObjectRecord).decode
+decode_name = msgspec.msgpack.Decoder(NameRecord).decode
+decode_outcome = msgspec.msgpack.Decoder(OutcomeRecord).decode
+
+
+@functools.lru_cache(maxsize=1024)
+def scope(kind: bytes, tenant: str) -> bytes:
+    """What all keys of that kind and tenant start with. Raises Forbidden for what cannot be a tenant."""
+    # The tenant also names a folder: nothing that means something to a file system gets through.
+    if not _TENANT.fullmatch(tenant):
+        raise Forbidden(
+            f"{tenant[:64]!r} is no tenant of a store: 1 to 64 of a-z, 0-9, '_' and '-'", tenant=tenant[:64]
+        )
+    return kind + tenant.encode() + b"\0"
+
+
+def object_key(tenant: str, ref: str) -> bytes:
+    """The key of an object. Raises NameNotFound for what is no reference."""
+    prefix = scope(OBJECT, tenant)
+    if not _REF.fullmatch(ref):
+        raise NameNotFound(f"{ref[:80]!r} is no reference: 64 hexadecimal digits", ref=ref[:80])
+    return prefix + bytes.fromhex(ref)
+
+
+def name_key(tenant: str, name: str) -> bytes:
+    """The key of a name. Raises BadRequest for what is no name."""
+    prefix = scope(NAME, tenant)
+    if not BUFFER_NAME.fullmatch(name):
+        raise BadRequest(f"{name[:64]!r} is no name: 1 to 200 printable characters")
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"{name[:64]!r} is no name: it cannot be written in UTF-8") from None
+    if len(encoded) > NAME_BYTES:
+        raise BadRequest(
+            f"{name[:64]!r}... takes {len(encoded)} bytes in UTF-8: a name may take {NAME_BYTES} in the store"
+        )
+    return prefix + encoded
+
+
+def reply_key(tenant: str, request_id: str) -> bytes:
+    """The key of a request's outcome. Raises BadRequest for what is no request id."""
+    prefix = scope(REPLY, tenant)
+    encoded = request_id.encode(errors="surrogatepass")
+    if not 1 <= len(encoded) <= REQUEST_ID_BYTES:
+        raise BadRequest(f"a request id has 1 to {REQUEST_ID_BYTES} bytes, this one {len(encoded)}", at="message_id")
+    return prefix + encoded
+
+
+def expiry_key(when: float, key: bytes) -> bytes:
+    """The key under which the expiry index holds that something expires."""
+    return EXPIRY + _TIME.pack(max(0, min(int(when * 1e6), 2**63))) + key
+
+
+def expiring(index_key: bytes) -> bytes:
+    """The key of what that entry of the expiry index is about."""
+    return index_key[len(EXPIRY) + _TIME.size :]
+
+
+def split(key: bytes) -> tuple[str, bytes]:
+    """Tenant, and hash, name or request id, of a key."""
+    tenant, rest = key[1:].split(b"\0", 1)
+    return tenant.decode(), rest

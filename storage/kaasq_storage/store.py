@@ -1,0 +1,298 @@
+"""LmdbStore: the BufferStore over one folder."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Self
+
+from kaasq.errors import BadRequest, KaasqError, NameNotFound, StoreUnavailable
+from kaasq_storage import collect, registry, staging
+from kaasq_storage.environment import INLINE_BYTES, MAX_READERS, Environment, Options
+from kaasq_storage.faults import translated
+from kaasq_storage.ledger import described, lease_end, named, scan
+from kaasq_storage.protocol import DEFAULT_TTL_S, Collected, Named, Object, Outcome, Usage
+from kaasq_storage.reading import GuardedReading, mapped
+from kaasq_storage.records import (
+    NAME,
+    NAME_BYTES,
+    OBJECT,
+    ObjectRecord,
+    decode_name,
+    decode_object,
+    decode_outcome,
+    name_key,
+    object_key,
+    reply_key,
+    scope,
+)
+from kaasq_storage.staging import Bytes, StagedData, as_bytes, hash_of
+from kaasq_storage.transaction import LmdbTransaction, outcome_of
+
+_PAGE: Final = 256  # entries that an iteration fetches at a time
+
+
+class LmdbStore:
+    """See BufferStore. Made by ``open_store``; several of one process may share one folder."""
+
+    def __init__(self, env: Environment, clock: Callable[[], float]) -> None:
+        self.id = env.id
+        self.path = env.path
+        self._shared = env
+        self._clock = clock
+        self._closed = False
+
+    @property
+    def _env(self) -> Environment:
+        if self._closed:
+            raise StoreUnavailable("the store is closed", path=str(self.path))
+        if self._shared.forked:
+            raise StoreUnavailable(registry.forked_message(self.path), path=str(self.path))
+        return self._shared
+
+    # ------------------------------------------------------------------------------------------------------ writing
+
+    def put(
+        self,
+        tenant: str,
+        data: bytes | bytearray | memoryview,
+        *,
+        dtype: str | None = None,
+        shape: tuple[int, ...] | None = None,
+        name: str | None = None,
+        ttl_s: float = DEFAULT_TTL_S,
+    ) -> tuple[Object, int | None]:
+        """See the protocol. Contents that are there already, for long enough, are not written at all."""
+        env, contents = self._env, as_bytes(data)
+        ref = hash_of(contents)
+        lease = lease_end(self._clock(), ttl_s)
+        record = self._record(env, object_key(tenant, ref))
+        if name is not None:
+            name_key(tenant, name)
+        elif record is not None and record.lease >= lease and (dtype, shape) in ((None, None), record.meaning):
+            return described(ref, record), None
+        if record is not None or contents.nbytes <= env.inline_bytes:
+            # No file, so there is no room to reserve; publishing looks whether there is any.
+            staged = StagedData(env, tenant, contents.nbytes, contents, file=False)
+        else:
+            staged = self._stage(env, tenant, contents.nbytes, contents)
+        try:
+            staged.seal(ref)
+            with self.transaction() as txn:
+                return txn.publish(staged, dtype=dtype, shape=shape, name=name, ttl_s=ttl_s)
+        finally:
+            staged.discard()
+
+    def stage(self, tenant: str, nbytes: int) -> StagedData:
+        """See the protocol. Up to 32 MiB ``data`` is memory, above a mapped file."""
+        if nbytes < 1:
+            raise BadRequest(f"an object has at least one byte, not {nbytes}")
+        return self._stage(self._env, tenant, nbytes, None)
+
+    def transaction(self) -> LmdbTransaction:
+        """See the protocol."""
+        return LmdbTransaction(self._env, self._clock())
+
+    def delete(self, tenant: str, *, ref: str | None = None, name: str | None = None) -> None:
+        """See the protocol."""
+        _one(ref, name)
+        with self.transaction() as txn:
+            txn.delete(tenant, ref=ref, name=name)
+
+    def gc(self) -> Collected:
+        """See the protocol."""
+        return collect.collect(self._env, self._clock())
+
+    # ------------------------------------------------------------------------------------------------------ reading
+
+    def lookup(self, tenant: str, *, ref: str | None = None, name: str | None = None) -> Object:
+        """See the protocol."""
+        env = self._env
+        if _one(ref, name) is None:
+            key = object_key(tenant, str(ref))
+            record = self._record(env, key)
+            if record is None:
+                raise NameNotFound(f"the store has no object {ref}", ref=ref)
+            return described(str(ref), record)
+        key = name_key(tenant, str(name))
+        with env.faults(), env.read() as txn:
+            raw = txn.get(key)
+            if raw is not None:
+                entry = decode_name(raw)
+                target = txn.get(scope(OBJECT, tenant) + entry.digest)
+                assert target is not None
+                return named(entry.digest.hex(), decode_object(target), entry)
+        raise NameNotFound(f"the store has no name {name!r}", name=name)
+
+    def open(self, tenant: str, ref: str) -> GuardedReading:
+        """See the protocol."""
+        env, key = self._env, object_key(tenant, ref)
+        record = self._record(env, key)
+        if record is None:
+            raise NameNotFound(f"the store has no object {ref}", ref=ref)
+        exporter: Bytes | None
+        with env.faults():
+            if record.file:
+                exporter = mapped(env.file_path(key), record.nbytes)
+            else:
+                exporter = env.snapshots.view(key)
+        if exporter is None:
+            raise NameNotFound(f"the bytes of object {ref} are gone", ref=ref)
+        return GuardedReading(described(ref, record), exporter)
+
+    def outcome(self, tenant: str, request_id: str) -> Outcome | None:
+        """See the protocol."""
+        env, key = self._env, reply_key(tenant, request_id)
+        with env.faults(), env.read() as txn:
+            raw = txn.get(key)
+        if raw is None:
+            return None
+        record = decode_outcome(raw)
+        return outcome_of(env, key, record) if record.expires > self._clock() else None
+
+    def names(self, tenant: str, prefix: str = "") -> Iterator[Named]:
+        """See the protocol. Fetched some at a time: what changes meanwhile may or may not be seen."""
+        start = scope(NAME, tenant)
+        wanted, after, more = start + prefix.encode(errors="surrogatepass"), b"", True
+        if len(wanted) > len(start) + NAME_BYTES:
+            return  # longer than any name, and than any key
+        while more:
+            env = self._env
+            page: list[Named] = []
+            with env.faults(), env.read() as txn:
+                for key, raw in scan(txn, wanted, after):
+                    entry = decode_name(raw)
+                    target = txn.get(scope(OBJECT, tenant) + entry.digest)
+                    assert target is not None
+                    ref = entry.digest.hex()
+                    page.append(
+                        Named(
+                            name=key[len(start) :].decode(),
+                            version=entry.version,
+                            object=named(ref, decode_object(target), entry),
+                            updated=entry.updated,
+                        )
+                    )
+                    after = key
+                    if len(page) == _PAGE:
+                        break
+                else:
+                    more = False
+            yield from page
+
+    def objects(self, tenant: str) -> Iterator[Object]:
+        """See the protocol. Fetched some at a time, in the order of their hashes."""
+        prefix = scope(OBJECT, tenant)
+        after, more = b"", True
+        while more:
+            env, now = self._env, self._clock()
+            page: list[tuple[bytes, bytes]] = []
+            with env.faults(), env.read() as txn:
+                for entry in scan(txn, prefix, after):
+                    page.append(entry)
+                    if len(page) == _PAGE:
+                        break
+                else:
+                    more = False
+            for key, raw in page:
+                after, record = key, decode_object(raw)
+                if record.alive(now):
+                    yield described(key[len(prefix) :].hex(), record)
+
+    def usage(self) -> Usage:
+        """See the protocol. ``used`` includes what is being staged in files."""
+        env = self._env
+        counters, capacity = env.usage()
+        return Usage(
+            used=counters.used + env.reserved(),
+            capacity=capacity,
+            objects=counters.objects,
+            names=counters.names,
+            outcomes=counters.outcomes,
+        )
+
+    def close(self) -> None:
+        """See the protocol. Readings still open stay valid."""
+        if not self._closed:
+            self._closed = True
+            registry.release(self._shared)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------------ helpers
+
+    def _record(self, env: Environment, key: bytes) -> ObjectRecord | None:
+        """The record of an object that has not expired."""
+        with env.faults(), env.read() as txn:
+            raw = txn.get(key)
+        if raw is None:
+            return None
+        record = decode_object(raw)
+        return record if record.alive(self._clock()) else None
+
+    def _stage(self, env: Environment, tenant: str, nbytes: int, contents: Bytes | None) -> StagedData:
+        scope(OBJECT, tenant)
+        for attempt in ("first", "last"):
+            staged: StagedData | None = None
+            error: KaasqError
+            try:
+                staged = StagedData(env, tenant, nbytes, contents)
+                # Reserved first and counted then, itself included: two at once may both be refused, never both let in.
+                counters, capacity = env.usage()
+                used = counters.used + env.reserved() - (nbytes if staged.file is not None else 0)
+                if used + nbytes <= capacity:
+                    return staged
+                error = env.full(nbytes, used, capacity)
+            except OSError as failed:
+                if failed.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                    raise translated(failed, env.path, nbytes) from failed
+                error = translated(failed, env.path, nbytes)
+            if staged is not None:
+                staged.discard()
+            if attempt == "last" or env.writing:
+                raise error
+            collect.expire(env, self._clock())
+            with env.faults():
+                staging.sweep(env.staging)
+        raise AssertionError("unreachable")
+
+
+def _one(ref: str | None, name: str | None) -> str | None:
+    """The name if that was given, None if it was the ref."""
+    if (ref is None) == (name is None):
+        raise BadRequest("give either ref or name")
+    return name
+
+
+def open_store(
+    path: str | Path,
+    *,
+    capacity: int | None = None,
+    sync: bool = True,
+    inline_bytes: int = INLINE_BYTES,
+    max_readers: int = MAX_READERS,
+    clock: Callable[[], float] = time.time,
+) -> LmdbStore:
+    """Open the store in that folder; an empty or missing folder becomes one.
+
+    ``capacity`` in bytes is remembered by the store, for all who use it; a new store without one takes half of what
+    the disk has free. ``sync``: what was published survives a power cut, not only a crash. ``inline_bytes``: values
+    up to that size lie in LMDB, larger ones are files. Raises StoreUnavailable, StoreFull.
+    """
+    if capacity is not None and capacity < 1:
+        raise BadRequest(f"a store's capacity is {capacity} bytes: it needs some")
+    env = registry.acquire(Path(path), Options(sync=sync, inline_bytes=inline_bytes, max_readers=max_readers))
+    store = LmdbStore(env, clock)
+    try:
+        if capacity is not None and env.usage()[1] != capacity:
+            env.set_capacity(capacity)
+    except BaseException:
+        store.close()
+        raise
+    return store
