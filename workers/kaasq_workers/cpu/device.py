@@ -1,0 +1,171 @@
+"""CpuDevice: the device protocol on the host's own cores. Everything is synchronous; launches release the GIL."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from kaasq.errors import KernelFailed, ModuleRejected
+from kaasq.model import Dim3, Module
+from kaasq_workers.cpu.build import Builder
+from kaasq_workers.cpu.cache import CACHE_BYTES, CodeCache
+from kaasq_workers.cpu.library import CpuKernel, CpuModule, Runtime
+from kaasq_workers.cpu.memory import Allocator, CpuMemory, default_limit
+from kaasq_workers.cpu.toolchain import find_toolchain, no_compiler
+from kaasq_workers.device import Arguments, Limits, LoadedKernel, Mark, Memory
+
+SHARED_PER_BLOCK = 232448  # 227 KiB, an H100's
+
+
+class CpuMark:
+    """A moment: what came before it has run."""
+
+    def __init__(self) -> None:
+        self._ns = time.perf_counter_ns()
+
+    def us_since(self, earlier: Mark) -> float:
+        """Microseconds between two marks."""
+        assert isinstance(earlier, CpuMark)
+        return (self._ns - earlier._ns) / 1e3
+
+
+class CpuStream:
+    """Runs everything at once, in the calling thread or with the help of the pool."""
+
+    def __init__(self, device: CpuDevice) -> None:
+        self._device = device
+
+    def copy_in(self, memory: Memory, data: memoryview, offset: int = 0) -> None:
+        """Host to device. Raises ValueError if it does not fit."""
+        view = _bytes(memory, offset, data.nbytes)
+        view[:] = np.frombuffer(data, np.uint8)
+
+    def copy_out(self, memory: Memory, data: memoryview, offset: int = 0) -> None:
+        """Device to host. Raises ValueError if it does not fit."""
+        np.frombuffer(data, np.uint8)[:] = _bytes(memory, offset, data.nbytes)
+
+    def copy(self, destination: Memory, source: Memory) -> None:
+        """Device to device."""
+        _bytes(destination, 0, source.nbytes)[:] = _bytes(source, 0, source.nbytes)
+
+    def zero(self, memory: Memory) -> None:
+        """Fill with zeros."""
+        _bytes(memory, 0, memory.nbytes).fill(0)
+
+    def launch(self, kernel: LoadedKernel, grid: Dim3, block: Dim3, arguments: Arguments, shared_bytes: int) -> None:
+        """Run a kernel to its end. Raises KernelFailed if it is refused or fails."""
+        assert isinstance(kernel, CpuKernel)
+        self._device.launch(kernel, grid, block, arguments.pointers, shared_bytes)
+
+    def mark(self) -> CpuMark:
+        """Mark this point."""
+        return CpuMark()
+
+    def synchronize(self) -> None:
+        """Nothing is outstanding, ever."""
+
+
+class CpuDevice:
+    """The host's cores as a device.
+
+    ``threads``: how many cores a launch may use (all that this process may run on). ``compiler``: a command, where
+    g++, clang++ or ziglang is not what should be used. ``memory_limit`` in bytes (half of the memory). Raises
+    BadRequest for a compiler that is not there and a ``cache_dir`` that others can write to.
+    """
+
+    name = "cpu"
+
+    def __init__(
+        self,
+        threads: int | None = None,
+        cache_dir: Path | str | None = None,
+        compiler: str | None = None,
+        memory_limit: int | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.limits = Limits(memory=memory_limit or default_limit(), shared_per_block=SHARED_PER_BLOCK)
+        self.poisoned = False
+        self._allocator = Allocator(self.limits.memory)
+        toolchain = find_toolchain(compiler)
+        self._cache = CodeCache(Path(cache_dir or user_cache_path("kaasq") / "cpu"), cache_bytes)
+        self._builder = Builder(toolchain, self._cache) if toolchain else None
+        compiler_name = toolchain.name if toolchain else "no C++ compiler"
+        self.description = f"{_processor()}, {self.threads} threads, {compiler_name}"
+        self._runtime: Runtime | None = None
+        self._lock = threading.Lock()
+
+    def load(self, module: Module, kernels: tuple[str, ...]) -> CpuModule:
+        """Compile a module, or find it compiled. Raises ModuleRejected."""
+        if module.kind != "source":
+            raise ModuleRejected(
+                f"a CPU cannot run {module.kind}, which is code for a GPU: send the module's CUDA C++ source",
+                kind=module.kind,
+            )
+        if self._builder is None:
+            raise no_compiler()
+        self._load_runtime(self._builder)
+        return CpuModule(self._builder.module(module, kernels), kernels, self._cache.work)
+
+    def allocate(self, nbytes: int) -> CpuMemory:
+        """Page-aligned memory. Raises OutOfMemory."""
+        return self._allocator.allocate(nbytes)
+
+    def stream(self) -> CpuStream:
+        """A stream; all streams are alike."""
+        return CpuStream(self)
+
+    def launch(self, kernel: CpuKernel, grid: Dim3, block: Dim3, arguments: int, shared_bytes: int) -> None:
+        """Run a kernel to its end. Raises KernelFailed."""
+        threads = block[0] * block[1] * block[2]
+        if not 1 <= threads <= kernel.threads_per_block:
+            raise KernelFailed(
+                f"kernel {kernel.name!r} takes at most {kernel.threads_per_block} threads per block, "
+                f"{threads} were asked for",
+                kernel=kernel.name,
+                expected=kernel.threads_per_block,
+                given=threads,
+            )
+        for what, given, most in (("block", block, self.limits.block), ("grid", grid, self.limits.grid)):
+            if any(not 1 <= g <= m for g, m in zip(given, most, strict=True)):
+                raise KernelFailed(f"kernel {kernel.name!r}: a {what} is at most {most}, {given} was asked for")
+        if shared_bytes > self.limits.shared_per_block:
+            raise KernelFailed(
+                f"kernel {kernel.name!r}: a block has {self.limits.shared_per_block} bytes of shared memory, "
+                f"{shared_bytes} were asked for",
+                kernel=kernel.name,
+            )
+        assert self._runtime is not None
+        self._runtime.launch(kernel, grid, block, arguments, shared_bytes, threads=self.threads)
+
+    def close(self) -> None:
+        """Nothing to release but what the caller holds: modules and memory go with their last reference."""
+
+    def _load_runtime(self, builder: Builder) -> None:
+        with self._lock:
+            if self._runtime is None:
+                code = builder.runtime()
+                self._runtime = Runtime.load(builder.runtime_name, code, self._cache.work)
+
+
+def _bytes(memory: Memory, offset: int, nbytes: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    assert isinstance(memory, CpuMemory)
+    if offset < 0 or offset + nbytes > memory.nbytes:
+        raise ValueError(f"{nbytes} bytes at offset {offset} are outside of {memory.nbytes} bytes of memory")
+    return memory.bytes[offset : offset + nbytes]
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()

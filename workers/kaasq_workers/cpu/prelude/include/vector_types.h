@@ -1,0 +1,1 @@
+// The prelude has it already: kaasq_cuda.h.

@@ -1,0 +1,185 @@
+"""What is in a module's CUDA C++ source: its kernels, which of them wait at barriers, what a CPU cannot run. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from kaasq.errors import ModuleRejected
+from kaasq_workers.cpu.scan import (
+    Declaration,
+    declarations,
+    directives,
+    function_name,
+    line_of,
+    strip,
+    without_directives,
+)
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+# Words that make a thread wait for others. A kernel from which one can be reached runs its threads on fibers.
+_BARRIER = re.compile(
+    r"__sync(threads|warp)\w*|__(shfl|match|reduce)_\w+|__(ballot|any|all)_sync|__activemask|cooperative_groups"
+    r"|this_thread_block|thread_block\w*|thread_group|tiled_partition|coalesced_(threads|group)"
+)
+
+# (words, what to call it); the first that matches a word of the source counts.
+_UNSUPPORTED: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(words), construct)
+    for words, construct in (
+        (r"asm|__asm__|__asm", "inline assembly (PTX)"),
+        (r"wmma|nvcuda|mma_sync", "tensor core operations (wmma)"),
+        (r"tex[123]D\w*|tex[12]DLayered\w*|texCubemap\w*|cudaTextureObject_t|texture", "textures"),
+        (r"surf[123]D(read|write|Layered)\w*|cudaSurfaceObject_t|surface", "surfaces"),
+        (r"__cluster_dims__|this_cluster|cluster_group|__cluster_\w+", "thread block clusters"),
+        (r"this_grid|grid_group|this_multi_grid", "barriers of a whole grid"),
+        (r"memcpy_async|__pipeline_\w+|cp_async\w*", "asynchronous copies to shared memory"),
+        (r"cudaLaunchDevice\w*|cudaDeviceSynchronize|cudaGraphLaunch", "launches from a kernel"),
+    )
+)
+# Common words, unsupported only where they look like the construct: texture<float> t; surface<void> s;
+_ONLY_AS_TEMPLATE = frozenset({"texture", "surface"})
+
+_DYNAMIC_SHARED = re.compile(r"\b(?:extern\b(?=[^;{}=]*\b__shared__\b)|__shared__\s+extern\b)[^;{}=]*?\[\s*\][^;{}=]*;")
+_ATTRIBUTES = re.compile(
+    r"\bextern\b|\b__shared__\b|\b(?:__align__|alignas)\s*\([^()]*(?:\([^()]*\))?[^()]*\)|\b__attribute__\s*\(\(.*?\)\)"
+)
+_DECLARATOR = re.compile(r"(?P<type>.*?)\b(?P<name>\w+)\s*\[\s*\](?P<rows>(?:\s*\[[^\[\]]+\])*)\s*;", re.DOTALL)
+
+
+class KernelSource(NamedTuple):
+    """A kernel as its source tells it."""
+
+    name: str
+    """With its namespaces: what a name expression for it begins with."""
+    template: bool
+    waits: bool
+    """Whether its threads may wait for each other."""
+    threads_per_block: int | None
+    """The first of its ``__launch_bounds__``, where that is a plain number."""
+
+
+class Construct(NamedTuple):
+    """Something that a CPU cannot run. ``conditional``: it stands within an #if, so it may not be compiled at all."""
+
+    what: str
+    line: int
+    conditional: bool
+
+    def rejection(self, log: str | None = None) -> ModuleRejected:
+        """The error that names it."""
+        return ModuleRejected(
+            f"kernel.cu:{self.line}: {self.what} cannot run on the cpu device; it needs a GPU",
+            construct=self.what,
+            line=self.line,
+            log=log,
+        )
+
+
+class Source:
+    """One module's source, read once."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._stripped = strip(text)
+        self._code = without_directives(self._stripped)
+        self._declarations = declarations(self._stripped)
+        self._by_name: dict[str, list[Declaration]] = {}
+        for each in self._declarations:
+            for name in each.names:
+                self._by_name.setdefault(name, []).append(each)
+        self.words = frozenset(_WORD.findall(self._stripped))
+
+    def kernels(self) -> list[KernelSource]:
+        """The kernels, in the order in which they are defined."""
+        found: dict[str, KernelSource] = {}
+        for each in self._declarations:
+            name = function_name(list(each.head)) if "__global__" in each.head else None
+            if name:
+                qualified = "::".join((*each.scope, *name))
+                before = found.get(qualified)
+                limit = _launch_bound(each.head)
+                found[qualified] = KernelSource(
+                    qualified,
+                    "template" in each.head,
+                    self.waits(name[-1]) or bool(before and before.waits),
+                    limit or (before.threads_per_block if before else None),
+                )
+        return list(found.values())
+
+    def waits(self, expression: str) -> bool:
+        """Whether a barrier can be reached from what a name expression mentions. Errs towards yes."""
+        seen: set[str] = set()
+        pending = set(_WORD.findall(expression))
+        while pending:
+            word = pending.pop()
+            seen.add(word)
+            if _BARRIER.fullmatch(word):
+                return True
+            for each in self._by_name.get(word, ()):
+                pending |= each.words - seen
+        return False
+
+    @property
+    def prints(self) -> bool:
+        """Whether it calls printf."""
+        return "printf" in self.words
+
+    def unsupported(self) -> list[Construct]:
+        """What a CPU cannot run, in order."""
+        conditional = self._conditional_ranges()
+        found = []
+        for match in re.finditer(r"[A-Za-z_]\w*|<<<", self._code):
+            word = match[0]
+            if word == "<<<":
+                what: str | None = "launches from a kernel (<<< >>>)"
+            else:
+                what = next((what for words, what in _UNSUPPORTED if words.fullmatch(word)), None)
+                if word in _ONLY_AS_TEMPLATE and not self._code[match.end() :].lstrip().startswith("<"):
+                    what = None
+            if what:
+                inside = any(start <= match.start() < end for start, end in conditional)
+                found.append(Construct(what, line_of(self.text, match.start()), inside))
+        return found
+
+    def _conditional_ranges(self) -> list[tuple[int, int]]:
+        ranges: list[tuple[int, int]] = []
+        starts: list[int] = []
+        for match in directives(self._stripped):
+            if match[1] in {"if", "ifdef", "ifndef"}:
+                starts.append(match.start())
+            elif match[1] == "endif" and starts:
+                ranges.append((starts.pop(), match.end()))
+        return ranges + [(start, len(self.text)) for start in starts]
+
+    def rewritten(self) -> str:
+        """The source with dynamic shared memory as pointers to the block's one piece of it; lines stay where they are.
+
+        ``extern __shared__ T name[];`` declares an array of unknown length, which exists on no host.
+        """
+        edits = []
+        for match in _DYNAMIC_SHARED.finditer(self._code):
+            declarator = _DECLARATOR.fullmatch(_ATTRIBUTES.sub(" ", match[0]).strip())
+            if declarator is None:
+                continue
+            kind, name, rows = " ".join(declarator["type"].split()), declarator["name"], declarator["rows"].strip()
+            storage = "static thread_local " if self._at_file_scope(match.start()) else ""
+            pointer = f"kaasq_dynamic_shared<{kind}>()" if not rows else f"({kind} (*){rows})kaasq_shared"
+            declared = f"{kind}* const {name}" if not rows else f"{kind} (*const {name}){rows}"
+            lines = "\n" * match[0].count("\n")
+            edits.append((match.span(), f"{storage}{declared} = {pointer};{lines}"))
+        text = self.text
+        for (start, end), replacement in reversed(edits):
+            text = text[:start] + replacement + text[end:]
+        return text
+
+    def _at_file_scope(self, at: int) -> bool:
+        """Whether a statement there is a declaration at namespace level, not inside a function."""
+        start = max((each.at for each in self._declarations if each.head and each.at <= at), default=at)
+        return "{" not in self._code[start:at]
+
+
+def _launch_bound(head: tuple[str, ...]) -> int | None:
+    at = head.index("__launch_bounds__") + 2 if "__launch_bounds__" in head else len(head)
+    return int(head[at]) if at < len(head) and head[at].isdecimal() else None
