@@ -1,0 +1,150 @@
+"""CudaDevice: one GPU. CUDA is imported when it is opened, so that a base install can name the class."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from kaasq.errors import KaasqError, ModuleRejected, WorkerFailed
+from kaasq.model import Module
+from kaasq_workers.cuda.code_cache import CodeCache
+from kaasq_workers.cuda.images import Image, cubin_image, fatbin_architectures, fatbin_image
+from kaasq_workers.device import Limits
+
+if TYPE_CHECKING:
+    from kaasq_workers.cuda.memory import CudaMemory
+    from kaasq_workers.cuda.module import CudaModule
+    from kaasq_workers.cuda.stream import CudaStream
+
+log = structlog.get_logger(__name__)
+
+# Of the memory free at the start: the rest is for the modules' code, kernels' stacks and libraries' workspaces.
+DEFAULT_MEMORY_SHARE = 0.9
+
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # device attributes that CuPy has no names for
+
+
+class CudaDevice:
+    """A GPU, by its index. Used from one thread, the one that opens it.
+
+    It shares the GPU's primary context with CuPy, cuda.core and any library in the process. ``memory_limit``: bytes
+    that allocations may take together. ``cache_dir``: where compiled code is kept, None for nowhere. Raises
+    WorkerFailed if there is no such GPU or CUDA is not installed.
+    """
+
+    def __init__(self, index: int = 0, *, memory_limit: int | None = None, cache_dir: Path | None = None) -> None:
+        self.name = f"cuda:{index}"
+        self.poisoned = False
+        self._closed = False
+        try:
+            from cupy.cuda import runtime
+
+            from kaasq_workers.cuda.compiler import Compiler
+            from kaasq_workers.cuda.memory import MemoryPool
+            from kaasq_workers.cuda.module import CudaModule
+            from kaasq_workers.cuda.stream import CudaStream
+        except ImportError as error:
+            raise WorkerFailed(
+                f"{self.name} needs CuPy and cuda-core: pip install 'kaasq[cuda13]' (or cuda12) ({error})"
+            ) from error
+        self._runtime = runtime
+        self._new_module, self._new_stream = CudaModule, CudaStream
+        try:
+            count = runtime.getDeviceCount()
+            if not 0 <= index < count:
+                raise WorkerFailed(f"there is no {self.name}: CUDA sees {count} GPU{'' if count == 1 else 's'} here")
+            runtime.setDevice(index)
+            runtime.free(0)  # has CUDA make the primary context, and make it current in this thread
+            free, total = runtime.memGetInfo()
+            model = runtime.getDeviceProperties(index)["name"].decode()
+        except runtime.CUDARuntimeError as error:
+            raise WorkerFailed(f"{self.name} cannot be used: {error}") from error
+
+        def attribute(which: int) -> int:
+            return int(runtime.deviceGetAttribute(which, index))
+
+        self._capability = (attribute(_CAPABILITY_MAJOR), attribute(_CAPABILITY_MINOR))
+        limit = min(memory_limit, total) if memory_limit else int(free * DEFAULT_MEMORY_SHARE)
+        self.limits = Limits(
+            memory=limit,
+            shared_per_block=attribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin),
+            threads_per_block=attribute(runtime.cudaDevAttrMaxThreadsPerBlock),
+            grid=(
+                attribute(runtime.cudaDevAttrMaxGridDimX),
+                attribute(runtime.cudaDevAttrMaxGridDimY),
+                attribute(runtime.cudaDevAttrMaxGridDimZ),
+            ),
+            block=(
+                attribute(runtime.cudaDevAttrMaxBlockDimX),
+                attribute(runtime.cudaDevAttrMaxBlockDimY),
+                attribute(runtime.cudaDevAttrMaxBlockDimZ),
+            ),
+        )
+        self._compiler = Compiler(self._capability, CodeCache(cache_dir))
+        self._memory = MemoryPool(self, limit)
+        cuda = runtime.driverGetVersion()
+        self.description = (
+            f"{model} ({self._compiler.architecture}, driver for CUDA {cuda // 1000}.{cuda % 1000 // 10}, "
+            f"NVRTC {self._compiler.version})"
+        )
+
+    def load(self, module: Module, kernels: tuple[str, ...]) -> CudaModule:
+        """Compile or take the module and put it on the device. Raises ModuleRejected."""
+        started = time.perf_counter()
+        try:
+            image = self._image(module, kernels)
+            compiled = time.perf_counter()
+            loaded = self._new_module(image, kernels, self._described(module), self, self.limits.shared_per_block)
+        except KaasqError as error:
+            log.info("module.rejected", module=module.hash[:16], kind=module.kind, code=error.code)
+            raise
+        log.debug(
+            "module.loaded",
+            module=module.hash[:16],
+            kind=module.kind,
+            compile_us=round((compiled - started) * 1e6),
+            load_us=round((time.perf_counter() - compiled) * 1e6),
+        )
+        return loaded
+
+    def allocate(self, nbytes: int) -> CudaMemory:
+        """Memory with undefined contents, aligned to 512 bytes. Raises OutOfMemory."""
+        return self._memory.allocate(nbytes)
+
+    def stream(self) -> CudaStream:
+        """A new stream that runs beside all others."""
+        return self._new_stream(self)
+
+    def close(self) -> None:
+        """Wait for what runs and give the memory back."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._runtime.deviceSynchronize()
+            self._memory.close()
+        except self._runtime.CUDARuntimeError as error:
+            if not self.poisoned:  # else this is the same failure once more
+                log.warning("device.close_failed", device=self.name, reason=str(error))
+
+    def _described(self, module: Module) -> str:
+        """The module, for the message that says it does not load."""
+        if module.kind != "fatbin":
+            return f"the {module.kind}"
+        held = ", ".join(fatbin_architectures(module.code))
+        return f"the fatbin (for {held or 'nothing'}; the device is sm_{self._capability[0]}{self._capability[1]})"
+
+    def _image(self, module: Module, kernels: tuple[str, ...]) -> Image:
+        match module.kind:
+            case "source":
+                return self._compiler.compile_source(module.source, module.options, kernels)
+            case "ptx":
+                return self._compiler.compile_ptx(module.code, kernels)
+            case "cubin":
+                return cubin_image(module.code, kernels, self._capability)
+            case "fatbin":
+                return fatbin_image(module.code)
+        raise ModuleRejected(f"{self.name} cannot run a module of kind {module.kind!r}")
