@@ -19,7 +19,9 @@ class Kernel:
     def __init__(self, *sizes: int, pointers: tuple[bool | None, ...] | None = None) -> None:
         self.name = "k"
         kinds = pointers or (None,) * len(sizes)
-        self.parameters = tuple(Parameter(8 * i, size, kind) for i, (size, kind) in enumerate(zip(sizes, kinds)))
+        self.parameters: tuple[Parameter, ...] | None = tuple(
+            Parameter(8 * i, *each) for i, each in enumerate(zip(sizes, kinds, strict=True))
+        )
 
 
 def graph(*constants, scalar: str | None = None) -> Graph:
@@ -74,6 +76,6 @@ def test_what_does_not_fit_the_table_is_refused_naming_the_argument(kernel, comp
 
 
 def test_a_kernel_without_a_table_takes_what_the_graph_says():
-    kernel = Kernel(8)
+    kernel = Kernel()
     kernel.parameters = None
     assert packed(graph(np.int32(5)), kernel).count == 2

@@ -48,7 +48,8 @@ def test_a_tag_that_was_answered_before_the_death_is_not_blamed():
 def test_one_killer_among_innocents_is_found_within_three_deaths(tags, choice):
     """Whatever the order: the killer dies, nobody else does."""
     killer = sorted(tags)[choice % len(tags)]
-    pending, suspicions = sorted(tags), {}
+    pending = sorted(tags)
+    suspicions: dict[int, Suspicion] = {}
     dead: list[int] = []
     for _ in range(KILLS_UNTIL_DEAD):
         verdict = judge(pending, killer, suspicions)

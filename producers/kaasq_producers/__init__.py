@@ -1,0 +1,8 @@
+"""The producer's side: a client that publishes graphs, awaits their results and reads and writes the buffer store."""
+
+from kaasq.messages import Stored
+from kaasq_producers.client import Client
+from kaasq_producers.outputs import Result
+from kaasq_producers.references import BufferRef, Keep
+
+__all__ = ["BufferRef", "Client", "Keep", "Result", "Stored"]

@@ -1,0 +1,195 @@
+"""The client's side of the buffer store: opened on first use, arrays in and out of it."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kaasq.dtypes import canonical
+from kaasq.errors import BadRequest, BufferMissing
+from kaasq_producers.references import BufferRef
+from kaasq_producers.values import RAW_FORMATS, flat
+from kaasq_storage import open_store
+from kaasq_storage.protocol import DEFAULT_TTL_S, BufferStore, Collected, Named, Object, Usage
+
+REF = re.compile(r"[0-9a-f]{64}", re.ASCII)
+Array = npt.NDArray[Any]
+
+
+class Buffers:
+    """One tenant's arrays in a store. Thread-safe.
+
+    The store is opened when it is first needed, so a client of small messages never touches the disk; and again for
+    a single read after ``close``, so that a result may be looked at after the client's ``with`` block.
+    """
+
+    def __init__(self, store: BufferStore | Path, tenant: str, *, capacity: int, sync: bool) -> None:
+        self._given = store
+        self.tenant = tenant
+        self._capacity, self._sync = capacity, sync
+        self._opened: BufferStore | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @property
+    def id(self) -> str | None:
+        """The store's id, if it has been needed so far."""
+        return None if self._opened is None else self._opened.id
+
+    @property
+    def path(self) -> Path:
+        """The store's folder."""
+        return self._given if isinstance(self._given, Path) else self._given.path
+
+    def put(
+        self, value: Any, *, name: str | None = None, ttl_s: float = DEFAULT_TTL_S, dtype: Any = None, shape: Any = None
+    ) -> BufferRef:
+        """Store an array with its dtype and shape, or bytes (with ``dtype`` and ``shape`` if they are given)."""
+        if isinstance(value, (bytes, bytearray)) or (isinstance(value, memoryview) and value.format in RAW_FORMATS):
+            data, kind, dims = _described_bytes(value, dtype, shape)
+        else:
+            if dtype is not None or shape is not None:
+                raise BadRequest("dtype and shape are for bytes; an array says dtype and shape itself", at="put")
+            array = np.asarray(value)
+            named = canonical(array.dtype)
+            if named is None:
+                raise BadRequest(
+                    f"an array of {array.dtype} cannot be stored as such; store array.tobytes() or a view as uint8",
+                    at="put",
+                )
+            data, kind, dims = flat(array), named, array.shape
+        if not data.nbytes:
+            raise BadRequest("there is nothing to store: the data has 0 bytes", at="put")
+        with self._store() as store:
+            made, version = store.put(self.tenant, data, dtype=kind, shape=dims, name=name, ttl_s=ttl_s)
+        return reference(made, name, version)
+
+    def get(self, key: str | BufferRef) -> Array:
+        """A copy of a stored array, with its dtype and shape (uint8 if it has none). Raises NameNotFound."""
+        with self._store() as store:
+            found = store.lookup(self.tenant, **which(key))
+            return self._read(store, found.ref, found.dtype, found.shape)
+
+    def read(self, ref: str, dtype: str | None, shape: tuple[int, ...] | None) -> Array:
+        """A copy of an object's bytes as that dtype and shape. Raises NameNotFound."""
+        with self._store() as store:
+            return self._read(store, ref, dtype, shape)
+
+    def delete(self, key: str | BufferRef) -> None:
+        """Remove a name, or an unnamed object by its ref. Raises NameNotFound."""
+        with self._store() as store:
+            store.delete(self.tenant, **which(key))
+
+    def names(self, prefix: str = "") -> list[Named]:
+        """The names that start so, in order."""
+        with self._store() as store:
+            return list(store.names(self.tenant, prefix))
+
+    def objects(self) -> list[Object]:
+        """All objects, named or not."""
+        with self._store() as store:
+            return list(store.objects(self.tenant))
+
+    def gc(self) -> Collected:
+        """Remove what has expired."""
+        with self._store() as store:
+            return store.gc()
+
+    def usage(self) -> Usage:
+        """How full the store is."""
+        with self._store() as store:
+            return store.usage()
+
+    def close(self) -> None:
+        """Close the store, if this opened it. Idempotent."""
+        with self._lock:
+            self._closed = True
+            if self._opened is not None and isinstance(self._given, Path):
+                self._opened.close()
+                self._opened = None
+
+    @contextmanager
+    def _store(self) -> Iterator[BufferStore]:
+        if not isinstance(self._given, Path):
+            self._opened = self._given
+            yield self._given
+            return
+        with self._lock:
+            if not self._closed and self._opened is None:
+                self._opened = self._open(self._given)
+            store = self._opened
+        if store is not None:
+            yield store
+            return
+        store = self._open(self._given)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    def _open(self, path: Path) -> BufferStore:
+        return open_store(path, capacity=self._capacity, sync=self._sync)
+
+    def _read(self, store: BufferStore, ref: str, dtype: str | None, shape: tuple[int, ...] | None) -> Array:
+        with store.open(self.tenant, ref) as reading:
+            return owned(reading.data, dtype, shape)
+
+
+def which(key: str | BufferRef) -> dict[str, str]:
+    """A key as the store's keyword: 64 hexadecimal digits are a ref, everything else is a name."""
+    if isinstance(key, BufferRef):
+        return {"ref": key.ref}
+    if not isinstance(key, str):
+        raise BadRequest(f"expected a name, a ref or a BufferRef, given a {type(key).__name__}")
+    return {"ref": key} if REF.fullmatch(key) else {"name": key}
+
+
+def reference(made: Object, name: str | None = None, version: int | None = None) -> BufferRef:
+    """The store's object as a user holds it."""
+    return BufferRef(ref=made.ref, nbytes=made.nbytes, dtype=made.dtype, shape=made.shape, name=name, version=version)
+
+
+def owned(data: bytes | memoryview, dtype: str | None, shape: tuple[int, ...] | None) -> Array:
+    """The bytes as a writable array with memory of its own. Raises ValueError if they do not fit dtype and shape."""
+    kind = np.dtype(np.uint8 if dtype is None else dtype)
+    array = np.frombuffer(data, kind)
+    if shape is not None:
+        array = array.reshape(shape)
+    return array.copy()
+
+
+def missing(error: BufferMissing, ours: Buffers, theirs: str) -> BufferMissing:
+    """The same error, saying so if the worker uses another store than the one that this client uses."""
+    if not theirs or ours.id is None or ours.id == theirs:
+        return error
+    return type(error)(
+        f"{error.message}. The worker uses store {theirs}, but this client uses store {ours.id} in {ours.path}: give "
+        f"both the same folder (--store, KAASQ_STORE, Client(store=...))",
+        **{**error.detail, "worker_store": theirs, "client_store": ours.id},
+    )
+
+
+def _described_bytes(
+    value: bytes | bytearray | memoryview, dtype: Any, shape: Any
+) -> tuple[memoryview, str | None, tuple[int, ...] | None]:
+    data = memoryview(value)
+    data = data.cast("B") if data.c_contiguous else memoryview(data.tobytes())
+    if dtype is None:
+        if shape is not None:
+            raise BadRequest("a shape needs a dtype", at="put")
+        return data, None, None
+    kind = canonical(dtype)
+    if kind is None:
+        raise BadRequest(f"{dtype!r} is no dtype", at="put")
+    size = np.dtype(kind).itemsize
+    dims = (data.nbytes // size,) if shape is None else tuple(int(each) for each in shape)
+    if int(np.prod(dims, dtype=np.int64)) * size != data.nbytes:
+        raise BadRequest(f"{data.nbytes} bytes were given, but {kind} {dims} takes another size", at="put")
+    return data, kind, dims

@@ -1,0 +1,109 @@
+"""``kaasq run``: a request written by hand, its inputs and outputs in files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kaasq.cli import settings_options
+from kaasq.errors import BadRequest
+from kaasq.log import configure
+from kaasq.messages import Stored
+from kaasq.settings import load_settings
+from kaasq_producers import shown
+from kaasq_producers.buffers import which
+from kaasq_producers.client import Client
+from kaasq_producers.files import read_request, read_value, write_value
+
+
+@click.command()
+@click.argument("request_file", metavar="REQUEST")
+@settings_options("broker_url", "store", "pool")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="NAME=FILE", help="Bind a .npy or raw file, or @NAME in the store."
+)
+@click.option("--scalar", "scalars", multiple=True, metavar="NAME=NUMBER", help="Set a scalar.")
+@click.option("--output", "outputs", multiple=True, metavar="NAME=FILE", help="Write an output: .npy, or raw bytes.")
+@click.option("--keep", multiple=True, metavar="OUTPUT=NAME", help="Keep an output in the store under a name.")
+@click.option("--timeout", type=float, metavar="S", help="Seconds to wait for the reply.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def run(
+    *,
+    request_file: str,
+    inputs: tuple[str, ...],
+    scalars: tuple[str, ...],
+    outputs: tuple[str, ...],
+    keep: tuple[str, ...],
+    timeout: float | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    r"""Run the request (or graph alone) in a JSON or MessagePack file; "-" is standard input.
+
+    \b
+    kaasq run saxpy.json --input x=x.npy --input y=y.npy --scalar a=3 --output out=out.npy
+    kaasq run model.json --input image=image.npy --input weights=@model/w1 --keep scores=scores/1
+    kaasq run saxpy.json --input x=x.npy --input y=y.npy --json | jq .timings
+    """
+    settings = load_settings(flags)
+    configure("warning", settings.log_format)  # standard output is for what was asked for
+    request = read_request(request_file)
+    bind: dict[str, Any] = dict(request.bind)
+    bind |= _pairs("--input", inputs, _input)
+    files = _pairs("--output", outputs, Path)
+    assert not isinstance(request.graph, str)
+    for name in files:
+        buffer = request.graph.buffer(name)
+        if buffer is None or not buffer.returned:
+            raise BadRequest(f"the graph has no output {name!r}", at="--output")
+    if timeout is None and request.timeout_ms is not None:
+        timeout = request.timeout_ms / 1000
+    with Client(settings=settings) as client:
+        result = client.run(
+            request.graph,
+            timeout=timeout,
+            bind=bind,
+            scalars={**request.scalars, **_pairs("--scalar", scalars, _number)},
+            keep={**request.keep, **_pairs("--keep", keep, str)},
+        )
+        for name, path in files.items():
+            write_value(path, result[name])
+        written = {name: str(path) for name, path in files.items()}
+        if as_json:
+            click.echo(json.dumps(shown.result_json(result, written)))
+        else:
+            click.echo("\n".join(shown.result_lines(result, written)))
+
+
+def _pairs(option: str, given: tuple[str, ...], convert: Callable[[str], Any]) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not name or not value:
+            raise click.UsageError(f"{option} {each!r}: expected NAME=VALUE")
+        pairs[name] = convert(value)
+    return pairs
+
+
+def _input(value: str) -> Any:
+    if not value.startswith("@"):
+        return read_value(Path(value))
+    key = which(value[1:])
+    return Stored(ref=key.get("ref"), name=key.get("name"))
+
+
+def _number(text: str) -> bool | int | float:
+    if text in {"true", "false"}:
+        return text == "true"
+    try:
+        return int(text, 0)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise BadRequest(f"{text!r} is no number", at="--scalar") from None

@@ -1,0 +1,158 @@
+"""The commands for the buffer store: ``kaasq put``, ``get``, ``ls``, ``rm``, ``gc``. They need no broker."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import numpy as np
+
+from kaasq.cli import settings_options
+from kaasq.codec import plain
+from kaasq.errors import BadRequest, StoreUnavailable
+from kaasq.log import configure
+from kaasq.settings import Settings, load_settings
+from kaasq_producers import shown
+from kaasq_producers.client import Client
+from kaasq_producers.files import read_value, write_value
+from kaasq_storage.protocol import DEFAULT_TTL_S
+
+_store = settings_options("broker_url", "store", "pool")  # the broker's URL says whose store it is: its user
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_store
+@click.option("--name", metavar="NAME", help="Name it; a name that exists points to this from now on.")
+@click.option("--ttl", type=float, default=DEFAULT_TTL_S, show_default=True, help="Seconds kept if it has no name.")
+@click.option("--dtype", metavar="TYPE", help="Element type of a raw file, such as float32.")
+@click.option("--shape", metavar="N,M,...", help="Shape of a raw file.")
+@_as_json
+def put(
+    *, file: Path, name: str | None, ttl: float, dtype: str | None, shape: str | None, as_json: bool, **flags: Any
+) -> None:
+    r"""Store a .npy file with its dtype and shape, or any other file's bytes.
+
+    \b
+    kaasq put weights.npy --name model/w1
+    kaasq put frame.bin --dtype uint8 --shape 1080,1920,3 --name frame
+    """
+    value = read_value(file)
+    if isinstance(value, np.ndarray) and (dtype or shape):
+        raise BadRequest("a .npy file says dtype and shape itself", at="--dtype")
+    with Client(settings=_settings(flags)) as client:
+        ref = client.put(value, name, ttl, dtype=dtype, shape=_shape(shape))
+    if as_json:
+        click.echo(msgspec.json.encode(ref))
+    else:
+        click.echo(f"{ref.ref}  {shown.size(ref.nbytes)}" + (f"  {name} version {ref.version}" if name else ""))
+
+
+@click.command()
+@click.argument("key", metavar="NAME|REF")
+@click.argument("file", type=click.Path(path_type=Path))
+@_store
+def get(key: str, file: Path, **flags: Any) -> None:
+    r"""Write a stored array to a .npy file, or its bytes to any other.
+
+    \b
+    kaasq get y/1 y.npy
+    """
+    with _existing(flags) as client:
+        array = client.get(key)
+    write_value(file, array)
+    click.echo(f"{file}: {array.dtype} {array.shape}, {shown.size(array.nbytes)}")
+
+
+@click.command()
+@click.argument("prefix", default="")
+@_store
+@click.option("--objects", is_flag=True, help="List objects, named or not, instead of names.")
+@_as_json
+def ls(prefix: str, objects: bool, as_json: bool, **flags: Any) -> None:
+    r"""List the store's names that start with PREFIX, or its objects.
+
+    \b
+    kaasq ls model/
+    kaasq ls --objects --json
+    """
+    with _existing(flags) as client:
+        listed: list[Any] = (
+            [each for each in client.buffers.objects() if each.ref.startswith(prefix)]
+            if objects
+            else client.names(prefix)
+        )
+        usage = client.buffers.usage()
+    if as_json:
+        click.echo(json.dumps([plain(each) for each in listed]))
+        return
+    console = shown.console()
+    if listed:
+        console.print(shown.objects_table(listed) if objects else shown.names_table(listed))
+    console.print(shown.usage_line(usage))
+
+
+@click.command()
+@click.argument("keys", metavar="NAME|REF...", nargs=-1, required=True)
+@_store
+def rm(keys: tuple[str, ...], **flags: Any) -> None:
+    r"""Remove names, or unnamed objects by their refs. What nothing points to any more goes with its last name.
+
+    \b
+    kaasq rm y/1 y/2
+    """
+    with _existing(flags) as client:
+        for key in keys:
+            client.delete(key)
+            click.echo(f"removed {key}")
+
+
+@click.command()
+@_store
+@_as_json
+def gc(as_json: bool, **flags: Any) -> None:
+    """Remove what has expired or was left behind by a crash. Workers do this by themselves, every minute."""
+    started = time.monotonic()
+    with _existing(flags) as client:
+        collected = client.buffers.gc()
+        usage = client.buffers.usage()
+    if as_json:
+        click.echo(json.dumps({"removed": plain(collected), "usage": plain(usage)}))
+        return
+    click.echo(
+        f"removed {collected.objects} objects ({shown.size(collected.nbytes)}), {collected.outcomes} outcomes, "
+        f"{collected.orphans} orphans, {collected.stale_readers} stale readers in {time.monotonic() - started:.2f} s"
+    )
+    click.echo(shown.usage_line(usage))
+
+
+def _settings(flags: dict[str, Any]) -> Settings:
+    settings = load_settings(flags)
+    configure("warning", settings.log_format)  # standard output is for what was asked for
+    return settings
+
+
+def _existing(flags: dict[str, Any]) -> Client:
+    """A client of a store that exists: looking into a mistyped folder must not make a store there."""
+    settings = _settings(flags)
+    if not settings.store_path.is_dir():
+        raise StoreUnavailable(
+            f"there is no store in {settings.store_path}: a worker or `kaasq put` makes one (--store or KAASQ_STORE "
+            f"say where)",
+            path=str(settings.store_path),
+        )
+    return Client(settings=settings)
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(each) for each in text.replace("x", ",").split(",") if each)
+    except ValueError:
+        raise BadRequest(f"{text!r} is no shape: expected N,M,...", at="--shape") from None

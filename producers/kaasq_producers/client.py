@@ -1,0 +1,215 @@
+"""The client for threads: run graphs and wait, or get futures; put and get arrays."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from kaasq.broker import Broker
+from kaasq.errors import BadRequest, BrokerLost, ReplyTimeout
+from kaasq.log import quieten
+from kaasq.settings import Settings, load_settings
+from kaasq_producers.buffers import Array, Buffers
+from kaasq_producers.calls import Call, OnResult
+from kaasq_producers.core import ClientCore
+from kaasq_producers.outputs import Result
+from kaasq_producers.prepare import AnyGraph, Prepared, Preparer
+from kaasq_producers.references import BufferRef
+from kaasq_producers.waiting import ResultFuture, Waiter
+from kaasq_storage.protocol import DEFAULT_TTL_S, BufferStore, Named
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+class Client:
+    """Runs graphs on a pool of workers, and reads and writes the pool's store. Thread-safe.
+
+    ``broker`` is a URL or a Broker, which the client then opens and closes. What is not given comes from
+    ``settings``, or else from the environment and ``kaasq.toml``. It connects with the first request (or ``connect``)
+    and opens the store when it is first needed, so ``put`` needs no broker and a small request no store.
+    """
+
+    def __init__(
+        self,
+        broker: str | Broker | None = None,
+        *,
+        store: str | Path | BufferStore | None = None,
+        pool: str | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        flags = {
+            "broker_url": broker if isinstance(broker, str) else None,
+            "store": str(store) if isinstance(store, (str, Path)) else None,
+            "pool": pool,
+        }
+        if settings is None:
+            settings = load_settings(flags)
+        else:
+            settings = msgspec.structs.replace(settings, **{k: v for k, v in flags.items() if v is not None})
+        self.settings = settings
+        self._broker = None if isinstance(broker, str) else broker
+        self.tenant = settings.tenant if self._broker is None else self._broker.tenant
+        self.buffers = Buffers(
+            settings.store_path if store is None or isinstance(store, (str, Path)) else store,
+            self.tenant,
+            capacity=settings.store_capacity,
+            sync=settings.store_sync,
+        )
+        self._preparer = Preparer(settings, self.buffers)
+        self._core: ClientCore | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def run(
+        self,
+        graph: AnyGraph,
+        /,
+        *,
+        timeout: float | None = None,
+        bind: Mapping[str, Any] | None = None,
+        scalars: Mapping[str, Any] | None = None,
+        keep: Mapping[str, str] | None = None,
+        **bindings: Any,
+    ) -> Result:
+        """Publish a request and wait for its result, ``timeout`` seconds at most.
+
+        ``bindings`` are the graph's inputs (arrays, bytes, lists, numbers, BufferRef, Stored), scalars, and
+        ``Keep(name)`` for outputs. What clashes with a parameter's name goes into ``bind`` or ``scalars``; an inout to
+        be kept goes into ``keep``. Raises ReplyTimeout, or what the request failed with.
+        """
+        core = self._core or self.connect()
+        if threading.get_ident() == core.io_thread:
+            raise BadRequest("run() in a callback would wait for itself: use submit(), or another thread")
+        waiter: Waiter[Result] = Waiter()
+        prepared = self._preparer.prepare(graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep)
+        call = self._send(core, prepared, waiter.set)
+        try:
+            return waiter.wait()
+        except BaseException:  # Ctrl-C among others: nobody waits any more
+            core.forget(call)
+            raise
+
+    def submit(
+        self,
+        graph: AnyGraph,
+        /,
+        *,
+        timeout: float | None = None,
+        bind: Mapping[str, Any] | None = None,
+        scalars: Mapping[str, Any] | None = None,
+        keep: Mapping[str, str] | None = None,
+        **bindings: Any,
+    ) -> concurrent.futures.Future[Result]:
+        """Publish a request; its result comes through the future. Inputs may be changed once this has returned.
+
+        Blocks while ``settings.pending_limit`` requests have no reply. Cancelling the future gives up waiting.
+        """
+        core = self._core or self.connect()
+        prepared = self._preparer.prepare(graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep)
+        future = ResultFuture()
+        future.attach(core, self._send(core, prepared, future.settle))
+        return future
+
+    def put(
+        self,
+        value: Any,
+        name: str | None = None,
+        ttl: float = DEFAULT_TTL_S,
+        *,
+        dtype: Any = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> BufferRef:
+        """Store an array (or bytes, then with ``dtype`` and ``shape`` if wanted).
+
+        Equal contents are stored once. Without a name it is kept ``ttl`` seconds; with one, until the name is deleted
+        or points elsewhere. Raises StoreFull, StoreUnavailable.
+        """
+        return self.buffers.put(value, name=name, ttl_s=ttl, dtype=dtype, shape=shape)
+
+    def get(self, key: str | BufferRef) -> Array:
+        """A stored array by name or ref, with its dtype and shape (uint8 if it has none). Raises NameNotFound."""
+        return self.buffers.get(key)
+
+    def delete(self, key: str | BufferRef) -> None:
+        """Remove a name, or an unnamed object. Raises NameNotFound, or BadRequest if a name points to the object."""
+        self.buffers.delete(key)
+
+    def names(self, prefix: str = "") -> list[Named]:
+        """The names that start so, in order, with what they point to."""
+        return self.buffers.names(prefix)
+
+    def connect(self) -> ClientCore:
+        """Connect now instead of with the first request. Raises BrokerLost, BrokerRefused."""
+        quieten()
+        with self._lock:
+            if self._core is not None:
+                return self._core
+            if self._closed:
+                raise BrokerLost("the client is closed")
+            broker = self._broker
+            if broker is None:
+                # Here, so that a client of the store alone needs no AMQP library.
+                from kaasq.rabbit import RabbitBroker
+
+                broker = RabbitBroker(self.settings.broker_url)
+            limit_s = self.settings.connect_timeout
+            try:
+                broker.open(limit_s)
+                core = ClientCore(broker, self.buffers, self.settings)
+                started: Waiter[ClientCore] = Waiter()
+                core.start(lambda error: started.set(error or core))
+                core = started.wait(limit_s)
+            except BaseException:
+                broker.close()
+                raise
+            self._core = core
+            return core
+
+    def close(self) -> None:
+        """Close broker and store. Requests without a reply fail with BrokerLost; they may still run. Idempotent."""
+        with self._lock:
+            self._closed = True
+            core = self._core
+        if core is not None:
+            core.stop()
+            core.broker.close(CLOSE_TIMEOUT_S)
+        self.buffers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "connected" if self._core else "not connected yet"
+        return f"<Client of pool {self.settings.pool!r} as {self.tenant!r}, {state}>"
+
+    def _send(self, core: ClientCore, prepared: Prepared, on_result: OnResult) -> Call:
+        call = core.send(prepared, on_result)
+        if call is not None:
+            return call
+        if threading.get_ident() == core.io_thread:
+            raise BadRequest(
+                f"{core.pending} requests have no reply yet, and waiting for room in a callback would wait for ever"
+            )
+        until = time.monotonic() + prepared.timeout_s
+        while call is None:
+            if not core.wait_for_room(until - time.monotonic()):
+                raise ReplyTimeout(
+                    f"{core.pending} requests had no reply yet (pending_limit is {self.settings.pending_limit}), and "
+                    f"within {prepared.timeout_s:g} s there was no room for another",
+                    pool=core.route.pool,
+                    timeout_s=prepared.timeout_s,
+                )
+            call = core.send(prepared, on_result)
+        return call

@@ -1,0 +1,196 @@
+"""The client's heart, in callbacks: publishes requests, matches replies, times out, repeats what may be lost.
+
+Client waits on it with threads, AsyncClient with futures of its loop; the logic is here, once. Callbacks come on the
+broker's I/O thread.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+
+from kaasq import codec, topology
+from kaasq.broker import Broker, Consumer, Delivery, Done, State
+from kaasq.errors import BadRequest, BrokerLost, KaasqError, UnknownGraph
+from kaasq.messages import Reply
+from kaasq.settings import Settings
+from kaasq_producers.buffers import Buffers
+from kaasq_producers.calls import Call, OnResult, Route
+from kaasq_producers.deadlines import Deadlines
+from kaasq_producers.outputs import Result, failure
+from kaasq_producers.prepare import Prepared
+
+REPLY_PREFETCH = 1000
+RESEND_DELAY_S = 0.1
+
+
+class ClientCore:
+    """Requests of one client over one broker. Every method may be called from any thread and returns at once.
+
+    ``buffers`` None: a client without a store, which can read no large outputs.
+    """
+
+    def __init__(self, broker: Broker, buffers: Buffers | None, settings: Settings) -> None:
+        self.broker = broker
+        self.buffers = buffers
+        self.route = Route(broker.tenant, settings.pool)
+        self.limit = settings.pending_limit
+        self._pending: dict[str, Call] = {}
+        self._room = threading.Condition()
+        self._waiting = 0
+        self._deadlines = Deadlines(broker, self._expire)
+        self._resend: list[Call] = []
+        self._consumer: Consumer | None = None
+        self._connected = False
+        self._over: KaasqError | None = None
+        self.io_thread = 0
+        """The I/O thread's ident: who waits there for a reply waits for ever."""
+
+    @property
+    def pending(self) -> int:
+        """How many requests have no reply yet."""
+        return len(self._pending)
+
+    def start(self, done: Done) -> None:
+        """On an open broker: declare and consume the reply queue. ``done`` is called when requests may be sent."""
+
+        def declared(error: KaasqError | None) -> None:
+            self.io_thread = threading.get_ident()
+            if error is None:
+                self._connected = True
+                queue = topology.reply_queue(self.route.tenant, self.route.reply_id)
+                self._consumer = self.broker.consume(queue, self._on_reply, prefetch=REPLY_PREFETCH)
+            done(error)
+
+        self.broker.watch(self._on_state)
+        self.broker.declare(topology.reply_topology(self.route.tenant, self.route.reply_id), declared)
+
+    def send(self, prepared: Prepared, on_result: OnResult) -> Call | None:
+        """Publish a request; ``on_result`` is called once with what became of it.
+
+        None if there is no room: ``pending_limit`` requests have no reply. Raises BrokerLost after ``stop``.
+        """
+        call = Call(prepared, on_result, self._on_unpublished)
+        with self._room:
+            if self._over is not None:
+                raise copy.copy(self._over)  # a raised exception collects its raiser's traceback
+            if len(self._pending) >= self.limit:
+                return None
+            self._pending[call.id] = call
+        self._deadlines.add(call.deadline)
+        self._publish(call)
+        return call
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Block until ``send`` is likely to have room again. False if it took too long."""
+        with self._room:
+            self._waiting += 1
+            try:
+                return self._room.wait_for(self._has_room, timeout_s)
+            finally:
+                self._waiting -= 1
+
+    def forget(self, call: Call) -> bool:
+        """Stop waiting for a reply; it is dropped when it comes. False if it has come. Calls nobody back."""
+        if self._pending.pop(call.id, None) is None:
+            return False
+        if self._waiting:
+            with self._room:
+                self._room.notify()
+        return True
+
+    def stop(self, error: KaasqError | None = None) -> None:
+        """Send nothing more, and tell everybody who waits."""
+        with self._room:
+            if self._over is None:
+                self._over = error or BrokerLost("the client is closed")
+            calls = list(self._pending.values())
+            self._room.notify_all()
+        self._deadlines.cancel()
+        if self._consumer is not None:
+            self._consumer.cancel()
+        for call in calls:
+            closed = f"the client was closed before request {call.id} had its reply"
+            self._end(call, copy.copy(error) if error is not None else BrokerLost(closed, request_id=call.id))
+
+    def _publish(self, call: Call) -> None:
+        self.broker.publish(
+            call.message(self.route),
+            exchange=topology.REQUESTS,
+            routing_key=self.route.key,
+            mandatory=True,
+            done=call.published,
+        )
+
+    def _on_unpublished(self, call: Call, error: KaasqError) -> None:
+        if call.id not in self._pending:
+            return
+        if not isinstance(error, BrokerLost) or self._over is not None:
+            self._end(call, call.refused(error, self.route))
+            return
+        # It may have arrived or not. Repeating it is safe: a request runs once per id.
+        self._resend.append(call)
+        if self._connected:
+            self.broker.call_later(RESEND_DELAY_S, self._resend_all)
+
+    def _on_reply(self, delivery: Delivery) -> None:
+        message = delivery.message
+        call = self._pending.get(message.correlation_id or "")
+        if call is not None:  # else a duplicate, or its request was given up
+            try:
+                reply = codec.decode_reply(message.body, message.content_type)
+            except BadRequest as error:
+                self._end(call, KaasqError(f"the reply to request {call.id} cannot be read: {error.message}"))
+            else:
+                self._settle(call, reply)
+        delivery.ack()
+
+    def _settle(self, call: Call, reply: Reply) -> None:
+        if reply.status == "ok":
+            if call.whole:
+                call.graph.taught()
+            self._end(call, Result(reply, call.graph.spec, self.buffers, time.monotonic() - call.started))
+        elif reply.error is not None and reply.error.code == UnknownGraph.code:
+            if not call.whole:  # else a second answer to what was sent before the graph was sent whole
+                call.make_whole()
+                self._publish(call)
+        else:
+            self._end(call, failure(reply, self.buffers))
+
+    def _end(self, call: Call, result: Result | KaasqError) -> None:
+        if self.forget(call):
+            call.finish(result)
+
+    def _expire(self, now: float) -> float | None:
+        """End what is due; the earliest deadline that remains."""
+        earliest: float | None = None
+        with self._room:
+            calls = list(self._pending.values())
+        for call in calls:
+            if call.deadline <= now:
+                self._end(call, call.timed_out(self.route, connected=self._connected))
+            elif earliest is None or call.deadline < earliest:
+                earliest = call.deadline
+        return earliest
+
+    def _has_room(self) -> bool:
+        return self._over is not None or len(self._pending) < self.limit
+
+    def _on_state(self, state: State, error: KaasqError | None) -> None:
+        match state:
+            case State.CONNECTED:
+                self._connected = True
+                self._resend_all()
+            case State.LOST:
+                self._connected = False
+            case State.FAILED:
+                self.stop(error or BrokerLost("the broker connection failed for good"))
+            case State.BLOCKED | State.UNBLOCKED:
+                pass  # publishes wait in the broker object, and the window bounds them
+
+    def _resend_all(self) -> None:
+        calls, self._resend = self._resend, []
+        for call in calls:
+            if call.id in self._pending:
+                self._publish(call)

@@ -1,0 +1,67 @@
+"""Arrays and requests in files, for the command line: .npy or raw bytes, JSON or MessagePack. No pickles."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from kaasq import codec
+from kaasq.errors import BadRequest
+from kaasq.messages import Request
+from kaasq.model import GraphSpec
+from kaasq_producers.buffers import Array
+
+NPY = ".npy"
+
+
+class _Top(msgspec.Struct):
+    """Enough of a file to see whether it is a request or a graph alone."""
+
+    graph: msgspec.Raw = msgspec.Raw()
+
+
+def read_value(path: Path) -> Array | bytes:
+    """An array from a .npy file, the bytes of any other. Raises BadRequest."""
+    try:
+        if path.suffix != NPY:
+            return path.read_bytes()
+        loaded = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise BadRequest(f"cannot read it: {error.strerror}", at=str(path)) from None
+    except (ValueError, EOFError) as error:
+        raise BadRequest(f"no valid .npy file: {error}", at=str(path)) from None
+    if not isinstance(loaded, np.ndarray):
+        raise BadRequest("an .npz archive holds several arrays; save the one as .npy", at=str(path))
+    return loaded
+
+
+def write_value(path: Path, array: Array) -> None:
+    """Write a .npy file, or the bytes alone under any other name. Raises BadRequest."""
+    try:
+        with path.open("wb") as file:
+            if path.suffix == NPY:
+                np.save(file, array, allow_pickle=False)
+            else:
+                file.write(np.ascontiguousarray(array).tobytes())
+    except OSError as error:
+        raise BadRequest(f"cannot write it: {error.strerror}", at=str(path)) from None
+
+
+def read_request(path: str) -> Request:
+    """A request, or a graph alone as a request that binds nothing; "-" is standard input. Raises BadRequest."""
+    try:
+        body = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise BadRequest(f"cannot read it: {error.strerror}", at=path) from None
+    kind = {".json": codec.JSON, ".msgpack": codec.MSGPACK}.get(Path(path).suffix)
+    if kind is None:
+        kind = codec.JSON if codec.is_json(body, None) else codec.MSGPACK
+    if not bytes(codec.decode(body, kind, _Top).graph):
+        return Request(graph=codec.decode(body, kind, GraphSpec))
+    request = codec.decode(body, kind, Request)
+    if isinstance(request.graph, str):
+        raise BadRequest("holds a graph's hash only; a request in a file needs the graph whole", at=f"{path}: graph")
+    return request

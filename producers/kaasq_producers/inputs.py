@@ -1,0 +1,107 @@
+"""What a user binds to a graph: which values go where, in the message or in the store. Pure: touches neither."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kaasq.errors import BadRequest, BufferMissing
+from kaasq.messages import Stored
+from kaasq.model import Buffer, GraphSpec, Number, Scalar
+from kaasq_producers.references import BufferRef, Keep
+from kaasq_producers.values import Data, Slot, kept, number, reference
+
+
+class Bound(NamedTuple):
+    """A request's bindings: what travels in the message, what lies in the store, scalars, names of kept outputs."""
+
+    inline: dict[str, Data]
+    stored: dict[str, Stored]
+    scalars: dict[str, Number]
+    keep: dict[str, str]
+
+
+class InputPlan:
+    """What a graph takes, laid out for binding: made once per graph, used for every request."""
+
+    def __init__(self, graph: GraphSpec) -> None:
+        self._slots: dict[str, Slot | Scalar] = {each.name: Slot(each) for each in graph.buffers}
+        self._slots.update({each.name: each for each in graph.scalars})
+        self.given_bytes = sum(each.nbytes for each in graph.buffers if each.given)
+        self._needed = [each.name for each in graph.buffers if each.given]
+        self._needed_scalars = [each.name for each in graph.scalars if each.default is None]
+
+    def bind(self, *groups: Mapping[str, Any]) -> Bound:
+        """Check and convert the values of several mappings from buffer or scalar names.
+
+        Raises BadRequest, BufferSize, BufferMissing, each naming buffer or scalar, what was expected and given.
+        """
+        bound = Bound({}, {}, {}, {})
+        for group in groups:
+            for name, value in group.items():
+                slot = self._slots.get(name)
+                if slot is None:
+                    raise BadRequest(
+                        f"the graph has no buffer or scalar {name!r}; it has {_listed(self._slots)}", at=f"bind.{name}"
+                    )
+                if name in bound.inline or name in bound.stored or name in bound.scalars or name in bound.keep:
+                    raise BadRequest(f"{name!r} is given twice", at=f"bind.{name}")
+                if isinstance(slot, Scalar):
+                    bound.scalars[name] = number(slot, value)
+                elif isinstance(value, np.ndarray):  # first: by far the most frequent
+                    bound.inline[name] = slot.data(value)
+                elif isinstance(value, Keep):
+                    _keep(bound, slot.buffer, value.name)
+                elif isinstance(value, (BufferRef, Stored)):
+                    bound.stored[name] = reference(slot.buffer, value)
+                else:
+                    bound.inline[name] = slot.data(value)
+        for name in self._needed:
+            if name not in bound.inline and name not in bound.stored:
+                slot = self._slots[name]
+                assert isinstance(slot, Slot)
+                raise BufferMissing(f"nothing is bound to {slot.buffer.role} {name!r}", buffer=name)
+        for name in self._needed_scalars:
+            if name not in bound.scalars:
+                raise BadRequest(f"scalar {name!r} has no default and was not given", at=f"scalars.{name}")
+        return bound
+
+    def keep(self, bound: Bound, names: Mapping[str, str]) -> None:
+        """Add outputs to keep, by buffer name. An inout is both bound and kept, so it needs this second way."""
+        for name, target in names.items():
+            slot = self._slots.get(name)
+            if not isinstance(slot, Slot):
+                raise BadRequest(f"the graph has no buffer {name!r}; it has {_listed(self._slots)}", at=f"keep.{name}")
+            _keep(bound, slot.buffer, target)
+
+
+def too_large(inline: Mapping[str, Data], limit: int) -> list[str]:
+    """Which inputs to move to the store so that the rest fits the message: the largest first, as few as possible."""
+    total = sum(map(_nbytes, inline.values()))
+    moved: list[str] = []
+    if total <= limit:
+        return moved
+    for name in sorted(inline, key=lambda name: _nbytes(inline[name]), reverse=True):
+        if total <= limit:
+            break
+        moved.append(name)
+        total -= _nbytes(inline[name])
+    return moved
+
+
+def _keep(bound: Bound, buffer: Buffer, target: object) -> None:
+    name = kept(buffer, target)
+    if name in bound.keep.values():
+        raise BadRequest(f"two outputs cannot be kept under one name, {name!r}", at=f"keep.{buffer.name}")
+    bound.keep[buffer.name] = name
+
+
+def _nbytes(data: Data) -> int:
+    return len(data) if isinstance(data, bytes) else data.nbytes
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [repr(name) for name in names]
+    return ", ".join(shown[:20] + ["..."] * (len(shown) > 20)) or "none"

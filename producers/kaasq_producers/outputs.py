@@ -1,0 +1,140 @@
+"""A request's result: a mapping from outputs to NumPy arrays, made when they are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from kaasq.errors import BufferMissing, KaasqError, NameNotFound, WorkerFailed
+from kaasq.messages import CacheUse, Output, Reply, Timings, WorkerInfo
+from kaasq.model import GraphSpec
+from kaasq_producers.buffers import Array, Buffers, missing, owned
+from kaasq_producers.references import BufferRef
+
+NOBODY = WorkerInfo(host="?", pid=0, device="?")
+
+
+class Result(Mapping[str, Array]):
+    """What a request produced: ``result["out"]`` is a NumPy array with the declared dtype and shape.
+
+    Small outputs came with the reply; large and kept ones are read from the store at first access. Arrays are
+    writable and own their memory.
+    """
+
+    __slots__ = ("_arrays", "_buffers", "_graph", "_reply", "elapsed")
+
+    elapsed: float
+    """Seconds from submitting to the reply, as this client saw it."""
+
+    def __init__(self, reply: Reply, graph: GraphSpec, buffers: Buffers | None = None, elapsed: float = 0.0) -> None:
+        self._reply = reply
+        self._graph = graph
+        self._buffers = buffers
+        self._arrays: dict[str, Array] = {}
+        self.elapsed = elapsed
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        return self._reply.id
+
+    @property
+    def timings(self) -> Timings:
+        """Where the worker's time went, in microseconds."""
+        return self._reply.timings
+
+    @property
+    def cache(self) -> CacheUse:
+        """How many inputs and modules were on the device already."""
+        return self._reply.cache
+
+    @property
+    def worker(self) -> WorkerInfo:
+        """Who ran it: host, pid, device, store."""
+        return self._reply.worker or NOBODY
+
+    @property
+    def refs(self) -> dict[str, BufferRef]:
+        """The outputs that lie in the store, to be bound to the next graph without reading them here."""
+        return {name: _reference(each) for name, each in self._reply.outputs.items() if each.ref is not None}
+
+    def __getitem__(self, name: str) -> Array:
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._arrays[name] = self._array(name, self._reply.outputs[name])
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reply.outputs)
+
+    def __len__(self) -> int:
+        return len(self._reply.outputs)
+
+    def __eq__(self, other: object) -> bool:  # a mapping's would compare arrays, which have no single answer
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(f"{name}: {_described(each)}" for name, each in self._reply.outputs.items())
+        worker = self.worker
+        return (
+            f"<Result {self.request_id} {{{outputs}}}; kernel {self.timings.kernel} us of {self.timings.total} us "
+            f"on {worker.host} {worker.device}>"
+        )
+
+    def _array(self, name: str, output: Output) -> Array:
+        buffer = self._graph.buffer(name)
+        dtype = output.dtype or (buffer.dtype if buffer else None)
+        shape = output.shape if output.shape is not None else (buffer.shape if buffer else None)
+        try:
+            if output.inline is not None:
+                return owned(output.inline, dtype, shape)
+            return self._stored(name, output, dtype, shape)
+        except ValueError as error:
+            raise WorkerFailed(
+                f"output {name!r} came with bytes that are not {dtype} {shape}: {error}", buffer=name
+            ) from None
+
+    def _stored(self, name: str, output: Output, dtype: str | None, shape: tuple[int, ...] | None) -> Array:
+        if output.ref is None:
+            raise WorkerFailed(f"the reply has neither bytes nor a ref for output {name!r}", buffer=name)
+        if self._buffers is None:
+            raise BufferMissing(
+                f"output {name!r} lies in the worker's store (ref {output.ref}), and this client has no store",
+                buffer=name,
+                ref=output.ref,
+            )
+        try:
+            return self._buffers.read(output.ref, dtype, shape)
+        except NameNotFound as error:
+            raise missing(error, self._buffers, self.worker.store) from None
+
+
+def failure(reply: Reply, buffers: Buffers | None = None) -> KaasqError:
+    """The exception for a reply that is not ok, with the request's id among its fields."""
+    if reply.error is None:
+        error = KaasqError(f"request {reply.id} ended as {reply.status}, without a reason")
+    else:
+        error = reply.error.exception()
+    if isinstance(error, BufferMissing) and buffers is not None and reply.worker is not None:
+        error = missing(error, buffers, reply.worker.store)
+    error.detail.setdefault("request_id", reply.id)
+    return error
+
+
+def _reference(output: Output) -> BufferRef:
+    assert output.ref is not None
+    return BufferRef(
+        ref=output.ref,
+        nbytes=output.nbytes,
+        dtype=output.dtype,
+        shape=output.shape,
+        name=output.name,
+        version=output.version,
+    )
+
+
+def _described(output: Output) -> str:
+    if output.dtype is None:
+        return f"{output.nbytes} bytes"
+    return output.dtype if output.shape is None else f"{output.dtype} {output.shape}"

@@ -1,0 +1,116 @@
+"""Requests as bytes: a graph is encoded once, and sent as its hash when the workers know it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from kaasq.checks import check_graph
+from kaasq.errors import BadRequest
+from kaasq.graph import Graph
+from kaasq.messages import PROTOCOL_VERSION, Binding, Stored
+from kaasq.model import GraphSpec, Number
+from kaasq.settings import Settings
+from kaasq_producers.inputs import Bound, InputPlan
+from kaasq_producers.values import Data
+
+LESSONS = 8  # enough for a pool of 8 in one go; a larger one takes a few
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Outgoing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A Request whose graph is encoded already, and which always says its version."""
+
+    kaasq: int
+    graph: msgspec.Raw
+    bind: Mapping[str, Data | Stored] = {}
+    scalars: dict[str, Number] = {}
+    keep: dict[str, str] = {}
+    timeout_ms: int | None = None
+
+
+class _Incoming(_Outgoing, frozen=True, kw_only=True, omit_defaults=True):
+    """The same, decoded again: memoryviews came back as bytes."""
+
+    bind: dict[str, Binding] = {}
+
+
+class KnownGraph:
+    """A graph that this client has sent before: both its encodings, and what binding to it needs."""
+
+    __slots__ = ("by_hash", "lessons", "plan", "spec", "whole")
+
+    def __init__(self, spec: GraphSpec) -> None:
+        self.spec = spec
+        self.whole = msgspec.Raw(_encode(spec))
+        self.by_hash = msgspec.Raw(_encode(spec.hash))
+        self.plan = InputPlan(spec)
+        self.lessons = 1
+        """How many requests still carry it whole, so that the workers learn it, before the hash will do."""
+
+    def taught(self) -> None:
+        """A worker ran it after it had come whole."""
+        if self.lessons:
+            self.lessons -= 1
+
+    def unknown(self) -> None:
+        """A worker did not know it. There may be more of them, and they take turns: one whole graph may well go to
+        the worker that knows it already, again and again.
+        """
+        self.lessons = LESSONS
+
+
+class GraphBook:
+    """The graphs in use, by hash; the oldest is forgotten when there are too many."""
+
+    def __init__(self, settings: Settings, *, capacity: int = 1024) -> None:
+        self._limits = settings.graph_limits
+        self._capacity = capacity
+        self._known: dict[str, KnownGraph] = {}
+        self._lock = threading.Lock()  # for changes; finding a known graph needs none
+
+    def find(self, graph: Graph | GraphSpec) -> KnownGraph:
+        """The graph's entry. Raises BadRequest if the graph is wrong."""
+        if isinstance(graph, Graph):
+            spec = graph.freeze(self._limits)
+        elif isinstance(graph, GraphSpec):
+            # A spec with the hash of a checked one is equal to it, so it needs no checking again.
+            known = self._known.get(graph.hash)
+            if known is not None:
+                return known
+            spec = check_graph(graph, self._limits)
+        else:
+            raise BadRequest(f"expected a kaasq.Graph, given a {type(graph).__name__}", at="graph")
+        known = self._known.get(spec.hash)
+        return self._remember(spec) if known is None else known
+
+    def _remember(self, spec: GraphSpec) -> KnownGraph:
+        with self._lock:
+            while len(self._known) >= self._capacity:
+                del self._known[next(iter(self._known))]
+            return self._known.setdefault(spec.hash, KnownGraph(spec))
+
+
+def encode(graph: KnownGraph, bound: Bound, timeout_ms: int, *, whole: bool) -> bytes:
+    """The request's body."""
+    bind: Mapping[str, Any] = {**bound.inline, **bound.stored} if bound.stored else bound.inline
+    return _encode(
+        _Outgoing(
+            kaasq=PROTOCOL_VERSION,
+            graph=graph.whole if whole else graph.by_hash,
+            bind=bind,
+            scalars=bound.scalars,
+            keep=bound.keep,
+            timeout_ms=timeout_ms,
+        )
+    )
+
+
+def with_whole_graph(body: bytes, graph: KnownGraph) -> bytes:
+    """The same request with the graph whole. Rare, so that decoding it again is cheaper than keeping it."""
+    request = msgspec.msgpack.decode(body, type=_Incoming)
+    return _encode(msgspec.structs.replace(request, graph=graph.whole))

@@ -1,0 +1,142 @@
+"""What the command line prints: sizes, ages, tables and summaries for people, plain values for programs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kaasq.codec import plain
+from kaasq_producers.outputs import Result
+from kaasq_storage.protocol import Named, Object, Usage
+
+PIPE_COLUMNS = 200  # when nobody's terminal says how wide the output may be
+
+_STEPS = ("queued", "load", "h2d", "kernel", "d2h", "commit")
+
+
+def console() -> Console:
+    """Standard output."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=PIPE_COLUMNS)
+
+
+def size(nbytes: int) -> str:
+    """1536 -> 1.5 KiB."""
+    if nbytes < 1024:
+        return f"{nbytes} B"
+    value = float(nbytes)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        if value < 1024:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """3700 -> 1 h; rounded down to the largest unit."""
+    seconds = max(0.0, seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def microseconds(us: float) -> str:
+    """1234 -> 1.2 ms."""
+    if us < 1000:
+        return f"{us:.0f} us"
+    return f"{us / 1000:.1f} ms" if us < 1e6 else f"{us / 1e6:.2f} s"
+
+
+def names_table(names: list[Named]) -> Table:
+    """What ``kaasq ls`` shows."""
+    now = time.time()
+    table = _table("NAME", ">VERSION", "DTYPE", "SHAPE", ">SIZE", ">AGE", "REF")
+    for each in names:
+        table.add_row(
+            Text(each.name), str(each.version), *_array(each.object), duration(now - each.updated), each.object.ref[:12]
+        )
+    return table
+
+
+def objects_table(objects: list[Object]) -> Table:
+    """What ``kaasq ls --objects`` shows."""
+    now = time.time()
+    table = _table("REF", "DTYPE", "SHAPE", ">SIZE", ">AGE", ">EXPIRES IN")
+    for each in objects:
+        expires = "named" if each.expires is None else duration(each.expires - now)
+        table.add_row(each.ref, *_array(each), duration(now - each.created), expires)
+    return table
+
+
+def usage_line(usage: Usage) -> str:
+    """How full the store is."""
+    return (
+        f"{size(usage.used)} of {size(usage.capacity)} used by {usage.objects} objects; {usage.names} names, "
+        f"{usage.outcomes} outcomes"
+    )
+
+
+def result_lines(result: Result, written: dict[str, str]) -> list[str]:
+    """What ``kaasq run`` prints: outputs, then where the time went."""
+    refs = result.refs
+    lines: list[str] = []
+    for name in result:
+        if name in refs and name not in written:
+            kept = refs[name]
+            where = f"kept as {kept.name!r} version {kept.version}" if kept.name else f"in the store as {kept.ref}"
+            lines.append(f"  {name}: {kept.dtype or 'bytes'} {kept.shape or ''} {size(kept.nbytes)}, {where}")
+            continue
+        array = result[name]
+        values = np.array2string(array.reshape(-1), threshold=6, edgeitems=3, precision=4)
+        where = f" -> {written[name]}" if name in written else ""
+        lines.append(f"  {name}: {array.dtype} {array.shape} {values}{where}")
+    timings = result.timings
+    steps = ", ".join(f"{step} {microseconds(getattr(timings, step))}" for step in _STEPS)
+    worker = result.worker
+    there_and_back = microseconds(result.elapsed * 1e6)
+    ran_in = f"{microseconds(timings.total)} ({there_and_back} with the way there and back)"
+    return [
+        f"request {result.request_id} ran on {worker.device} of {worker.host} in {ran_in}",
+        *lines,
+        f"  {steps}",
+        f"  device cache: {result.cache.hits} hits, {result.cache.misses} misses",
+    ]
+
+
+def result_json(result: Result, written: dict[str, str]) -> dict[str, Any]:
+    """The same for programs. Times in microseconds; array contents are in the files that were asked for."""
+    outputs: dict[str, Any] = {}
+    refs = result.refs
+    for name in result:
+        if name in refs:
+            outputs[name] = plain(refs[name])
+        else:
+            array = result[name]
+            outputs[name] = {"nbytes": array.nbytes, "dtype": array.dtype.name, "shape": list(array.shape)}
+        if name in written:
+            outputs[name]["file"] = written[name]
+    return {
+        "id": result.request_id,
+        "outputs": outputs,
+        "timings": plain(result.timings),
+        "elapsed": round(result.elapsed * 1e6),
+        "cache": plain(result.cache),
+        "worker": plain(result.worker),
+    }
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in headers:
+        table.add_column(header.removeprefix(">"), justify="right" if header[0] == ">" else "left", overflow="fold")
+    return table
+
+
+def _array(made: Object) -> tuple[str, str, str]:
+    return made.dtype or "-", "-" if made.shape is None else "x".join(map(str, made.shape)) or "()", size(made.nbytes)

@@ -1,0 +1,76 @@
+"""How a thread waits for what the core calls back with: at once (run), or through a future (submit)."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from typing import Generic, TypeVar
+
+from kaasq.errors import BrokerLost, KaasqError
+from kaasq_producers.calls import Call
+from kaasq_producers.core import ClientCore
+from kaasq_producers.outputs import Result
+
+T = TypeVar("T")
+
+
+class Waiter(Generic[T]):
+    """One value from another thread. A Future costs several times as much, and run() needs nothing of it."""
+
+    __slots__ = ("_lock", "_value")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._value: T | KaasqError | None = None
+
+    def set(self, value: T | KaasqError) -> None:
+        """Give the value, once."""
+        self._value = value
+        self._lock.release()
+
+    def wait(self, timeout_s: float = -1) -> T:
+        """The value; raised if it is an error. Raises BrokerLost after the timeout, if one is given."""
+        if not self._lock.acquire(timeout=timeout_s):
+            raise BrokerLost(f"the broker did not answer within {timeout_s:g} s")
+        value = self._value
+        if isinstance(value, KaasqError):
+            raise value
+        assert value is not None
+        return value
+
+
+class ResultFuture(concurrent.futures.Future[Result]):
+    """A future whose cancelling makes the client forget the request (it may still run)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._core: ClientCore | None = None
+        self._call: Call | None = None
+
+    def attach(self, core: ClientCore, call: Call) -> None:
+        """The request that it stands for."""
+        self._core, self._call = core, call
+
+    @property
+    def request_id(self) -> str | None:
+        """The request's id."""
+        return self._call.id if self._call else None
+
+    def settle(self, result: Result | KaasqError) -> None:
+        """The core's callback."""
+        try:
+            if isinstance(result, KaasqError):
+                self.set_exception(result)
+            else:
+                self.set_result(result)
+        except concurrent.futures.InvalidStateError:
+            self.set_running_or_notify_cancel()  # cancelled a moment ago: tell those who wait for that
+
+    def cancel(self) -> bool:
+        """Give up waiting. False if the result is there already."""
+        if not super().cancel():
+            return False
+        if self._core is not None and self._call is not None and self._core.forget(self._call):
+            self.set_running_or_notify_cancel()  # or else concurrent.futures.wait() would go on waiting
+        return True

@@ -1,0 +1,311 @@
+"""The commands: what they print, what they write, how they fail."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import kaasq.rabbit
+from kaasq.cli import main
+from kaasq.codec import JSON, MSGPACK, encode
+from kaasq.memory import MemoryBroker, MemoryNode
+from kaasq.messages import Output, Reply, Request
+from kaasq_producers.shown import duration, microseconds, size
+from tests.support import specs
+from tests.support.fake_worker import INFO, FakeWorker
+
+X = np.arange(4, dtype=np.float32)
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in a folder and store of its own: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAASQ_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("KAASQ_STORE_CAPACITY", str(1 << 26))
+    monkeypatch.setenv("KAASQ_STORE_SYNC", "false")
+    monkeypatch.setenv("KAASQ_TIMEOUT", "5")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main(list(arguments))
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
+    """A worker that the commands reach instead of RabbitMQ."""
+    node = MemoryNode()
+    monkeypatch.setattr(kaasq.rabbit, "RabbitBroker", lambda url: MemoryBroker(node, "guest"))
+    with FakeWorker(MemoryBroker(node, "worker")) as made:
+        yield made
+
+
+@pytest.fixture
+def request_file(tmp_path: Path) -> str:
+    """A graph alone, as JSON, and its inputs as files."""
+    np.save(tmp_path / "x.npy", X)
+    (tmp_path / "y.bin").write_bytes(np.ones(4, np.float32).tobytes())
+    (tmp_path / "saxpy.json").write_bytes(specs.saxpy().to_json())
+    return "saxpy.json"
+
+
+@pytest.mark.parametrize("command", ["run", "put", "get", "ls", "rm", "gc"])
+def test_help_says_how_to_use_it(cli: Run, command: str) -> None:
+    code, out, _ = cli(command, "--help")
+    assert code == 0
+    assert f"Usage: kaasq {command}" in out or "Usage:" in out
+    assert "--store DIR" in out
+    assert "\\b" not in out
+
+
+# ----------------------------------------------------------------------------------------------------------------- run
+
+
+def test_run_takes_a_graph_and_files(cli: Run, worker: FakeWorker, request_file: str) -> None:
+    code, out, err = cli(
+        "run", request_file, "--input", "x=x.npy", "--input", "y=y.bin", "--scalar", "a=3", "--output", "out=out.npy"
+    )
+    assert (code, err) == (0, "")
+    np.testing.assert_array_equal(np.load("out.npy"), 3 * X + 1)
+    assert "ran on none of fake" in out
+    assert "out: float32 (4,) [ 1.  4.  7. 10.] -> out.npy" in out
+    assert "kernel 0 us" in out
+
+
+def test_run_writes_raw_bytes_too(cli: Run, worker: FakeWorker, request_file: str) -> None:
+    code, _, _ = cli("run", request_file, "--input", "x=x.npy", "--input", "y=y.bin", "--output", "out=out.bin")
+    assert code == 0
+    np.testing.assert_array_equal(np.fromfile("out.bin", np.float32), 2 * X + 1)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content_type"), [(".json", JSON), ("", JSON), (".msgpack", MSGPACK), ("", MSGPACK)]
+)
+def test_run_takes_a_whole_request(cli: Run, worker: FakeWorker, suffix: str, content_type: str) -> None:
+    request = Request(
+        graph=specs.saxpy().freeze(),
+        bind={"x": X.tobytes(), "y": X.tobytes()},
+        scalars={"a": 5},
+        keep={"out": "n"},
+        timeout_ms=3000,
+    )
+    Path(f"request{suffix}").write_bytes(encode(request, content_type))
+    code, _, err = cli("run", f"request{suffix}")
+    assert (code, err) == (0, "")
+    assert worker.requests == [request]
+
+
+def test_run_prints_json_for_programs(cli: Run, worker: FakeWorker, request_file: str) -> None:
+    code, out, _ = cli(
+        "run", request_file, "--input", "x=x.npy", "--input", "y=y.bin", "--output", "out=o.npy", "--json"
+    )
+    shown = json.loads(out)
+    assert code == 0
+    assert shown["outputs"] == {"out": {"nbytes": 16, "dtype": "float32", "shape": [4], "file": "o.npy"}}
+    assert shown["worker"]["host"] == "fake"
+    assert shown["timings"]["kernel"] == 0
+    assert shown["id"] == worker.messages[0].message_id
+
+
+def test_run_keeps_outputs_and_takes_stored_inputs(cli: Run, worker: FakeWorker, request_file: str) -> None:
+    cli("put", "x.npy", "--name", "weights")
+
+    def answer(_: Request, message: object) -> Reply:
+        output = Output(nbytes=16, dtype="float32", shape=(4,), ref="ab" * 32, name="y/1", version=7)
+        return Reply(id="1", status="ok", outputs={"out": output}, worker=INFO)
+
+    worker.answer = answer
+    code, out, _ = cli("run", request_file, "--input", "x=@weights", "--input", "y=y.bin", "--keep", "out=y/1")
+    (request,) = worker.requests
+    assert code == 0
+    assert msgspec.to_builtins(request.bind["x"]) == {"name": "weights"}
+    assert request.keep == {"out": "y/1"}
+    assert "out: float32 (4,) 16 B, kept as 'y/1' version 7" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--input", "x=x.npy"], "kaasq: buffer_missing: nothing is bound to input 'y'"),
+        (["--input", "x=gone.npy"], "kaasq: bad_request: gone.npy: cannot read it: No such file"),
+        (["--input", "x=saxpy.json", "--input", "y=y.bin"], "kaasq: buffer_size: buffer 'x' is declared with 16 bytes"),
+        (["--scalar", "a=three"], "kaasq: bad_request: --scalar: 'three' is no number"),
+        (["--output", "x=x.npy"], "kaasq: bad_request: --output: the graph has no output 'x'"),
+        (["--timeout", "-1"], "kaasq: bad_request: timeout: expected a time in seconds above 0"),
+    ],
+)
+def test_run_fails_with_a_code_and_a_reason(
+    cli: Run, worker: FakeWorker, request_file: str, arguments: list[str], says: str
+) -> None:
+    code, out, err = cli("run", request_file, *arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith(says)
+    assert not worker.messages
+
+
+def test_run_with_a_pair_that_is_none_is_wrong_usage(cli: Run, request_file: str) -> None:
+    code, _, err = cli("run", request_file, "--input", "x.npy")
+    assert code == 2
+    assert "expected NAME=VALUE" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "kaasq: bad_request: body: the body is not valid JSON"),
+        (b'{"name": "g", "launches": 5}', "kaasq: bad_request: launches: Expected `array`"),
+        (b'{"graph": {"name": "g", "launches": 5}}', "kaasq: bad_request: graph.launches: Expected `array`"),
+        (b'{"graph": "%s"}' % (b"ab" * 32), "kaasq: bad_request: request.json: graph: holds a graph's hash only"),
+    ],
+)
+def test_run_says_what_is_wrong_with_the_file(cli: Run, content: bytes, says: str) -> None:
+    Path("request.json").write_bytes(content)
+    code, _, err = cli("run", "request.json")
+    assert code == 1
+    assert err.startswith(says)
+
+
+def test_run_without_a_worker_says_what_to_start(cli: Run, monkeypatch: pytest.MonkeyPatch, request_file: str) -> None:
+    monkeypatch.setattr(kaasq.rabbit, "RabbitBroker", lambda url: MemoryBroker(MemoryNode(), "guest"))
+    code, _, err = cli("run", request_file, "--input", "x=x.npy", "--input", "y=y.bin", "--pool", "images")
+    assert code == 1
+    assert err.startswith("kaasq: unroutable: no worker ever served pool 'images'")
+    assert "kaasq worker --pool images" in err
+
+
+def test_error_of_the_worker_is_printed(cli: Run, worker: FakeWorker, request_file: str) -> None:
+    worker.answer = lambda _, message: msgspec.convert(
+        {"id": "1", "status": "error", "error": {"code": "kernel_failed", "message": "it crashed"}}, Reply
+    )
+    code, _, err = cli("run", request_file, "--input", "x=x.npy", "--input", "y=y.bin")
+    assert (code, err) == (1, "kaasq: kernel_failed: it crashed\n")
+
+
+# --------------------------------------------------------------------------------------------------------------- store
+
+
+def test_put_ls_get_rm(cli: Run) -> None:
+    np.save("w.npy", X.reshape(2, 2))
+    code, out, _ = cli("put", "w.npy", "--name", "model/w")
+    assert code == 0
+    assert out.endswith("16 B  model/w version 1\n")
+    code, out, _ = cli("ls", "model/")
+    assert code == 0
+    assert "model/w" in out
+    assert "float32" in out
+    assert "2x2" in out
+    assert "1 objects; 1 names" in out
+    code, out, _ = cli("get", "model/w", "back.npy")
+    assert (code, out) == (0, "back.npy: float32 (2, 2), 16 B\n")
+    np.testing.assert_array_equal(np.load("back.npy"), X.reshape(2, 2))
+    code, out, _ = cli("rm", "model/w")
+    assert (code, out) == (0, "removed model/w\n")
+    assert cli("rm", "model/w")[2].startswith("kaasq: name_not_found: ")
+
+
+def test_put_raw_file_with_dtype_and_shape(cli: Run) -> None:
+    Path("x.bin").write_bytes(X.tobytes())
+    code, out, _ = cli("put", "x.bin", "--dtype", "float32", "--shape", "2,2", "--name", "x", "--json")
+    ref = json.loads(out)
+    assert code == 0
+    assert (ref["name"], ref["version"], ref["dtype"], ref["shape"], ref["nbytes"]) == ("x", 1, "float32", [2, 2], 16)
+    cli("get", ref["ref"], "raw.bin")
+    assert Path("raw.bin").read_bytes() == X.tobytes()
+
+
+def test_ls_shows_objects_too(cli: Run) -> None:
+    np.save("x.npy", X)
+    cli("put", "x.npy", "--ttl", "7000")
+    _, out, _ = cli("ls", "--objects")
+    assert "float32" in out
+    assert re.search(r"[12] h\b", out)
+    (listed,) = json.loads(cli("ls", "--objects", "--json")[1])
+    assert (listed["nbytes"], listed["dtype"], listed["shape"]) == (16, "float32", [4])
+    assert json.loads(cli("ls", "--json")[1]) == []
+
+
+def test_gc_prints_what_it_removed(cli: Run) -> None:
+    np.save("x.npy", X)
+    cli("put", "x.npy", "--ttl", "0.001")
+    code, out, _ = cli("gc")
+    assert code == 0
+    assert "removed 1 objects (16 B)" in out
+    assert json.loads(cli("gc", "--json")[1])["removed"]["objects"] == 0
+
+
+@pytest.mark.parametrize("command", [["ls"], ["get", "x", "x.npy"], ["rm", "x"], ["gc"]])
+def test_mistyped_folder_does_not_become_a_store(cli: Run, command: list[str]) -> None:
+    code, _, err = cli(*command, "--store", "nowhere")
+    assert code == 1
+    assert err.startswith("kaasq: store_unavailable: there is no store in nowhere")
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["put", "gone.npy"], "kaasq: bad_request: gone.npy: cannot read it"),
+        (["put", "text.npy"], "kaasq: bad_request: text.npy: no valid .npy file"),
+        (["put", "objects.npy"], "kaasq: bad_request: objects.npy: no valid .npy file"),
+        (
+            ["put", "x.npy", "--dtype", "float32"],
+            "kaasq: bad_request: --dtype: a .npy file says dtype and",
+        ),
+        (["put", "text.bin", "--dtype", "float64"], "kaasq: bad_request: put: 4 bytes were given"),
+        (["put", "text.bin", "--dtype", "u1", "--shape", "a"], "kaasq: bad_request: --shape: 'a' is no shape"),
+        (["put", "x.npy", "--name", ""], "kaasq: bad_request"),
+        (["get", "gone", "gone.npy"], "kaasq: name_not_found: "),
+        (["get", "x", "no/such/folder.npy"], "kaasq: bad_request: no/such/folder.npy: cannot write it"),
+    ],
+)
+def test_store_commands_fail_with_a_code_and_a_reason(cli: Run, arguments: list[str], says: str) -> None:
+    np.save("x.npy", X)
+    Path("text.npy").write_text("text")
+    Path("text.bin").write_text("text")
+    np.save("objects.npy", np.array([{}]), allow_pickle=True)
+    cli("put", "x.npy", "--name", "x")
+    code, _, err = cli(*arguments)
+    assert code == 1
+    assert err.startswith(says)
+
+
+def test_tenants_have_names_of_their_own(cli: Run) -> None:
+    np.save("x.npy", X)
+    cli("put", "x.npy", "--name", "x", "--broker", "amqp://ann:secret@broker.example/")
+    assert json.loads(cli("ls", "--json")[1]) == []
+    (listed,) = json.loads(cli("ls", "--json", "--broker", "amqp://ann@broker.example/")[1])
+    assert listed["name"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (size(0), "0 B"),
+        (size(1536), "1.5 KiB"),
+        (size(3 << 20), "3.0 MiB"),
+        (size(5 << 40), "5.0 TiB"),
+        (duration(-1), "0 s"),
+        (duration(59), "59 s"),
+        (duration(3700), "1 h"),
+        (duration(3 * 86400), "3 d"),
+        (microseconds(12), "12 us"),
+        (microseconds(1234), "1.2 ms"),
+        (microseconds(2.5e6), "2.50 s"),
+    ],
+)
+def test_numbers_are_shown_for_people(shown: str, expected: str) -> None:
+    assert shown == expected

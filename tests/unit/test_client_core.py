@@ -1,0 +1,621 @@
+"""The client against a scripted worker: matching, timing out, repeating, refusing."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import kaasq
+from kaasq.broker import Done, Message
+from kaasq.errors import (
+    BadRequest,
+    BrokerLost,
+    BrokerRefused,
+    BufferSize,
+    DeadlineExceeded,
+    KaasqError,
+    ReplyTimeout,
+    StoreUnavailable,
+    Unroutable,
+)
+from kaasq.memory import MemoryBroker, MemoryNode
+from kaasq.messages import ErrorBody, Reply, Request, Stored
+from kaasq.settings import Settings
+from kaasq_producers import Client, Keep, Result
+from kaasq_producers.core import ClientCore
+from kaasq_producers.prepare import Preparer
+from kaasq_producers.waiting import ResultFuture
+from tests.support import specs
+from tests.support.fake_worker import FakeWorker, saxpy, sends_hash, unknown_graph
+
+X = np.arange(4, dtype=np.float32)
+Y = np.ones(4, dtype=np.float32)
+GRAPH = specs.saxpy()
+
+
+@pytest.fixture
+def node() -> MemoryNode:
+    return MemoryNode()
+
+
+@pytest.fixture
+def worker(node: MemoryNode) -> Iterator[FakeWorker]:
+    with FakeWorker(MemoryBroker(node, "worker")) as made:
+        yield made
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(store=str(tmp_path / "store"), store_capacity=1 << 26, store_sync=False, timeout=5.0)
+
+
+@pytest.fixture
+def client(node: MemoryNode, settings: Settings) -> Iterator[Client]:
+    with Client(MemoryBroker(node, "ann"), settings=settings) as made:
+        yield made
+
+
+def limited(client: Client, **changes: Any) -> Client:
+    """The same client with other settings; before its first request only."""
+    return Client(client._broker, settings=msgspec.structs.replace(client.settings, **changes))
+
+
+class Held:
+    """An answer that holds requests back until the test replies."""
+
+    def __init__(self) -> None:
+        self.taken: queue.Queue[tuple[Request, Message]] = queue.Queue()
+
+    def __call__(self, request: Request, message: Message) -> None:
+        self.taken.put((request, message))
+
+    def next(self) -> tuple[Request, Message]:
+        return self.taken.get(timeout=5)
+
+
+def wait_until(condition: Any, timeout_s: float = 5.0) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.002)
+
+
+# ----------------------------------------------------------------------------------------------------------- requests
+
+
+def test_run_returns_the_result(client: Client, worker: FakeWorker) -> None:
+    result = client.run(GRAPH, x=X, y=Y, a=3.0)
+    np.testing.assert_array_equal(result["out"], 3 * X + Y)
+    assert result.worker.host == "fake"
+    assert 0 < result.elapsed < 5
+
+
+def test_message_has_the_properties_of_the_protocol(client: Client, worker: FakeWorker) -> None:
+    before = time.time_ns() // 1_000_000
+    result = client.run(GRAPH, x=X, y=Y, timeout=2.5)
+    (message,) = worker.messages
+    assert message.message_id == message.correlation_id == result.request_id
+    assert message.user_id == "ann"
+    assert message.content_type == "application/msgpack"
+    assert message.expiration_ms is not None
+    assert 2400 < message.expiration_ms <= 2500
+    assert message.timestamp_ms is not None
+    assert 0 <= message.timestamp_ms - before < 1000
+    assert message.persistent
+    (request,) = worker.requests
+    assert request == Request(
+        graph=GRAPH.freeze(), bind={"x": X.tobytes(), "y": Y.tobytes()}, timeout_ms=2500, scalars={}, keep={}
+    )
+
+
+def test_ids_sort_by_time(client: Client, worker: FakeWorker) -> None:
+    ids = [client.run(GRAPH, x=X, y=Y).request_id for _ in range(5)]
+    assert sorted(set(ids)) == ids
+
+
+def test_known_graph_travels_as_its_hash(client: Client, worker: FakeWorker) -> None:
+    for _ in range(3):
+        client.run(GRAPH, x=X, y=Y)
+    assert [sends_hash(each) for each in worker.messages] == [False, True, True]
+    assert len(worker.messages[-1].body) < 200
+
+
+def test_graph_is_known_by_its_meaning(client: Client, worker: FakeWorker) -> None:
+    client.run(GRAPH, x=X, y=Y)
+    client.run(specs.saxpy(), x=X, y=Y)
+    client.run(GRAPH.freeze(), x=X, y=Y)
+    assert [sends_hash(each) for each in worker.messages] == [False, True, True]
+
+
+def test_graph_that_only_failed_so_far_is_sent_whole(client: Client, worker: FakeWorker) -> None:
+    worker.answer = lambda _, message: failed(message, KaasqError("no"))
+    for _ in range(2):
+        with pytest.raises(KaasqError):
+            client.run(GRAPH, x=X, y=Y)
+    assert [sends_hash(each) for each in worker.messages] == [False, False]
+
+
+def test_worker_that_forgot_the_graph_gets_it_whole(client: Client, worker: FakeWorker) -> None:
+    client.run(GRAPH, x=X, y=Y)
+    worker.forget_graphs()
+    result = client.run(GRAPH, x=X, y=Y, a=5)
+    np.testing.assert_array_equal(result["out"], 5 * X + Y)
+    assert [sends_hash(each) for each in worker.messages] == [False, True, False]
+    assert worker.messages[1].message_id == worker.messages[2].message_id
+    assert worker.unknown == 1
+
+
+def test_whole_request_says_the_same_as_by_hash(client: Client, worker: FakeWorker) -> None:
+    client.run(GRAPH, x=X, y=Y)
+    worker.forget_graphs()
+    worker.answer = lambda request, message: saxpy(
+        msgspec.structs.replace(request, bind={"x": X.tobytes(), "y": Y.tobytes()}), message
+    )
+    client.run(GRAPH, x=X, y=Stored(name="n", offset=4), a=5, out=Keep("kept"), timeout=3)
+    assert worker.requests[-1] == Request(
+        graph=GRAPH.freeze(),
+        bind={"x": X.tobytes(), "y": Stored(name="n", offset=4)},
+        scalars={"a": 5},
+        keep={"out": "kept"},
+        timeout_ms=3000,
+    )
+
+
+def test_second_unknown_graph_answer_is_ignored(client: Client, worker: FakeWorker) -> None:
+    client.run(GRAPH, x=X, y=Y)
+    worker.forget_graphs()
+
+    def answer(request: Request, message: Message) -> Reply:
+        worker.reply(message, unknown_graph(message))  # of a copy that was under way
+        return saxpy(request, message)
+
+    worker.answer = answer
+    assert client.run(GRAPH, x=X, y=Y)["out"].shape == (4,)
+
+
+def test_each_worker_of_a_pool_learns_the_graph(client: Client, node: MemoryNode) -> None:
+    with FakeWorker(MemoryBroker(node, "one")) as one, FakeWorker(MemoryBroker(node, "other")) as other:
+        for _ in range(20):
+            client.run(GRAPH, x=X, y=Y)
+        assert len(one.requests) + len(other.requests) == 20
+        assert one.unknown + other.unknown <= 2
+
+
+def test_names_that_clash_with_parameters_go_into_bind_and_scalars(client: Client, worker: FakeWorker) -> None:
+    graph = kaasq.Graph("g")
+    args: list[Any] = [graph.input("timeout", nbytes=4), graph.scalar("bind", "int32"), graph.inout("keep", nbytes=4)]
+    graph.launch(specs.MODULE.kernel("k"), grid=1, block=1, args=args)
+    worker.answer = lambda _, message: Reply(id=message.message_id or "", status="ok")
+    client.run(graph, timeout=3, bind={"timeout": b"1234", "keep": b"5678"}, scalars={"bind": 1}, keep={"keep": "n"})
+    (request,) = worker.requests
+    assert (request.timeout_ms, request.bind["timeout"], request.scalars, request.keep) == (
+        3000,
+        b"1234",
+        {"bind": 1},
+        {"keep": "n"},
+    )
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5"])
+def test_timeout_is_a_positive_time(client: Client, worker: FakeWorker, timeout: Any) -> None:
+    with pytest.raises(BadRequest, match="timeout: expected a time in seconds above 0"):
+        client.run(GRAPH, x=X, y=Y, timeout=timeout)
+
+
+def test_what_is_no_graph_is_refused(client: Client, worker: FakeWorker) -> None:
+    with pytest.raises(BadRequest, match=r"graph: expected a kaasq.Graph, given a str"):
+        client.run("saxpy", x=X)  # type: ignore[arg-type]
+
+
+def test_wrong_input_is_refused_before_anything_is_sent(client: Client, worker: FakeWorker) -> None:
+    with pytest.raises(BufferSize):
+        client.run(GRAPH, x=X[:3], y=Y)
+    assert not worker.messages
+
+
+def test_input_may_change_once_submit_has_returned(client: Client, worker: FakeWorker) -> None:
+    held = Held()
+    worker.answer = held
+    x = X.copy()
+    future = client.submit(GRAPH, x=x, y=Y)
+    x[:] = -1
+    request, message = held.next()
+    worker.reply(message, saxpy(request, message))
+    np.testing.assert_array_equal(future.result(5)["out"], 2 * X + Y)
+
+
+# ------------------------------------------------------------------------------------------------------------ replies
+
+
+def failed(message: Message, error: KaasqError, status: Any = "error") -> Reply:
+    return Reply(id=message.message_id or "", status=status, error=ErrorBody.of(error))
+
+
+def test_error_reply_is_raised_with_its_fields(client: Client, worker: FakeWorker) -> None:
+    worker.answer = lambda _, message: failed(message, BufferSize(buffer="x", expected=16, given=12))
+    with pytest.raises(BufferSize) as caught:
+        client.run(GRAPH, x=X, y=Y)
+    assert caught.value.buffer == "x"
+    assert caught.value.request_id == worker.messages[0].message_id
+
+
+def test_expired_reply_is_deadline_exceeded(client: Client, worker: FakeWorker) -> None:
+    worker.answer = lambda _, message: failed(message, DeadlineExceeded("too late"), "expired")
+    with pytest.raises(DeadlineExceeded):
+        client.run(GRAPH, x=X, y=Y)
+
+
+def test_replies_out_of_order_find_their_requests(client: Client, worker: FakeWorker) -> None:
+    held = Held()
+    worker.answer = held
+    futures = [client.submit(GRAPH, x=X, y=Y, a=float(i)) for i in range(10)]
+    for request, message in reversed([held.next() for _ in futures]):
+        worker.reply(message, saxpy(request, message))
+    for i, future in enumerate(futures):
+        np.testing.assert_array_equal(future.result(5)["out"], i * X + Y)
+
+
+def test_duplicate_and_foreign_replies_are_dropped(client: Client, worker: FakeWorker) -> None:
+    def twice(request: Request, message: Message) -> Reply:
+        worker.reply(message, saxpy(request, message), correlation_id="nobody")
+        worker.reply(message, b"\xc1", correlation_id="nobody")
+        worker.reply(message, saxpy(request, message))
+        return saxpy(request, message)
+
+    worker.answer = twice
+    for i in range(5):
+        np.testing.assert_array_equal(client.run(GRAPH, x=X, y=Y, a=float(i))["out"], i * X + Y)
+
+
+def test_reply_that_cannot_be_read_is_an_error(client: Client, worker: FakeWorker) -> None:
+    worker.answer = lambda _, message: worker.reply(message, b"\xc1")
+    with pytest.raises(KaasqError, match=r"the reply to request .* cannot be read"):
+        client.run(GRAPH, x=X, y=Y)
+
+
+def test_nobody_serves_the_pool(client: Client, settings: Settings) -> None:
+    with pytest.raises(Unroutable, match=r"no worker ever served pool 'default'.*kaasq worker --pool default"):
+        client.run(GRAPH, x=X, y=Y)
+    assert client.connect().pending == 0
+
+
+# ----------------------------------------------------------------------------------------------------------- timeouts
+
+
+def test_no_reply_in_time(client: Client, worker: FakeWorker) -> None:
+    held = Held()
+    worker.answer = held
+    started = time.monotonic()
+    with pytest.raises(ReplyTimeout) as caught:
+        client.run(GRAPH, x=X, y=Y, timeout=0.2)
+    assert 0.2 <= time.monotonic() - started < 1
+    error = caught.value
+    assert (error.pool, error.timeout_s, error.request_id) == ("default", 0.2, held.next()[1].message_id)
+    assert "got no reply within 0.2 s" in error.message
+    assert "kaasq doctor" in error.message
+    assert isinstance(error, TimeoutError)
+
+
+def test_reply_after_the_timeout_is_dropped(client: Client, worker: FakeWorker) -> None:
+    held = Held()
+    worker.answer = held
+    with pytest.raises(ReplyTimeout):
+        client.run(GRAPH, x=X, y=Y, timeout=0.05)
+    request, message = held.next()
+    worker.reply(message, saxpy(request, message))
+    worker.answer = saxpy
+    assert client.run(GRAPH, x=X, y=Y)["out"].shape == (4,)
+
+
+def test_each_request_has_its_own_timeout(client: Client, worker: FakeWorker) -> None:
+    worker.answer = Held()
+    started = time.monotonic()
+    timeouts = [0.3, 0.1, 5.0, 0.2, 0.1]
+    ended: dict[int, float] = {}
+    futures = [client.submit(GRAPH, x=X, y=Y, timeout=each) for each in timeouts]
+    for i, future in enumerate(futures):
+        future.add_done_callback(lambda _, i=i: ended.__setitem__(i, time.monotonic() - started))  # type: ignore[misc]
+    wait_until(lambda: len(ended) == 4)
+    for i, timeout in enumerate(timeouts):
+        if i != 2:
+            assert timeout <= ended[i] < timeout + 0.15
+    assert not futures[2].done()
+
+
+# ------------------------------------------------------------------------------------------------------------- window
+
+
+def test_submit_waits_for_room(client: Client, worker: FakeWorker) -> None:
+    held = Held()
+    worker.answer = held
+    small = limited(client, pending_limit=2)
+    futures = [small.submit(GRAPH, x=X, y=Y) for _ in range(2)]
+    waiting = threading.Thread(target=lambda: futures.append(small.submit(GRAPH, x=X, y=Y)))
+    waiting.start()
+    time.sleep(0.1)
+    assert waiting.is_alive()
+    assert held.taken.qsize() == 2
+    request, message = held.next()
+    worker.reply(message, saxpy(request, message))
+    waiting.join(5)
+    assert not waiting.is_alive()
+    assert small.connect().pending == 2
+
+
+def test_waiting_for_room_ends_with_the_timeout(client: Client, worker: FakeWorker) -> None:
+    worker.answer = Held()
+    small = limited(client, pending_limit=1)
+    small.submit(GRAPH, x=X, y=Y)
+    with pytest.raises(ReplyTimeout, match="pending_limit is 1"):
+        small.run(GRAPH, x=X, y=Y, timeout=0.1)
+
+
+def test_room_is_free_again_after_timeouts_and_cancels(client: Client, worker: FakeWorker) -> None:
+    worker.answer = Held()
+    small = limited(client, pending_limit=1)
+    for _ in range(3):
+        with pytest.raises(ReplyTimeout):
+            small.run(GRAPH, x=X, y=Y, timeout=0.05)
+        assert small.submit(GRAPH, x=X, y=Y).cancel()
+    assert small.connect().pending == 0
+
+
+def test_callback_form_refuses_instead_of_waiting(client: Client, worker: FakeWorker) -> None:
+    worker.answer = Held()
+    small = limited(client, pending_limit=1)
+    core = small.connect()
+    prepared = Preparer(small.settings, None).prepare(GRAPH, {"x": X, "y": Y})
+    results: list[Result | KaasqError] = []
+    assert core.send(prepared, results.append) is not None
+    assert core.send(prepared, results.append) is None
+    assert not results
+
+
+# ------------------------------------------------------------------------------------------------------------ futures
+
+
+def test_cancelled_future_forgets_the_request(client: Client, worker: FakeWorker) -> None:
+    held = Held()
+    worker.answer = held
+    future = client.submit(GRAPH, x=X, y=Y)
+    request, message = held.next()
+    assert future.cancel()
+    assert future.cancel()
+    assert concurrent.futures.wait([future], 1).done == {future}
+    worker.reply(message, saxpy(request, message))
+    worker.answer = saxpy
+    assert client.run(GRAPH, x=X, y=Y)["out"].shape == (4,)
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result(1)
+
+
+def test_future_with_a_result_cannot_be_cancelled(client: Client, worker: FakeWorker) -> None:
+    future = client.submit(GRAPH, x=X, y=Y)
+    result = future.result(5)
+    assert not future.cancel()
+    assert isinstance(future, ResultFuture)
+    assert future.request_id == result.request_id
+
+
+def test_waiting_in_a_callback_is_refused_not_a_deadlock(client: Client, worker: FakeWorker) -> None:
+    seen: queue.Queue[KaasqError] = queue.Queue()
+
+    def callback(_: object) -> None:
+        try:
+            client.run(GRAPH, x=X, y=Y)
+        except KaasqError as error:
+            seen.put(error)
+
+    client.submit(GRAPH, x=X, y=Y).add_done_callback(callback)
+    assert "callback would wait for itself" in seen.get(timeout=5).message
+
+
+def test_chain_of_callbacks_may_submit(client: Client, worker: FakeWorker) -> None:
+    done: concurrent.futures.Future[Result] = concurrent.futures.Future()
+
+    def again(first: concurrent.futures.Future[Result]) -> None:
+        second = client.submit(GRAPH, x=first.result()["out"], y=Y)
+        second.add_done_callback(lambda future: done.set_result(future.result()))
+
+    client.submit(GRAPH, x=X, y=Y).add_done_callback(again)
+    np.testing.assert_array_equal(done.result(5)["out"], 2 * (2 * X + Y) + Y)
+
+
+def test_many_threads_share_a_client(client: Client, worker: FakeWorker) -> None:
+    def requests(a: int) -> bool:
+        return all((client.run(GRAPH, x=X, y=Y, a=float(a))["out"] == a * X + Y).all() for _ in range(50))
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(requests, range(8)))
+    assert client.connect().pending == 0
+
+
+# --------------------------------------------------------------------------------------------------- loss and closing
+
+
+class Shaky(MemoryBroker):
+    """Loses the confirms of the next publishes; ``arrives`` says whether the messages get there."""
+
+    lose = 0
+    arrives = True
+
+    def publish(
+        self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
+    ) -> None:
+        if not self.lose:
+            super().publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done)
+            return
+        self.lose -= 1
+        if self.arrives:
+            super().publish(message, exchange=exchange, routing_key=routing_key)
+        assert done is not None
+        self.call_soon(lambda: done(BrokerLost("the connection went before the confirm")))
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+def test_unconfirmed_request_is_repeated_with_its_id(
+    node: MemoryNode, settings: Settings, worker: FakeWorker, arrives: bool
+) -> None:
+    broker = Shaky(node, "ann")
+    broker.lose, broker.arrives = 2, arrives
+    held = Held()
+    worker.answer = held
+    with Client(broker, settings=settings) as client:
+        future = client.submit(GRAPH, x=X, y=Y)
+        copies = [held.next() for _ in range(3 if arrives else 1)]
+        assert len({message.message_id for _, message in copies}) == 1
+        assert len({message.body for _, message in copies}) == 1
+        assert len({message.timestamp_ms for _, message in copies}) == 1
+        for request, message in copies:
+            worker.reply(message, saxpy(request, message))
+        assert future.result(5)["out"].shape == (4,)
+
+
+def test_requests_stay_pending_while_the_connection_is_lost(
+    node: MemoryNode, settings: Settings, worker: FakeWorker
+) -> None:
+    broker = MemoryBroker(node, "ann")
+    held = Held()
+    worker.answer = held
+    with Client(broker, settings=settings) as client:
+        future = client.submit(GRAPH, x=X, y=Y)
+        request, message = held.next()
+        broker.interrupt(0.2)
+        worker.reply(message, saxpy(request, message))
+        during = client.submit(GRAPH, x=X, y=Y)
+        assert future.result(5)["out"].shape == (4,)
+        request, message = held.next()
+        worker.reply(message, saxpy(request, message))
+        assert during.result(5)["out"].shape == (4,)
+
+
+def test_timeout_while_the_connection_is_lost_says_so(node: MemoryNode, settings: Settings, worker: FakeWorker) -> None:
+    broker = MemoryBroker(node, "ann")
+    with Client(broker, settings=settings) as client:
+        client.run(GRAPH, x=X, y=Y)
+        broker.interrupt(5)
+        with pytest.raises(ReplyTimeout, match="the connection to the broker is lost"):
+            client.run(GRAPH, x=X, y=Y, timeout=0.3)
+
+
+def test_refused_publish_fails_at_once(node: MemoryNode, settings: Settings, worker: FakeWorker) -> None:
+    class Full(MemoryBroker):
+        def publish(self, message: Message, *, done: Done | None = None, **_: Any) -> None:
+            assert done is not None
+            self.call_soon(lambda: done(BrokerRefused("the queue is full")))
+
+    with Client(Full(node, "ann"), settings=settings) as client:
+        with pytest.raises(BrokerRefused, match="the queue is full") as caught:
+            client.run(GRAPH, x=X, y=Y)
+    assert caught.value.pool == "default"
+
+
+def test_closing_tells_everybody_who_waits(client: Client, worker: FakeWorker) -> None:
+    worker.answer = Held()
+    futures = [client.submit(GRAPH, x=X, y=Y) for _ in range(3)]
+    client.close()
+    for future in futures:
+        with pytest.raises(BrokerLost, match=r"the client was closed before request .* had its reply"):
+            future.result(5)
+    with pytest.raises(BrokerLost, match="the client is closed"):
+        client.run(GRAPH, x=X, y=Y)
+    client.close()
+
+
+def test_closing_ends_waiting_for_room(client: Client, worker: FakeWorker) -> None:
+    worker.answer = Held()
+    small = limited(client, pending_limit=1)
+    small.submit(GRAPH, x=X, y=Y)
+    raised: queue.Queue[KaasqError] = queue.Queue()
+
+    def submit() -> None:
+        try:
+            small.submit(GRAPH, x=X, y=Y)
+        except KaasqError as error:
+            raised.put(error)
+
+    threading.Thread(target=submit).start()
+    time.sleep(0.05)
+    small.close()
+    assert isinstance(raised.get(timeout=2), BrokerLost)
+
+
+def test_client_that_never_connected_can_be_closed(settings: Settings) -> None:
+    client = Client("amqp://bob:x@nowhere.invalid/", settings=settings)
+    assert repr(client) == "<Client of pool 'default' as 'bob', not connected yet>"
+    client.close()
+    with pytest.raises(BrokerLost, match="the client is closed"):
+        client.connect()
+
+
+# --------------------------------------------------------------------------------------------------------------- store
+
+
+def test_small_requests_never_touch_the_store(client: Client, worker: FakeWorker) -> None:
+    client.run(GRAPH, x=X, y=Y)
+    assert not client.settings.store_path.exists()
+
+
+def test_store_alone_needs_no_broker(settings: Settings) -> None:
+    with Client("amqp://bob:x@nowhere.invalid/", settings=settings) as client:
+        ref = client.put(X, name="x", ttl=60)
+        assert (ref.name, ref.version, ref.dtype, ref.shape) == ("x", 1, "float32", (4,))
+        np.testing.assert_array_equal(client.get("x"), X)
+        assert [each.name for each in client.names()] == ["x"]
+        client.delete("x")
+        assert client.names() == []
+
+
+def test_largest_inputs_travel_through_the_store(client: Client, worker: FakeWorker) -> None:
+    graph = specs.saxpy(n=100)
+    small = limited(client, inline_limit=500)
+    x = np.arange(100, dtype=np.float32)
+
+    def answer(request: Request, message: Message) -> Reply:
+        bind = {
+            name: each if isinstance(each, bytes) else small.get(each.ref or "").tobytes()
+            for name, each in request.bind.items()
+        }
+        return saxpy(msgspec.structs.replace(request, bind=bind), message)
+
+    worker.answer = answer
+    result = small.run(graph, x=x, y=x)
+    np.testing.assert_array_equal(result["out"], 3 * x)
+    kinds = sorted(type(each).__name__ for each in worker.requests[0].bind.values())
+    assert kinds == ["Stored", "bytes"]
+    (stored,) = small.buffers.objects()
+    assert (stored.nbytes, stored.dtype, stored.shape) == (400, "float32", (100,))
+    assert stored.expires is not None
+    assert stored.expires - time.time() > 3000
+    small.buffers.close()
+
+
+def test_large_input_without_a_store_is_a_clear_error() -> None:
+    preparer = Preparer(Settings(inline_limit=10), None)
+    with pytest.raises(StoreUnavailable, match=r"input '[xy]' has 16 bytes.*10 in a message.*no store"):
+        preparer.prepare(GRAPH, {"x": X, "y": Y})
+
+
+def test_core_works_without_a_store(node: MemoryNode, settings: Settings, worker: FakeWorker) -> None:
+    broker = MemoryBroker(node, "ann")
+    broker.open(5)
+    core = ClientCore(broker, None, settings)
+    started: queue.Queue[KaasqError | None] = queue.Queue()
+    core.start(started.put)
+    assert started.get(timeout=5) is None
+    results: queue.Queue[Result | KaasqError] = queue.Queue()
+    core.send(Preparer(settings, None).prepare(GRAPH, {"x": X, "y": Y}), results.put)
+    result = results.get(timeout=5)
+    assert isinstance(result, Result)
+    np.testing.assert_array_equal(result["out"], 2 * X + Y)
+    core.stop()
+    broker.close()

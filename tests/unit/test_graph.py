@@ -1,0 +1,150 @@
+"""Building graphs from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kaasq
+from kaasq.checks import GraphLimits, check_graph
+from kaasq.codec import JSON, decode
+from kaasq.model import Constant, GraphSpec, Module
+from tests.support.specs import MODULE, SOURCE, saxpy
+
+
+def test_two_graphs_built_alike_have_one_hash() -> None:
+    assert saxpy().freeze().hash == saxpy().freeze().hash
+
+
+@pytest.mark.parametrize("other", [saxpy(n=8), saxpy(name="other")], ids=["another size", "another name"])
+def test_what_differs_in_meaning_differs_in_hash(other: kaasq.Graph) -> None:
+    assert other.freeze().hash != saxpy().freeze().hash
+
+
+def test_iterations_are_part_of_the_graph_and_may_be_set_after_freezing() -> None:
+    graph = saxpy()
+    once = graph.freeze()
+    graph.iterations = 3
+    assert graph.freeze().iterations == 3
+    assert graph.freeze().hash != once.hash
+
+
+def test_numpy_iterations_are_whole_numbers_too() -> None:
+    graph = saxpy()
+    graph.iterations = np.int64(3)  # type: ignore[assignment]
+    assert type(graph.freeze().iterations) is int
+
+
+def test_freezing_twice_gives_the_same_object() -> None:
+    graph = saxpy()
+    assert graph.freeze() is graph.freeze()
+
+
+def test_json_form_means_the_same_graph() -> None:
+    graph = saxpy()
+    read = decode(graph.to_json(), JSON, GraphSpec)
+    assert check_graph(read, GraphLimits()).hash == graph.freeze().hash
+
+
+def test_normal_form_is_a_fixed_point() -> None:
+    frozen = saxpy().freeze()
+    assert check_graph(frozen, GraphLimits()) == frozen
+
+
+def test_argument_order_and_types_are_kept() -> None:
+    graph = kaasq.Graph("g")
+    x = graph.inout("x", nbytes=8)
+    args: list[Any] = [x, np.int32(7), np.float32(0.5), np.bool_(True), b"\1\2", np.complex64(1)]
+    graph.launch(MODULE.kernel("k"), grid=1, block=1, args=args)
+    (launch,) = graph.freeze().launches
+    assert launch.args == (
+        "x",
+        Constant(dtype="int32", value=7),
+        Constant(dtype="float32", value=0.5),
+        Constant(dtype="bool", value=True),
+        Constant(dtype="bytes", data=b"\1\2"),
+        Constant(dtype="bytes", data=np.complex64(1).tobytes()),
+    )
+
+
+@pytest.mark.parametrize("argument", [1, 1.5, True])
+def test_python_numbers_have_no_size_and_are_refused(argument: float) -> None:
+    graph = kaasq.Graph("g")
+    x = graph.inout("x", nbytes=8)
+    with pytest.raises(kaasq.BadRequest, match=r"launches\[0\].args\[1\].*np.int32"):
+        graph.launch(MODULE.kernel("k"), grid=1, block=1, args=[x, argument])
+
+
+def test_buffer_of_another_graph_is_refused() -> None:
+    one, other = kaasq.Graph("one"), kaasq.Graph("other")
+    foreign = one.input("x", nbytes=4)
+    other.input("x", nbytes=4)
+    with pytest.raises(kaasq.BadRequest, match="declared on another graph"):
+        other.launch(MODULE.kernel("k"), grid=1, block=1, args=[foreign])
+
+
+def test_argument_of_an_unknown_type_is_refused() -> None:
+    graph = kaasq.Graph("g")
+    with pytest.raises(kaasq.BadRequest, match="cannot pass a list"):
+        graph.launch(MODULE.kernel("k"), grid=1, block=1, args=[[1]])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(("grid", "block"), [(1.5, 1), (1, 256.0), ("4", 1), ((1, 2.5), 1), (None, 1)])
+def test_grid_and_block_are_whole_numbers(grid: object, block: object) -> None:
+    graph = kaasq.Graph("g")
+    x = graph.inout("x", nbytes=4)
+    with pytest.raises(kaasq.BadRequest, match=r"launches\[0\].(grid|block): expected a whole number"):
+        graph.launch(MODULE.kernel("k"), grid=grid, block=block, args=[x])  # type: ignore[arg-type]
+
+
+def test_grid_may_come_from_numpy() -> None:
+    graph = kaasq.Graph("g")
+    x = graph.inout("x", nbytes=4)
+    graph.launch(MODULE.kernel("k"), grid=np.array([2, 3]), block=np.int64(4), args=[x])  # type: ignore[arg-type]
+    (launch,) = graph.freeze().launches
+    assert (launch.grid, launch.block) == ((2, 3, 1), (4, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "f4", "<f4", np.float32, np.dtype("f4")])
+def test_all_spellings_of_a_dtype_mean_one(dtype: object) -> None:
+    graph = kaasq.Graph("g")
+    assert graph.input("x", shape=4, dtype=dtype).dtype == "float32"
+
+
+@pytest.mark.parametrize("default", ["3", [1], 1j])
+def test_scalar_default_is_a_number(default: object) -> None:
+    with pytest.raises(kaasq.BadRequest, match=r"scalars\[0\].default"):
+        kaasq.Graph("g").scalar("a", "float32", default)  # type: ignore[arg-type]
+
+
+def test_module_from_each_kind_of_file(tmp_path: Path) -> None:
+    for suffix, kind in {".cu": "source", ".ptx": "ptx", ".cubin": "cubin", ".fatbin": "fatbin"}.items():
+        path = tmp_path / f"k{suffix}"
+        path.write_text(SOURCE)
+        module = Module.from_file(path)
+        assert module.kind == kind
+        assert (module.source or module.code.decode()) == SOURCE
+
+
+def test_module_from_file_names_what_is_possible(tmp_path: Path) -> None:
+    with pytest.raises(kaasq.BadRequest, match=r"k\.so: .*\.cubin"):
+        Module.from_file(tmp_path / "k.so")
+
+
+def test_module_source_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "k.cu"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(kaasq.BadRequest, match=r"k\.cu: the source is not UTF-8"):
+        Module.from_file(path)
+
+
+def test_module_hash_covers_options() -> None:
+    assert Module.from_source(SOURCE).hash == MODULE.hash
+    assert Module.from_source(SOURCE, options=("-DN=1",)).hash != MODULE.hash
+
+
+def test_repr_says_how_large_it_is() -> None:
+    assert repr(saxpy()) == "<Graph 'saxpy': 1 launches, 3 buffers, 1 iterations>"

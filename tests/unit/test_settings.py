@@ -1,0 +1,105 @@
+"""Settings: flags, then variables, then a file, then defaults; what is wrong is named with its origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kaasq.errors import BadRequest
+from kaasq.settings import DEFAULT_BROKER_URL, Settings, default_store, load_settings
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "kaasq.toml"
+    path.write_text('pool = "file"\nstore = "file-store"\nmodules = ["a"]\n\n[graph_limits]\nlaunches = 7\n')
+    return path
+
+
+def test_nothing_given_gives_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("platformdirs.user_config_dir", lambda _: str(tmp_path))
+    assert load_settings(environ={}) == Settings()
+
+
+def test_flags_come_before_variables_before_the_file(file: Path) -> None:
+    environ = {"KAASQ_POOL": "environ", "KAASQ_STORE": "environ-store"}
+    settings = load_settings({"pool": "flag", "store": None}, environ=environ, file=file)
+    assert (settings.pool, settings.store, settings.modules) == ("flag", "environ-store", ("a",))
+    assert settings.graph_limits.launches == 7
+
+
+def test_variable_names_the_file(file: Path) -> None:
+    assert load_settings(environ={"KAASQ_CONFIG": str(file)}).pool == "file"
+
+
+def test_file_in_the_working_folder_is_found(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    assert load_settings(environ={}).pool == "file"
+
+
+def test_variables_are_converted(file: Path) -> None:
+    environ = {
+        "KAASQ_TIMEOUT": "2.5",
+        "KAASQ_PREFETCH": "8",
+        "KAASQ_STORE_SYNC": "false",
+        "KAASQ_MODULES": "/a:/b",
+        "KAASQ_QUEUE_TYPE": "classic",
+    }
+    settings = load_settings(environ=environ, file=file)
+    assert (settings.timeout, settings.prefetch, settings.store_sync) == (2.5, 8, False)
+    assert (settings.modules, settings.queue_type) == (("/a", "/b"), "classic")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "toml", "says"),
+    [
+        ({"timeout": "soon"}, {}, "", "--timeout: 'soon'"),
+        ({}, {"KAASQ_PREFETCH": "many"}, "", "KAASQ_PREFETCH: 'many'"),
+        ({}, {"KAASQ_QUEUE_TYPE": "fast"}, "", "KAASQ_QUEUE_TYPE: 'fast'"),
+        ({}, {}, "prefetch = 'many'", "kaasq.toml: prefetch: 'many'"),
+        ({}, {}, "polo = 'x'", "kaasq.toml: polo: unknown setting; known are broker_url, pool"),
+        ({}, {}, "pool = ", "kaasq.toml: no valid TOML"),
+        ({"pool": "Not A Word"}, {}, "", "pool: 'Not A Word' is no pool: use lower-case"),
+        ({"slot": "a.b"}, {}, "", "slot: 'a.b' is no slot"),
+        ({}, {}, "[graph_limits]\nlaunches = 'x'", "kaasq.toml: graph_limits"),
+    ],
+)
+def test_wrong_setting_is_named_with_its_origin(
+    tmp_path: Path, flags: dict[str, str], environ: dict[str, str], toml: str, says: str
+) -> None:
+    file = tmp_path / "kaasq.toml"
+    file.write_text(toml)
+    with pytest.raises(BadRequest) as caught:
+        load_settings(flags, environ=environ, file=file)
+    assert says in caught.value.message
+
+
+def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"gone\.toml: cannot read it: No such file"):
+        load_settings(environ={"KAASQ_CONFIG": str(tmp_path / "gone.toml")})
+
+
+def test_store_of_worker_and_client_is_the_same_by_default() -> None:
+    assert Settings(pool="a").store_path == Settings(pool="a").store_path == default_store("a")
+    assert Settings(pool="a").store_path != Settings(pool="b").store_path
+    assert Settings(store="~/x").store_path == Path.home() / "x"
+
+
+@pytest.mark.parametrize(
+    ("url", "tenant"),
+    [
+        (DEFAULT_BROKER_URL, "guest"),
+        ("amqp://localhost", "guest"),
+        ("amqps://ann:secret@broker.example:5671/vhost", "ann"),
+        ("amqp://team%2d1:p%40ss@broker.example", "team-1"),
+    ],
+)
+def test_tenant_is_the_user_of_the_broker_url(url: str, tenant: str) -> None:
+    assert Settings(broker_url=url).tenant == tenant
+
+
+def test_user_that_can_be_no_tenant_is_refused() -> None:
+    with pytest.raises(BadRequest, match=r"tenant: 'A\.B' is no tenant"):
+        _ = Settings(broker_url="amqp://A.B@localhost").tenant
