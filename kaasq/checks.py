@@ -21,6 +21,7 @@ MODULE_OPTION = re.compile(r"-D\w+(=[\w.+-]*)?|-{1,2}std=c\+\+(11|14|17|20)|-{1,
 GRID_LIMIT = (2**31 - 1, 65535, 65535)
 BLOCK_LIMIT = (1024, 1024, 64)
 THREADS_PER_BLOCK = 1024
+DIMENSIONS = 32  # what NumPy has always been able to take
 PARAMETER_BYTES = 32764  # what CUDA 12.1 and later pass to a kernel at most
 
 
@@ -104,7 +105,7 @@ def check_bindings(
         if buffer is None:
             raise BadRequest(f"the graph has no buffer {name!r}; it has {_listed(graph.buffers)}", at=f"bind.{name}")
         if not buffer.given:
-            raise BadRequest(f"{name!r} is a {buffer.role}: nothing can be bound to it", at=f"bind.{name}")
+            raise BadRequest(f"{name!r} is {_article(buffer.role)}: nothing can be bound to it", at=f"bind.{name}")
         if size is not None and size != buffer.nbytes:
             raise BufferSize(buffer=name, expected=buffer.nbytes, given=size)
     for buffer in graph.buffers:
@@ -118,6 +119,8 @@ def check_bindings(
     for scalar in graph.scalars:
         if scalar.default is None and scalar.name not in scalars:
             raise BadRequest(f"scalar {scalar.name!r} has no default and was not given", at=f"scalars.{scalar.name}")
+    if len(set(keep.values())) < len(keep):
+        raise BadRequest("two outputs cannot be kept under one name", at="keep")
     for name, target in keep.items():
         kept = graph.buffer(name)
         if kept is None or not kept.returned:
@@ -140,8 +143,14 @@ def pack_number(dtype: str, value: Number, at: str) -> bytes:
         return b"\1" if value else b"\0"
     try:
         return struct.pack({2: "<e", 4: "<f", 8: "<d"}[kind.itemsize], value)
-    except OverflowError:
+    except (OverflowError, struct.error):  # the latter for an int and float16
         raise BadRequest(f"{value} does not fit {dtype}", at=at) from None
+
+
+def _normal(dtype: str, value: Number, at: str) -> Number:
+    """The number that the kernel sees: 2, 2.0 and 0.1 rounded to float32 have one spelling each, hence one hash."""
+    number: Number = np.frombuffer(pack_number(dtype, value, at), np.dtype(dtype).newbyteorder("<"))[0].item()
+    return number
 
 
 def _buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
@@ -153,8 +162,10 @@ def _buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
         dtype = canonical(dtype)
         if dtype not in BUFFER_DTYPES:
             raise BadRequest(f"{buffer.dtype!r} is no dtype; known are {', '.join(BUFFER_DTYPES)}", at=place)
-    if buffer.shape is not None and any(each < 0 for each in buffer.shape):
-        raise BadRequest(f"shape {buffer.shape} has a negative dimension", at=place)
+    if buffer.shape is not None and len(buffer.shape) > DIMENSIONS:
+        raise BadRequest(f"shape has {len(buffer.shape)} dimensions; at most {DIMENSIONS} are possible", at=place)
+    if buffer.shape is not None and not all(0 <= each <= limits.buffer_bytes for each in buffer.shape):
+        raise BadRequest(f"a dimension of the shape is negative or above {limits.buffer_bytes}", at=place)
     if buffer.shape is not None and dtype is None:
         raise BadRequest("a shape needs a dtype", at=place)
     if buffer.const and buffer.role != "input":
@@ -185,9 +196,8 @@ def _scalar(scalar: Scalar, at: str) -> Scalar:
             f"{scalar.dtype!r} is no scalar dtype; known are {', '.join(SCALAR_DTYPES)}",
             at=f"{at} ({scalar.name!r})",
         )
-    if scalar.default is not None:
-        pack_number(dtype, scalar.default, f"{at}.default")
-    return Scalar(name=scalar.name, dtype=dtype, default=scalar.default)
+    default = None if scalar.default is None else _normal(dtype, scalar.default, f"{at}.default")
+    return Scalar(name=scalar.name, dtype=dtype, default=default)
 
 
 def _module(module: Module, at: str, limits: GraphLimits) -> None:
@@ -255,8 +265,7 @@ def _arg(arg: str | Constant, at: str, names: set[str]) -> str | Constant:
     dtype = canonical(arg.dtype)
     if dtype not in SCALAR_DTYPES:
         raise BadRequest(f"{arg.dtype!r} is no scalar dtype; known are {', '.join(SCALAR_DTYPES)}", at=at)
-    pack_number(dtype, arg.value, at)
-    return Constant(dtype=dtype, value=arg.value)
+    return Constant(dtype=dtype, value=_normal(dtype, arg.value, at))
 
 
 def _at_most(count: int, limit: int, what: str, at: str) -> None:

@@ -17,11 +17,11 @@ _COMMANDS = {
     "worker": "kaasq_workers.cli:worker",
     "doctor": "kaasq_workers.doctor:doctor",
     "run": "kaasq_producers.cli:run",
-    "put": "kaasq_producers.cli:put",
-    "get": "kaasq_producers.cli:get",
-    "ls": "kaasq_producers.cli:ls",
-    "rm": "kaasq_producers.cli:rm",
-    "gc": "kaasq_producers.cli:gc",
+    "put": "kaasq_producers.cli_store:put",
+    "get": "kaasq_producers.cli_store:get",
+    "ls": "kaasq_producers.cli_store:ls",
+    "rm": "kaasq_producers.cli_store:rm",
+    "gc": "kaasq_producers.cli_store:gc",
     "demo": "kaasq_producers.demo.cli:demo",
 }
 
@@ -35,6 +35,8 @@ class _Lazy(click.Group):
             return None
         module, _, attribute = _COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        if command.help is not None:  # click's mark for "do not wrap", which a raw docstring can only spell
+            command.help = command.help.replace(r"\b", "\b")
         return command
 
 

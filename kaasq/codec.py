@@ -85,9 +85,10 @@ class RequestDecoder:
     ``graph`` of a decoded request is always a checked GraphSpec, or the hash of one this decoder does not know.
     """
 
-    def __init__(self, limits: GraphLimits, *, graphs: int = 1024) -> None:
+    def __init__(self, limits: GraphLimits, *, graphs: int = 1024, nbytes: int = 256 << 20) -> None:
         self._limits = limits
         self._capacity = graphs
+        self._room = nbytes
         self._by_bytes: dict[bytes, GraphSpec] = {}
         self._by_hash: dict[str, GraphSpec] = {}
 
@@ -120,9 +121,14 @@ class RequestDecoder:
         if isinstance(graph, str):
             return self._by_hash.get(graph, graph)
         graph = check_graph(graph, self._limits)
-        while len(self._by_bytes) >= self._capacity:  # oldest first: a graph in use is sent again, and remembered
-            dropped = self._by_bytes.pop(next(iter(self._by_bytes)))
-            self._by_hash.pop(dropped.hash, None)
+        self._room -= len(encoded)
+        # Oldest first: a graph in use is sent again, and remembered.
+        while self._by_bytes and (len(self._by_bytes) >= self._capacity or self._room < 0):
+            oldest = next(iter(self._by_bytes))
+            dropped = self._by_bytes.pop(oldest)
+            self._room += len(oldest)
+            if self._by_hash.get(dropped.hash) is dropped:  # else known by another encoding, too
+                del self._by_hash[dropped.hash]
         self._by_bytes[encoded] = graph
         self._by_hash[graph.hash] = graph
         return graph

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,8 @@ SCALAR_DTYPES = (
 )
 BUFFER_DTYPES = (*SCALAR_DTYPES, "complex64", "complex128")
 
+# NumPy reads far more than names (structures, shapes, even literals, with the errors that go with them).
+_SPELLING = re.compile(r"[<>=|]?(?!a[0-9]*$)[A-Za-z?][a-z]*[0-9]{0,3}_?", re.ASCII)
 _SIZES = {name: np.dtype(name).itemsize for name in BUFFER_DTYPES}
 
 
@@ -30,9 +34,11 @@ def itemsize(dtype: str) -> int:
     return _SIZES[dtype]
 
 
-@functools.cache
-def canonical(dtype: str) -> str | None:
-    """NumPy's own name for whatever spelling was given ("f4", "<f4"), or None if it is no such type."""
+@functools.lru_cache(maxsize=1024)  # bounded: spellings come from outside
+def canonical(dtype: Any) -> str | None:
+    """NumPy's own name for whatever spelling was given ("f4", "<f4", np.float32), or None if it is no such type."""
+    if dtype is None or (isinstance(dtype, str) and not _SPELLING.fullmatch(dtype)):
+        return None
     try:
         parsed = np.dtype(dtype)
     except (TypeError, ValueError):

@@ -207,8 +207,9 @@ def _tree(base: type[KaasqError]) -> list[type[KaasqError]]:
 def error_from_wire(code: str, message: str, detail: Mapping[str, Any] | None = None) -> KaasqError:
     """The exception for an error that came in a reply; an unknown code becomes a plain KaasqError."""
     kind = next((each for each in _tree(KaasqError)[1:] if each.code == code), KaasqError)
-    error = KaasqError.__new__(kind)
-    KaasqError.__init__(error, message, **(detail or {}))
+    error = kind.__new__(kind)
+    KaasqError.__init__(error, message)
+    error.detail.update(detail or {})  # not as keywords: what comes from outside may hold any key
     if kind is KaasqError:
         error.code = code  # type: ignore[misc]  # a newer worker's code is kept for the user to read
     return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +67,8 @@ class Graph:
 
     def scalar(self, name: str, dtype: Any, default: Number | None = None) -> Scalar:
         """Declare an argument passed by value, which a request may set; without a default it must."""
-        scalar = Scalar(name=name, dtype=canonical(dtype) or str(dtype), default=_plain(default))
+        at = f"graph.scalars[{len(self._scalars)}]"
+        scalar = Scalar(name=name, dtype=canonical(dtype) or str(dtype), default=_number(default, f"{at}.default"))
         self._scalars.append(scalar)
         self._frozen = None
         return scalar
@@ -90,10 +92,10 @@ class Graph:
             Launch(
                 module=kernel.module.hash,
                 kernel=kernel.name,
-                grid=_dims(grid),
-                block=_dims(block),
+                grid=_dims(grid, f"{at}.grid"),
+                block=_dims(block, f"{at}.block"),
                 args=tuple(self._argument(arg, f"{at}.args[{i}]") for i, arg in enumerate(args)),
-                shared_bytes=int(shared_bytes),
+                shared_bytes=_whole(shared_bytes, f"{at}.shared_bytes"),
             )
         )
         self._frozen = None
@@ -107,7 +109,7 @@ class Graph:
                 scalars=tuple(self._scalars),
                 modules=dict(self._modules),
                 launches=tuple(self._launches),
-                iterations=self.iterations,
+                iterations=_whole(self.iterations, "graph.iterations"),
             )
             self._frozen = check_graph(spec, limits or GraphLimits())
         return self._frozen
@@ -132,11 +134,12 @@ class Graph:
         *,
         const: bool = False,
     ) -> Buffer:
-        dims = None if shape is None else _dims(shape)
+        at = f"graph.buffers[{len(self._buffers)}]"
+        dims = None if shape is None else _dims(shape, f"{at}.shape")
         buffer = Buffer(
             name=name,
             role=role,
-            nbytes=-1 if nbytes is None else int(nbytes),
+            nbytes=-1 if nbytes is None else _whole(nbytes, f"{at}.nbytes"),
             dtype=None if dtype is None else canonical(dtype) or str(dtype),
             shape=(dims,) if isinstance(dims, int) else dims,
             const=const,
@@ -167,14 +170,21 @@ class Graph:
         raise BadRequest(f"cannot pass a {type(arg).__name__} to a kernel", at=at)
 
 
-def _dims(value: int | Sequence[int]) -> int | tuple[int, ...]:
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    return tuple(int(each) for each in value)
+def _dims(value: int | Sequence[int], at: str) -> int | tuple[int, ...]:
+    if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes)):
+        return tuple(_whole(each, at) for each in value)
+    return _whole(value, at)
 
 
-def _plain(value: Number | np.generic | None) -> Number | None:
-    if isinstance(value, np.generic):
-        number: Number = value.item()
-        return number
-    return value
+def _whole(value: Any, at: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise BadRequest(f"expected a whole number, given {value!r:.60} ({type(value).__name__})", at=at) from None
+
+
+def _number(value: Any, at: str) -> Number | None:
+    plain = value.item() if isinstance(value, np.generic) else value
+    if plain is not None and not isinstance(plain, (bool, int, float)):
+        raise BadRequest(f"expected a number, given {value!r:.60}", at=at)
+    return plain

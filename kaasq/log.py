@@ -8,6 +8,9 @@ from typing import Any
 
 import structlog
 
+# Without local variables: they would put tenants' data and whole messages into the log.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -22,9 +25,11 @@ def configure(level: str = "info", style: str = "auto") -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     if style == "json":
-        rendering: list[Any] = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        rendering: list[Any] = [_TRACEBACKS, structlog.processors.JSONRenderer()]
     else:
-        rendering = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        rendering = [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

@@ -69,7 +69,10 @@ class Module(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
         if kind is None:
             raise BadRequest(f"{path.name}: a module file ends in one of {', '.join(_SUFFIXES)}", at="module")
         if kind == "source":
-            return cls(source=path.read_text(), options=tuple(options))
+            try:
+                return cls(source=path.read_text(encoding="utf-8"), options=tuple(options))
+            except UnicodeDecodeError as error:
+                raise BadRequest(f"{path.name}: the source is not UTF-8: {error.reason}", at="module") from None
         return cls(kind=kind, code=path.read_bytes())
 
     def kernel(self, name: str) -> Kernel:
@@ -152,7 +155,11 @@ class GraphSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, d
 
     def buffer(self, name: str) -> Buffer | None:
         """The buffer of that name, or None."""
-        return next((each for each in self.buffers if each.name == name), None)
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Buffer]:
+        return {each.name: each for each in self.buffers}
 
     @cached_property
     def hash(self) -> str:

@@ -51,7 +51,8 @@ def pack(
     """The launch's arguments, checked for count and size. Raises BadArguments naming launch and argument."""
     values: list[bytes] = []
     described: list[str] = []
-    declared: dict[str, Buffer | Scalar] = {each.name: each for each in (*graph.buffers, *graph.scalars)}
+    declared: dict[str, Buffer | Scalar] = {each.name: each for each in graph.buffers}
+    declared.update((each.name, each) for each in graph.scalars)
     for index, arg in enumerate(launch.args):
         if isinstance(arg, str):
             match declared[arg]:

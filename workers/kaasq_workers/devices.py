@@ -6,19 +6,10 @@ from importlib.metadata import entry_points
 
 from kaasq.errors import BadRequest
 from kaasq.settings import Settings
+from kaasq_workers.cuda.presence import count_gpus
 from kaasq_workers.device import Device
 
 GROUP = "kaasq.devices"
-
-
-def count_gpus() -> int:
-    """CUDA devices that kaasq can use here: 0 without a GPU, a driver or the cuda extra."""
-    try:
-        import cupy
-
-        return int(cupy.cuda.runtime.getDeviceCount()) if cupy.is_available() else 0
-    except Exception:  # noqa: BLE001 - whatever a half-installed CUDA raises, there is no device to use
-        return 0
 
 
 def device_names(wanted: str) -> list[str]:

@@ -27,7 +27,8 @@ from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings, load_settings
 from kaasq.topology import REPLIES, Topology, pool_topology, reply_key, reply_queue, reply_topology, slot_lock
 from kaasq_storage import BufferStore, open_store
-from kaasq_workers.devices import count_gpus, default_slot, device_names, open_device
+from kaasq_workers.cuda.presence import count_gpus
+from kaasq_workers.devices import default_slot, device_names, open_device
 from kaasq_workers.engine import Engine
 
 CHECK_TIMEOUT_S = 10.0

@@ -1,0 +1,125 @@
+"""What every test can ask for: a real RabbitMQ, a fresh vhost on it, a pool name of its own, a broker to kill.
+
+A test that asks for the broker runs against it or fails; only a missing GPU is a reason to skip.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from real_broker import Broker, RealBroker, own_broker, real_broker, source
+
+BROKER_TESTS = pytest.StashKey[int]()
+BROKER_USED = pytest.StashKey[str]()
+
+# Who asks for one of these talks to a real RabbitMQ.
+BROKER_FIXTURES = frozenset({"broker", "broker_url", "rabbit_url", "own_rabbit"})
+
+ON_BROKER = {
+    "url": "the RabbitMQ of KAASQ_TEST_BROKER_URL",
+    "docker": "RabbitMQ in a container",
+    "node": "a private node of the installed rabbitmq-server",
+    "none": "none found: tests that need RabbitMQ will fail",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests from this user's settings, stores and caches, in this process and in those that it starts."""
+    for name in [each for each in os.environ if each.startswith("KAASQ_") and not each.startswith("KAASQ_TEST_")]:
+        del os.environ[name]
+    home = tempfile.TemporaryDirectory(prefix="kaasq-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(home.cleanup)
+    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        os.environ[name] = f"{home.name}/{name}"
+    os.environ["KAASQ_CONFIG"] = os.devnull
+    # It logs each refused connection as an error with a traceback; tests of a broker that is away refuse many.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+@pytest.fixture(scope="session")
+def broker(pytestconfig: pytest.Config) -> Iterator[RealBroker]:
+    """The tests' RabbitMQ, started on first use."""
+    with real_broker() as found:
+        pytestconfig.stash[BROKER_USED] = f"RabbitMQ {found.version} at {found.how}"
+        yield found
+
+
+@pytest.fixture(scope="session")
+def broker_url(broker: RealBroker) -> str:
+    """Its AMQP URL, for tests that keep apart by the names of their pools."""
+    return broker.url
+
+
+@pytest.fixture
+def rabbit_url(broker: RealBroker) -> Iterator[str]:
+    """AMQP URL of a fresh vhost, gone after the test (20 ms); the given broker's where it cannot make one."""
+    if broker.management is None:
+        yield broker.url
+        return
+    parts = urlsplit(broker.url)
+    vhost = f"t{secrets.token_hex(6)}"
+    broker.management.add_vhost(vhost, parts.username or "guest")
+    try:
+        yield parts._replace(path=f"/{vhost}").geturl()
+    finally:
+        broker.management.delete_vhost(vhost)
+
+
+@pytest.fixture(scope="session")
+def _own_rabbit() -> Iterator[Broker]:
+    with own_broker() as found:
+        yield found
+
+
+@pytest.fixture
+def own_rabbit(_own_rabbit: Broker) -> Broker:
+    """A second broker that the test may stop, kill and restart; running again at the next test."""
+    return _own_rabbit.start()
+
+
+@pytest.fixture
+def pool() -> str:
+    """A pool name that no other test uses."""
+    return f"t{secrets.token_hex(5)}"
+
+
+@pytest.fixture(autouse=True)
+def _count_broker_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Counts what really ran on RabbitMQ, including tests that ask for it while they run."""
+    yield
+    if BROKER_FIXTURES.intersection(request.fixturenames):
+        stash = request.config.stash
+        stash[BROKER_TESTS] = stash.get(BROKER_TESTS, 0) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use the broker; skip those for a GPU where there is none."""
+    no_gpu = not _has_gpu()
+    for item in items:
+        if BROKER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("broker")
+        if no_gpu and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
+def pytest_report_header() -> str:
+    return f"broker: {ON_BROKER[source()]}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    count = config.stash.get(BROKER_TESTS, 0)
+    used = config.stash.get(BROKER_USED, "RabbitMQ" if count == 0 else "a RabbitMQ of their own")
+    terminalreporter.write_line(f"{count} {'test' if count == 1 else 'tests'} ran against {used}")
+
+
+def _has_gpu() -> bool:
+    """Whether the kernel shows an NVIDIA device: with a GPU but no working CUDA the tests must fail, not skip."""
+    return Path("/dev/dxg").exists() or any(Path("/dev").glob("nvidia[0-9]*"))

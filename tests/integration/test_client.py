@@ -1,0 +1,104 @@
+"""The client on a real RabbitMQ, with a scripted worker: connecting, losing the broker, getting every answer."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+import kaasq
+from kaasq.broker import Message
+from kaasq.messages import Reply, Request
+from kaasq.rabbit import RabbitBroker
+from kaasq.settings import Settings
+from real_broker import Broker
+from tests.support import specs
+from tests.support.fake_worker import FakeWorker, saxpy, sends_hash
+
+X = np.arange(4, dtype=np.float32)
+GRAPH = specs.saxpy()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, pool: str) -> Settings:
+    return Settings(store=str(tmp_path / "store"), pool=pool, timeout=30.0, connect_timeout=10.0)
+
+
+@pytest.fixture
+def worker(broker_url: str, pool: str) -> Iterator[FakeWorker]:
+    with FakeWorker(RabbitBroker(broker_url), pool=pool) as made:
+        yield made
+
+
+def test_many_requests(broker_url: str, settings: Settings, worker: FakeWorker) -> None:
+    with kaasq.Client(broker_url, settings=settings) as client:
+        client.run(GRAPH, x=X, y=X)
+        futures = [client.submit(GRAPH, x=X, y=X, a=float(i)) for i in range(500)]
+        for i, future in enumerate(futures):
+            np.testing.assert_array_equal(future.result(30)["out"], (i + 1) * X)
+    assert all(map(sends_hash, worker.messages[1:]))
+    first = worker.messages[0]
+    assert first.timestamp_ms is not None
+    assert abs(first.timestamp_ms - time.time() * 1000) < 60_000
+
+
+def test_pool_that_nobody_ever_served(broker_url: str, settings: Settings) -> None:
+    with kaasq.Client(broker_url, settings=settings) as client:
+        with pytest.raises(kaasq.Unroutable, match=f"kaasq worker --pool {settings.pool}"):
+            client.run(GRAPH, x=X, y=X)
+
+
+def test_no_broker(settings: Settings) -> None:
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        url = f"amqp://guest:guest@127.0.0.1:{taken.getsockname()[1]}/"
+        short = Settings(store=settings.store, connect_timeout=1.0)
+        with kaasq.Client(url, settings=short) as client:
+            for _ in range(2):  # trying again is possible
+                with pytest.raises(kaasq.BrokerLost, match=r"127\.0\.0\.1"):
+                    client.run(GRAPH, x=X, y=X)
+
+
+def test_wrong_password(broker_url: str, settings: Settings) -> None:
+    parts = urlsplit(broker_url)
+    place = parts.netloc.rpartition("@")[2]
+    wrong = parts._replace(netloc=f"{parts.username or 'guest'}:wrong@{place}").geturl()
+    with kaasq.Client(wrong, settings=settings) as client, pytest.raises(kaasq.BrokerRefused):
+        client.connect()
+
+
+def test_every_request_is_answered_though_the_broker_is_killed(own_rabbit: Broker, settings: Settings) -> None:
+    """Some are queued, some unconfirmed, some answered while it is away: all come back, with the right answer."""
+    slowly = threading.Event()
+
+    def answer(request: Request, message: Message) -> Reply:
+        slowly.wait(0.002)
+        return saxpy(request, message)
+
+    with (
+        FakeWorker(RabbitBroker(own_rabbit.url), answer, pool=settings.pool),
+        kaasq.Client(own_rabbit.url, settings=settings) as client,
+    ):
+        client.run(GRAPH, x=X, y=X)
+        futures: list = []
+
+        def submit() -> None:
+            for i in range(600):
+                futures.append(client.submit(GRAPH, x=X, y=X, a=float(i), timeout=60))
+                time.sleep(0.001)
+
+        submitting = threading.Thread(target=submit)
+        submitting.start()
+        time.sleep(0.2)
+        own_rabbit.restart(graceful=False)
+        submitting.join()
+        slowly.set()
+        for i, future in enumerate(futures):
+            np.testing.assert_array_equal(future.result(60)["out"], (i + 1) * X)
+        assert client.connect().pending == 0

@@ -1,0 +1,116 @@
+"""kaasq.local: the whole of kaasq in one process; and the documentation's snippets, run with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kaasq
+from kaasq.settings import Settings
+from tests.support.graphs import SAXPY, saxpy, sum_of_squares
+
+ROOT = Path(__file__).parents[2]
+N = 1000
+X = np.arange(N, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[kaasq.Client]:
+    with kaasq.local(device="cpu") as made:
+        yield made
+
+
+def test_run(client: kaasq.Client) -> None:
+    result = client.run(saxpy(N), x=X, y=X, a=3.0)
+    np.testing.assert_allclose(result["out"], 4 * X)
+    assert result.worker.pid == os.getpid()
+    assert result.worker.device == "cpu"
+
+
+def test_inputs_and_outputs_of_any_size(client: kaasq.Client) -> None:
+    n = 1 << 20
+    x = np.random.default_rng(1).random(n, dtype=np.float32)
+    result = client.run(saxpy(n), x=x, y=x)
+    assert result.refs["out"].nbytes == 4 * n
+    np.testing.assert_allclose(result["out"], 3 * x, rtol=1e-6)
+
+
+def test_graph_with_temp_and_many_requests(client: kaasq.Client) -> None:
+    graph = sum_of_squares(N)
+    futures = [client.submit(graph, x=X / 1000 + i) for i in range(50)]
+    for i, future in enumerate(futures):
+        np.testing.assert_allclose(future.result(30)["out"], [((X / 1000 + i) ** 2).sum()], rtol=1e-4)
+
+
+def test_outputs_kept_and_bound_again(client: kaasq.Client) -> None:
+    result = client.run(saxpy(N), x=X, y=X, out=kaasq.Keep("kept"))
+    assert result.refs["out"].name == "kept"
+    again = client.run(saxpy(N), x=result.refs["out"], y=client.put(X))
+    np.testing.assert_allclose(again["out"], 7 * X)
+    np.testing.assert_allclose(client.get("kept"), 3 * X)
+
+
+def test_bad_module_is_rejected_and_the_next_request_served(client: kaasq.Client) -> None:
+    with pytest.raises(kaasq.ModuleRejected, match="nonsense"):
+        client.run(saxpy(N, source=SAXPY.replace("a * x[i]", "nonsense")), x=X, y=X)
+    np.testing.assert_allclose(client.run(saxpy(N), x=X, y=X)["out"], 3 * X)
+
+
+def test_temporary_store_is_gone_at_the_end_and_threads_too() -> None:
+    before = {each.name for each in threading.enumerate()}
+    with kaasq.local(device="cpu") as client:
+        client.put(X, name="x")
+        path = client.settings.store_path
+        assert path.exists()
+    assert not path.exists()
+    assert {each.name for each in threading.enumerate()} <= before
+
+
+def test_given_store_is_kept(tmp_path: Path) -> None:
+    settings = Settings(store_sync=False, store_capacity=1 << 26)
+    for device in ("cpu", "cpu"):
+        with kaasq.local(device=device, store=tmp_path / "store", settings=settings) as client:
+            if client.names():
+                np.testing.assert_array_equal(client.get("x"), X)
+            else:
+                client.put(X, name="x")
+    assert (tmp_path / "store").exists()
+
+
+def test_device_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(kaasq.KaasqError, match="cuda:99"), kaasq.local(device="cuda:99"):
+        pass
+
+
+def test_nothing_is_printed_by_using_kaasq_as_a_library() -> None:
+    program = "import kaasq\nwith kaasq.local(device='cpu') as client: client.put(b'x', name='x')\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+SNIPPET = re.compile(r"^```python run\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_snippets_of_the_documentation_run(
+    page: Path, client: kaasq.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text()
+    names: dict[str, object] = {"client": client}
+    for found in SNIPPET.finditer(text):
+        line = text.count("\n", 0, found.start(1))
+        code = compile("\n" * line + found.group(1), str(page), "exec")  # so that a failure names the page's line
+        exec(code, names)
+
+
+def test_page_of_the_client_has_snippets() -> None:
+    assert len(SNIPPET.findall((ROOT / "docs" / "client.md").read_text())) >= 7

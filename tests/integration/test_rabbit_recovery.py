@@ -1,0 +1,363 @@
+"""RabbitBroker where RabbitMQ refuses, vanishes, comes back, or is short of memory."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import ssl
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pika
+import pytest
+
+from kaasq.broker import Message, State
+from kaasq.errors import BrokerLost, BrokerRefused, SlotTaken
+from kaasq.rabbit import Limits, RabbitBroker
+from kaasq.topology import slot_lock
+from real_broker import Broker as Server
+from tests.support.messaging import (
+    EXCHANGE,
+    WORK,
+    Deliveries,
+    Outcomes,
+    States,
+    classic,
+    declare,
+    lock,
+    publish,
+    work_topology,
+)
+from tests.support.proxy import Proxy
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture
+def mq(own_rabbit: Server) -> Iterator[RabbitBroker]:
+    """An open broker with a fresh ``work_topology``, on a server that the test may mistreat."""
+    broker = RabbitBroker(own_rabbit.url)
+    broker.open(20)
+    assert declare(broker, work_topology()) is None
+    yield broker
+    broker.close()
+    for each in own_rabbit.management.queues():
+        own_rabbit.management.call("DELETE", "queues", "/", each["name"])
+
+
+def close_connections(server: Server, ending: str = "") -> None:
+    """Have the server close the connections whose name has that ending."""
+    for line in server.ctl("-q", "list_connections", "pid", "client_properties").splitlines():
+        pid, _, properties = line.partition("\t")
+        if pid.startswith("<") and f'{ending}"' in properties.partition('"connection_name","')[2].partition("}")[0]:
+            server.ctl("close_connection", pid, "a test")
+
+
+def test_after_a_lost_connection_everything_is_there_again(own_rabbit: Server, mq: RabbitBroker) -> None:
+    assert lock(mq, slot_lock("p", "s")) is None
+    publish(mq, b"unsettled")
+    deliveries = Deliveries(mq, WORK)
+    stale = deliveries.one()
+    states = States(mq)
+    own_rabbit.ctl("close_all_connections", "a test")
+    assert isinstance(states.wait_for(State.LOST), BrokerLost)
+    assert states.wait_for(State.CONNECTED) is None
+    again = deliveries.one()
+    assert again.redelivered
+    stale.ack()  # on another channel now: it must not settle anything
+    assert deliveries.none()
+    again.ack()
+    assert publish(mq, b"new") is None
+    deliveries.one().ack()
+    other = RabbitBroker(own_rabbit.url)
+    other.open(10)
+    assert isinstance(lock(other, slot_lock("p", "s")), SlotTaken)
+    other.close()
+
+
+def test_a_killed_server_loses_nothing_it_confirmed(own_rabbit: Server, mq: RabbitBroker) -> None:
+    states = States(mq)
+    outcomes: dict[bytes, Outcomes] = {}
+
+    def send(number: int) -> None:
+        body = b"%d" % number
+        done = outcomes[body] = Outcomes()
+        message = Message(body=body, message_id=str(number))
+        mq.publish(message, exchange=EXCHANGE, routing_key="a", mandatory=True, done=done)
+
+    for number in range(3000):
+        send(number)
+    outcomes[b"100"].one()
+    own_rabbit.kill()
+    assert isinstance(states.wait_for(State.LOST), BrokerLost)
+    for number in range(3000, 3100):  # these wait for the server to come back
+        send(number)
+    time.sleep(0.5)
+    own_rabbit.start()
+    assert states.wait_for(State.CONNECTED, 30) is None
+    outcomes.pop(b"100")
+    told = {body: done.one() for body, done in outcomes.items()}
+    assert all(error is None or isinstance(error, BrokerLost) for error in told.values())
+    assert all(told[b"%d" % number] is None for number in range(3000, 3100))
+    confirmed = {body for body, error in told.items() if error is None}
+    deliveries = Deliveries(mq, WORK, settle=lambda one: one.ack(), prefetch=500)
+    arrived: set[bytes] = set()
+    while not confirmed <= arrived:
+        arrived.add(deliveries.one().message.body)
+
+
+def test_waiting_publishes_are_bounded(own_rabbit: Server) -> None:
+    broker = RabbitBroker(own_rabbit.url, limits=Limits(unconfirmed=1, waiting=10, waiting_bytes=1000))
+    done = Outcomes()
+    for _ in range(12):  # before open(), so all of them wait
+        broker.publish(Message(body=b"x"), exchange="", routing_key="no-queue", done=done)
+    broker.publish(Message(body=b"x" * 2000), exchange="", routing_key="no-queue", done=done)
+    broker.open(10)
+    told = done.some(13)
+    assert [isinstance(each, BrokerLost) for each in told] == [True] * 3 + [False] * 10
+    assert told[3:] == [None] * 10
+    broker.close()
+
+
+def test_a_lost_publish_connection_blocks_publishing_but_not_acks(own_rabbit: Server, mq: RabbitBroker) -> None:
+    publish(mq, b"first")
+    deliveries = Deliveries(mq, WORK)
+    delivery = deliveries.one()
+    states = States(mq)
+    close_connections(own_rabbit, "publish")
+    assert isinstance(states.wait_for(State.BLOCKED), BrokerLost)
+    delivery.ack()
+    assert states.wait_for(State.UNBLOCKED) is None
+    assert publish(mq, b"second") is None
+    second = deliveries.one()
+    assert (second.message.body, second.redelivered) == (b"second", False)
+
+
+def test_a_memory_alarm_blocks_publishing_but_not_acks(own_rabbit: Server, mq: RabbitBroker) -> None:
+    for _ in range(2):
+        publish(mq, b"x")
+    deliveries = Deliveries(mq, WORK, prefetch=1)
+    first = deliveries.one()
+    states = States(mq)
+    done = Outcomes()
+    own_rabbit.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        mq.publish(Message(body=b"waits"), exchange=EXCHANGE, routing_key="a", done=done)
+        states.wait_for(State.BLOCKED)
+        first.ack()
+        deliveries.one().ack()
+        with pytest.raises(queue.Empty):
+            done.one(0.2)
+    finally:
+        own_rabbit.ctl("set_vm_memory_high_watermark", "0.6")
+    states.wait_for(State.UNBLOCKED)
+    assert done.one() is None
+    assert deliveries.one().message.body == b"waits"
+
+
+def test_a_consumer_survives_the_deletion_of_its_queue(own_rabbit: Server, mq: RabbitBroker) -> None:
+    deliveries = Deliveries(mq, WORK)
+    assert publish(mq, b"before") is None
+    deliveries.one()
+    own_rabbit.management.call("DELETE", "queues", "/", WORK)
+    deadline = time.monotonic() + 10
+    while (error := publish(mq, b"after")) is not None:
+        assert time.monotonic() < deadline, error
+        time.sleep(0.05)
+    assert deliveries.one().message.body == b"after"
+
+
+def test_a_lock_that_a_dead_connection_still_holds_is_waited_for(own_rabbit: Server, mq: RabbitBroker) -> None:
+    assert lock(mq, slot_lock("p", "s")) is None
+    states = States(mq)
+    other = RabbitBroker(own_rabbit.url, connection_name="other")
+    other.open(10)
+    close_connections(own_rabbit, "kaasq consume")
+    while lock(other, slot_lock("p", "s")) is not None:  # quicker than the first pause of a reconnect
+        time.sleep(0.001)
+    states.wait_for(State.LOST)
+    time.sleep(0.3)
+    other.close()
+    assert states.wait_for(State.CONNECTED) is None
+
+
+def test_a_lock_lost_for_good_is_a_failure(own_rabbit: Server) -> None:
+    mq = RabbitBroker(own_rabbit.url, lock_grace_s=0.2)
+    other = RabbitBroker(own_rabbit.url, connection_name="other")
+    mq.open(10)
+    other.open(10)
+    assert lock(mq, slot_lock("p", "s2")) is None
+    states = States(mq)
+    close_connections(own_rabbit, "kaasq consume")
+    while lock(other, slot_lock("p", "s2")) is not None:
+        time.sleep(0.001)
+    assert isinstance(states.wait_for(State.FAILED), SlotTaken)
+    assert isinstance(publish(mq, b""), SlotTaken)
+    mq.close()
+    other.close()
+
+
+def test_an_oversize_message_is_refused_and_others_go_on(own_rabbit: Server) -> None:
+    own_rabbit.ctl("eval", "application:set_env(rabbit, max_message_size, 1000000).")
+    mq = RabbitBroker(own_rabbit.url)
+    try:
+        mq.open(10)
+        assert declare(mq, classic("t.sizes")) is None
+        done = [Outcomes() for _ in range(21)]
+        for number, each in enumerate(done):
+            body = b"x" * (1_000_001 if number == 10 else 10)
+            mq.publish(Message(body=body), exchange="", routing_key="t.sizes", done=each)
+        told = [each.one() for each in done]
+        assert isinstance(told[10], BrokerRefused)
+        assert told[10].limit == 1_000_000
+        assert all(each is None or isinstance(each, BrokerLost) for each in told[:10] + told[11:])
+        # now it is known, and costs the others nothing
+        for number, each in enumerate(done):
+            body = b"x" * (2_000_000 if number == 10 else 10)
+            mq.publish(Message(body=body), exchange="", routing_key="t.sizes", done=each)
+        told = [each.one() for each in done]
+        assert isinstance(told[10], BrokerRefused)
+        assert told[:10] + told[11:] == [None] * 20
+    finally:
+        own_rabbit.ctl("eval", "application:set_env(rabbit, max_message_size, 134217728).")
+        mq.close()
+
+
+class Poison(pika.BasicProperties):
+    """A header that pika cannot read: a date after year 9999."""
+
+    def encode(self) -> list[bytes]:
+        entry = b"\x04date" + b"T" + struct.pack(">Q", 2**60)
+        return [struct.pack(">H", self.FLAG_HEADERS), struct.pack(">I", len(entry)), entry]
+
+
+def test_properties_that_pika_cannot_read_cost_one_reconnect(own_rabbit: Server, mq: RabbitBroker) -> None:
+    states = States(mq)
+    deliveries = Deliveries(mq, WORK, settle=lambda one: one.ack())
+    foreign = pika.BlockingConnection(pika.URLParameters(own_rabbit.url))
+    for _ in range(3):
+        foreign.channel().basic_publish(EXCHANGE, "a", b"poison", Poison())
+    assert [each.message.body for each in deliveries.some(3)] == [b"poison"] * 3
+    foreign.close()
+    assert publish(mq, Message(body=b"sane", headers={"n": 1})) is None
+    sane = deliveries.one()
+    assert (sane.message.body, sane.message.headers) == (b"sane", {"n": 1})
+    states.wait_for(State.LOST)
+    states.wait_for(State.CONNECTED)
+    with pytest.raises(queue.Empty):
+        states.wait_for(State.LOST, 0.3)
+
+
+def test_a_silent_connection_is_given_up_and_replaced(own_rabbit: Server) -> None:
+    with Proxy(own_rabbit.url) as proxy:
+        mq = RabbitBroker(proxy.url, heartbeat_s=1)
+        mq.open(10)
+        states = States(mq)
+        proxy.silence()
+        assert isinstance(states.wait_for(State.LOST, 10), BrokerLost)
+        proxy.resume()
+        assert states.wait_for(State.CONNECTED) is None
+        mq.close()
+
+
+def test_tls(own_rabbit: Server, tmp_path: Path) -> None:
+    assert shutil.which("openssl"), "apt-get install openssl"
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(certificate, key)
+    with Proxy(own_rabbit.url, server_side) as proxy:
+        with pytest.raises(BrokerRefused, match="certificate verify failed"):
+            RabbitBroker(proxy.url).open(10)
+        trusting = quote(repr({"cafile": str(certificate), "server_hostname": "localhost"}))
+        mq = RabbitBroker(f"{proxy.url}?ssl_options={trusting}")
+        mq.open(10)
+        assert declare(mq, classic("t.tls")) is None
+        body = b"x" * 3_000_000
+        assert publish(mq, body, "t.tls", exchange="") is None
+        assert Deliveries(mq, "t.tls").one().message.body == body
+        mq.close()
+
+
+def test_a_wrong_password_is_told_at_once(own_rabbit: Server) -> None:
+    start = time.monotonic()
+    with pytest.raises(BrokerRefused, match="user 'guest' for virtual host '/'") as caught:
+        RabbitBroker(own_rabbit.url.replace("guest@", "wrong@")).open(20)
+    assert time.monotonic() - start < 10
+    assert "wrong@" not in str(caught.value)
+
+
+def test_a_missing_virtual_host_is_named(own_rabbit: Server) -> None:
+    with pytest.raises(BrokerRefused, match="no virtual host 'nowhere'"):
+        RabbitBroker(f"{own_rabbit.url}nowhere").open(20)
+
+
+def test_missing_permissions_are_refused_by_name(own_rabbit: Server) -> None:
+    own_rabbit.management.add_user("alice", "secret")
+    own_rabbit.management.set_permissions("alice", configure="^t.mine", write="^$", read="^$")
+    mq = RabbitBroker(own_rabbit.url.replace("guest:guest", "alice:secret"))
+    try:
+        mq.open(20)
+        assert mq.tenant == "alice"
+        error = declare(mq, classic("t.others"))
+        assert isinstance(error, BrokerRefused)
+        assert "t.others" in str(error)
+        assert declare(mq, classic("t.mine")) is None
+        assert isinstance(publish(mq, b"", "t.mine", exchange=""), BrokerRefused)
+        states = States(mq)
+        Deliveries(mq, "t.mine")
+        assert isinstance(states.wait_for(State.FAILED), BrokerRefused)
+    finally:
+        mq.close()
+        own_rabbit.management.delete_user("alice")
+
+
+def test_nobody_listening_is_told_with_host_and_port() -> None:
+    start = time.monotonic()
+    with pytest.raises(BrokerLost, match="localhost:1: start RabbitMQ there") as caught:
+        RabbitBroker("amqp://guest:guest@localhost:1/").open(0.5)
+    assert time.monotonic() - start < 3
+    assert (caught.value.host, caught.value.port) == ("localhost", 1)
+
+
+def test_opening_waits_for_a_server_that_is_starting(own_rabbit: Server) -> None:
+    with Proxy(own_rabbit.url) as proxy:
+        proxy.silence()
+        with pytest.raises(BrokerLost, match="no answer"):
+            RabbitBroker(proxy.url).open(0.3)
+        timer = threading.Timer(0.3, proxy.resume)
+        timer.start()
+        mq = RabbitBroker(proxy.url)
+        mq.open(10)
+        mq.close()
+        timer.join()
+
+
+def test_reconnecting_ends_when_it_is_told_to(own_rabbit: Server) -> None:
+    with Proxy(own_rabbit.url) as proxy:
+        mq = RabbitBroker(proxy.url, give_up_s=0.3, max_pause_s=0.2)
+        mq.open(10)
+        states = States(mq)
+    # the proxy is gone: nobody listens there any more
+    states.wait_for(State.LOST)
+    assert isinstance(states.wait_for(State.FAILED), BrokerLost)
+    assert isinstance(publish(mq, b""), BrokerLost)
+    mq.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost", "amqp://", "localhost:5672", "amqp://guest@localhost", "amqp://g:secret@h:port/", ""]
+)
+def test_what_is_no_broker_url_is_refused_without_showing_its_password(url: str) -> None:
+    with pytest.raises(BrokerRefused, match="amqp://user:password@host") as caught:
+        RabbitBroker(url)
+    assert "secret" not in str(caught.value)
