@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kaasq.log import quieten
 from kaasq.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ def local(
     from kaasq_producers import Client
     from kaasq_workers.worker import Worker
 
-    quieten()
     flags: dict[str, Any] = {"device": device, "pool": POOL}
     with ExitStack() as cleanup:
         if store is None:

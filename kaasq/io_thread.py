@@ -8,12 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from kaasq.broker import OnState, State
 from kaasq.errors import KaasqError
+from kaasq.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 def invoke(callback: Callable[..., object], *args: object) -> None:

@@ -1,59 +1,70 @@
-"""structlog, set up once per process: JSON lines or a coloured console on standard error."""
+"""structlog for kaasq: programs configure it once; as a library it follows the program's own, or keeps quiet.
+
+JSON lines or a coloured console, on standard error.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, cast
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 # Without local variables: they would put tenants' data and whole messages into the log.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
-
-LEVELS = ("debug", "info", "warning", "error")
+_SHARED: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+]
 
 
 def configure(level: str = "info", style: str = "auto") -> None:
-    """Set up logging for a kaasq program. A library user never needs it: structlog's own set-up is respected."""
+    """Set up logging for a kaasq program: ``style`` json, console, or auto (console on a terminal)."""
     if style == "auto":
         style = "console" if sys.stderr.isatty() else "json"
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-    ]
-    if style == "json":
-        rendering: list[Any] = [_TRACEBACKS, structlog.processors.JSONRenderer()]
-    else:
-        rendering = [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        ]
     structlog.configure(
-        processors=[*shared, *rendering],
+        processors=_processors(style),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # its errors reach us as exceptions; its log repeats them
 
 
-def quieten() -> None:
-    """For kaasq as a library: unless the program set up structlog, print no line of ours below a warning.
+def get_logger() -> FilteringBoundLogger:
+    """A logger for a module of kaasq.
 
-    structlog's own default prints every line of everybody to standard output. Lines that are not kaasq's stay as they
-    were; a later ``structlog.configure`` by the program replaces this.
+    Where the program configured structlog, that counts. Where it did not (structlog's default would print every line
+    to standard output), warnings and errors go to standard error.
     """
-    if not structlog.is_configured():
-        structlog.configure(processors=[_drop_ours, *structlog.get_config()["processors"]])
+    return cast(FilteringBoundLogger, _Logger())
 
 
-def _drop_ours(_logger: Any, method: str, event: Any) -> Any:
-    if method in {"debug", "info"}:
-        frame = sys._getframe()
-        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("structlog", __name__)):
-            frame = frame.f_back
-        if frame.f_globals.get("__name__", "").startswith("kaasq"):
-            raise structlog.DropEvent
-    return event
+class _Logger:
+    """Decides at each use, since modules are imported before a program configures anything."""
+
+    def __init__(self) -> None:
+        self._configured = structlog.get_logger()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._configured if structlog.is_configured() else _quiet(), name)
+
+
+def _quiet() -> Any:
+    return structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        processors=_processors("console"),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    )
+
+
+def _processors(style: str) -> list[Any]:
+    if style == "json":
+        return [*_SHARED, _TRACEBACKS, structlog.processors.JSONRenderer()]
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    return [*_SHARED, console]

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pika
-import structlog
 
 from kaasq.errors import KaasqError
 from kaasq.io_thread import IoThread
+from kaasq.log import get_logger
 from kaasq.rabbit.translate import Where, connection_error
 from kaasq.rabbit.wire import IoServices, WireConnection
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 class Backoff:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import structlog
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from kaasq.broker import Message, OnDelivery
 from kaasq.errors import KaasqError
 from kaasq.io_thread import IoThread, invoke
+from kaasq.log import get_logger
 from kaasq.rabbit.connection import Backoff
 from kaasq.rabbit.properties import to_message
 from kaasq.rabbit.translate import ACCESS_REFUSED, reply_code, translate
@@ -20,7 +20,7 @@ from kaasq.rabbit.wire import WireConnection
 if TYPE_CHECKING:
     from pika.frame import Method
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 class RabbitDelivery:

@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import structlog
 from pika.channel import Channel
 
 from kaasq.broker import Done
 from kaasq.errors import BrokerRefused, KaasqError, SlotTaken
 from kaasq.io_thread import IoThread, invoke
+from kaasq.log import get_logger
 from kaasq.rabbit.connection import Backoff
 from kaasq.rabbit.translate import (
     ACCESS_REFUSED,
@@ -24,7 +24,7 @@ from kaasq.rabbit.translate import (
 from kaasq.rabbit.wire import WireConnection
 from kaasq.topology import Binding, Exchange, Queue, Topology, slot_taken
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 Step = Exchange | Queue | Binding
 LOCK_RETRY_S = 1.0

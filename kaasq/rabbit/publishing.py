@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 
 import msgspec
-import structlog
 from pika.channel import Channel
 from pika.frame import Method
 from pika.spec import Basic, BasicProperties
@@ -14,11 +13,12 @@ from pika.spec import Basic, BasicProperties
 from kaasq.broker import Done, Message
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, Unroutable
 from kaasq.io_thread import invoke
+from kaasq.log import get_logger
 from kaasq.rabbit.properties import to_properties
 from kaasq.rabbit.translate import ENCODING_ERRORS, culprit, reply_code, translate
 from kaasq.rabbit.wire import WireConnection
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,6 @@ import msgspec
 
 from kaasq.broker import Broker
 from kaasq.errors import BadRequest, BrokerLost, ReplyTimeout
-from kaasq.log import quieten
 from kaasq.settings import Settings, load_settings
 from kaasq_producers.buffers import Array, Buffers
 from kaasq_producers.calls import Call, OnResult
@@ -147,7 +146,6 @@ class Client:
 
     def connect(self) -> ClientCore:
         """Connect now instead of with the first request. Raises BrokerLost, BrokerRefused."""
-        quieten()
         with self._lock:
             if self._core is not None:
                 return self._core

@@ -14,11 +14,12 @@ from pathlib import Path
 import lmdb
 
 from kaasq_storage.environment import Environment
-from kaasq_storage.ledger import Ledger, scan
+from kaasq_storage.ledger import Ledger
 from kaasq_storage.protocol import Collected
 from kaasq_storage.records import OBJECT, REPLY, decode_object, decode_outcome, scope
 from kaasq_storage.staging import sweep
 from kaasq_storage.transaction import LmdbTransaction
+from kaasq_storage.views import scan
 
 
 def collect(env: Environment, now: float) -> Collected:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
-import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import lmdb
 import msgspec
-import structlog
 
-from kaasq.errors import StoreFull, StoreUnavailable
+from kaasq.errors import StoreFull
+from kaasq.log import get_logger
 from kaasq_storage import staging
 from kaasq_storage.faults import REMEDY, Faults
+from kaasq_storage.identity import identify, make_folder
 from kaasq_storage.mounts import network_file_system
 from kaasq_storage.reading import Snapshots
-from kaasq_storage.records import CAPACITY, COUNTERS, FORMAT, STORE, Counters, StoreRecord, split
+from kaasq_storage.records import CAPACITY, Counters, split
 
 META_MAP_BYTES: Final = 64 << 30
 BLOB_MAP_BYTES: Final = 1 << 40
@@ -30,9 +28,8 @@ BLOB_MAP_BYTES: Final = 1 << 40
 INLINE_BYTES: Final = 64 << 10
 """Values up to this size lie in the blob environment, larger ones are files (measured: docs/store.md)."""
 MAX_READERS: Final = 512
-_OURS: Final = {"meta", "blobs", "objects", "staging", "lost+found"}
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,14 +55,14 @@ class Environment:
         self._write_lock = threading.Lock()
         self._writer = 0
         with self.faults():
-            _make_folder(path)
+            make_folder(path)
             self.staging.mkdir(exist_ok=True)
             (path / "objects").mkdir(exist_ok=True)
             self.meta = _open(path / "meta", META_MAP_BYTES, options)
             try:
                 self.blobs = _open(path / "blobs", BLOB_MAP_BYTES, options)
                 try:
-                    self.id = self._identify()
+                    self.id = identify(path, self.meta, self.blobs)
                     self.reader_check()
                 except BaseException:
                     self.blobs.close()
@@ -195,39 +192,6 @@ class Environment:
         finally:
             self.end_write()
 
-    def _identify(self) -> str:
-        with self.read() as txn:
-            raw = txn.get(STORE)
-        if raw is None:
-            with self.meta.begin(write=True) as txn:
-                raw = txn.get(STORE)  # another process may have been faster
-                if raw is None:
-                    if txn.stat()["entries"]:
-                        raise StoreUnavailable(f"{self.path} holds a database that is no kaasq store")
-                    raw = msgspec.json.encode(StoreRecord(format=FORMAT, id=str(uuid.uuid4()), created=time.time()))
-                    disk = os.statvfs(self.path)
-                    capacity = disk.f_bavail * disk.f_frsize // 2
-                    txn.put(STORE, raw)
-                    txn.put(CAPACITY, capacity.to_bytes(8, "big"))
-                    txn.put(COUNTERS, Counters().encode())
-        try:
-            record = msgspec.json.decode(raw, type=StoreRecord)
-        except msgspec.MsgspecError as error:
-            raise StoreUnavailable(f"{self.path} is no kaasq store: {error}") from error
-        if record.format > FORMAT:
-            raise StoreUnavailable(
-                f"the store {self.path} has format {record.format}, this kaasq knows formats up to {FORMAT}: "
-                "use the newer kaasq that wrote it, or another folder"
-            )
-        with self.blobs.begin(write=False) as txn:
-            owner = txn.get(STORE)
-        if owner is None:
-            with self.blobs.begin(write=True) as txn:
-                txn.put(STORE, record.id.encode())
-        elif owner != record.id.encode():
-            raise StoreUnavailable(f"meta and blobs in {self.path} belong to different stores: restore both together")
-        return record.id
-
 
 def _mend(env: lmdb.Environment, error: lmdb.Error) -> None:
     """Make the next attempt to begin a transaction succeed, or raise."""
@@ -235,18 +199,6 @@ def _mend(env: lmdb.Environment, error: lmdb.Error) -> None:
         env.set_mapsize(0)  # adopt the size that another program gave it; fails if a reading is open
     elif not env.reader_check():
         raise error
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        # Other users of the machine have no business in it; who wants to share it makes the folder beforehand.
-        path.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        present = {each.name for each in path.iterdir()}
-        if "meta" not in present and not present <= _OURS:
-            raise StoreUnavailable(
-                f"{path} is not empty and is no kaasq store: give an empty or a new folder", path=str(path)
-            ) from None
 
 
 def _open(path: Path, map_size: int, options: Options) -> lmdb.Environment:

@@ -36,7 +36,8 @@ def release(env: Environment) -> None:
     """One user fewer; the last one gone, the environment closes when the last reading of it ends."""
     with _lock:
         env.users -= 1
-    _close_if_idle(env)
+        if not env.forked:
+            _close_if_unused(env)
 
 
 def forked_message(path: Path) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Self
 
-from kaasq.errors import BadRequest, KaasqError, NameNotFound, StoreUnavailable
-from kaasq_storage import collect, registry, staging
+from kaasq.errors import BadRequest, NameNotFound, StoreUnavailable
+from kaasq_storage import collect, registry
+from kaasq_storage.admission import admit
 from kaasq_storage.environment import INLINE_BYTES, MAX_READERS, Environment, Options
-from kaasq_storage.faults import translated
-from kaasq_storage.ledger import described, lease_end, named, scan
 from kaasq_storage.protocol import DEFAULT_TTL_S, Collected, Named, Object, Outcome, Usage
 from kaasq_storage.reading import GuardedReading, mapped
 from kaasq_storage.records import (
@@ -30,6 +28,7 @@ from kaasq_storage.records import (
 )
 from kaasq_storage.staging import Bytes, StagedData, as_bytes, hash_of
 from kaasq_storage.transaction import LmdbTransaction, outcome_of
+from kaasq_storage.views import described, lease_end, named, scan
 
 _PAGE: Final = 256  # entries that an iteration fetches at a time
 
@@ -77,7 +76,7 @@ class LmdbStore:
             # No file, so there is no room to reserve; publishing looks whether there is any.
             staged = StagedData(env, tenant, contents.nbytes, contents, file=False)
         else:
-            staged = self._stage(env, tenant, contents.nbytes, contents)
+            staged = admit(env, self._clock(), tenant, contents.nbytes, contents)
         try:
             staged.seal(ref)
             with self.transaction() as txn:
@@ -89,7 +88,7 @@ class LmdbStore:
         """See the protocol. Up to 32 MiB ``data`` is memory, above a mapped file."""
         if nbytes < 1:
             raise BadRequest(f"an object has at least one byte, not {nbytes}")
-        return self._stage(self._env, tenant, nbytes, None)
+        return admit(self._env, self._clock(), tenant, nbytes)
 
     def transaction(self) -> LmdbTransaction:
         """See the protocol."""
@@ -235,32 +234,6 @@ class LmdbStore:
             return None
         record = decode_object(raw)
         return record if record.alive(self._clock()) else None
-
-    def _stage(self, env: Environment, tenant: str, nbytes: int, contents: Bytes | None) -> StagedData:
-        scope(OBJECT, tenant)
-        for attempt in ("first", "last"):
-            staged: StagedData | None = None
-            error: KaasqError
-            try:
-                staged = StagedData(env, tenant, nbytes, contents)
-                # Reserved first and counted then, itself included: two at once may both be refused, never both let in.
-                counters, capacity = env.usage()
-                used = counters.used + env.reserved() - (nbytes if staged.file is not None else 0)
-                if used + nbytes <= capacity:
-                    return staged
-                error = env.full(nbytes, used, capacity)
-            except OSError as failed:
-                if failed.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                    raise translated(failed, env.path, nbytes) from failed
-                error = translated(failed, env.path, nbytes)
-            if staged is not None:
-                staged.discard()
-            if attempt == "last" or env.writing:
-                raise error
-            collect.expire(env, self._clock())
-            with env.faults():
-                staging.sweep(env.staging)
-        raise AssertionError("unreachable")
 
 
 def _one(ref: str | None, name: str | None) -> str | None:

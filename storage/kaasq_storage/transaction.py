@@ -16,10 +16,11 @@ from typing import Final, Self
 import lmdb
 
 from kaasq_storage.environment import Environment
-from kaasq_storage.ledger import Ledger, described, lease_end
+from kaasq_storage.ledger import Ledger
 from kaasq_storage.protocol import DEFAULT_TTL_S, Object, Outcome, Staged
 from kaasq_storage.records import CAPACITY, OutcomeRecord, name_key, object_key, reply_key
 from kaasq_storage.staging import StagedData
+from kaasq_storage.views import described, lease_end
 
 INLINE_REPLY_BYTES: Final = 8 << 10
 """Replies up to this size lie beside their outcome, so that recording them takes one commit and not two."""

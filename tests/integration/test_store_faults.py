@@ -211,6 +211,36 @@ def test_processes_that_make_a_store_at_once_make_one(tmp_path: Path) -> None:
         assert {f"{store.id}\n"} == ids
 
 
+def test_a_synced_store_brings_bytes_to_the_disk_before_their_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(100_000)
+    ref = content_hash(data)
+    seen: list[tuple[str, bool]] = []
+    fsync = os.fsync
+    with open_store(tmp_path / "s", sync=True) as store:
+
+        def watched(fd: int) -> None:
+            where = Path(os.readlink(f"/proc/self/fd/{fd}")).relative_to(tmp_path / "s")
+            seen.append((where.parts[0] if where.parts[0] == "staging" else str(where), visible()))
+            fsync(fd)
+
+        def visible() -> bool:
+            return any(each.ref == ref for each in store.objects("a"))
+
+        monkeypatch.setattr(os, "fsync", watched)
+        store.put("a", data)
+        folders = {f"objects/a/{ref[:2]}", "objects/a", "objects"}
+        assert seen[0] == ("staging", False)
+        assert set(seen[1:]) == {(each, False) for each in folders}
+        seen.clear()
+        store.put("b", b"small")
+        assert seen == []  # LMDB does that by itself
+    with open_store(tmp_path / "unsynced", sync=False) as store:
+        store.put("a", data)
+        assert seen == []
+
+
 # ---------------------------------------------------------------------------------------------------- damage, healed
 
 

@@ -9,17 +9,16 @@ from typing import Any
 
 import click
 import msgspec
-import structlog
 
 from kaasq.cli import settings_options
 from kaasq.errors import KaasqError
-from kaasq.log import configure
+from kaasq.log import configure, get_logger
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings, load_settings
 from kaasq_workers.devices import device_names
 from kaasq_workers.worker import DRAIN_TIMEOUT_S, Worker
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @click.command()

@@ -13,7 +13,6 @@ import sys
 import time
 
 import msgspec
-import structlog
 
 from kaasq import codec
 from kaasq.codec import RequestDecoder
@@ -27,7 +26,7 @@ from kaasq.errors import (
     UnknownGraph,
     WorkerFailed,
 )
-from kaasq.log import configure
+from kaasq.log import configure, get_logger
 from kaasq.messages import ErrorBody, Request, WorkerInfo
 from kaasq.model import GraphSpec
 from kaasq.settings import Settings
@@ -46,7 +45,7 @@ GC_INTERVAL_S = 60.0
 # Another try may well succeed, so these are answers but not outcomes: the same id may be sent again.
 TRANSIENT = (OutOfMemory, StoreFull, StoreUnavailable, UnknownGraph)
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Executor:

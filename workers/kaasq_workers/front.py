@@ -11,11 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
-import structlog
 
 from kaasq import codec
 from kaasq.broker import Broker, Delivery, Message
 from kaasq.errors import DeadlineExceeded, KaasqError, KernelFailed, WorkerFailed
+from kaasq.log import get_logger
 from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status, WorkerInfo
 from kaasq_workers.blame import Suspicion, judge
 from kaasq_workers.intake import Accepted, Refused, examine
@@ -27,7 +27,7 @@ RETRY_SEND_S = 0.001
 WATCH_S = 0.25  # how often a running request is held against its deadline
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without having served anything
 
-log = structlog.get_logger()
+log = get_logger()
 
 Launch = Callable[[], Handle]
 Ready = Callable[[WorkerInfo | None, KaasqError | None], None]

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from kaasq import codec
 from kaasq.broker import Broker, Delivery, Message
 from kaasq.errors import BrokerLost, KaasqError
 from kaasq.ids import new_id
+from kaasq.log import get_logger
 from kaasq.messages import EVENT_TYPE
 from kaasq.topology import DEAD, EVENTS, event_key
 from kaasq_workers.intake import Accepted, Refused
 from kaasq_workers.link import Answer
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Publisher:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import structlog
 
 from kaasq.broker import Broker, Consumer, State
 from kaasq.errors import KaasqError, WorkerFailed
+from kaasq.log import get_logger
 from kaasq.messages import WorkerInfo
 from kaasq.settings import Settings
 from kaasq.topology import check_word, pool_topology, slot_lock, work_queue
@@ -23,7 +23,7 @@ from kaasq_workers.publishing import Publisher
 START_TIMEOUT_S = 120.0  # a first CUDA context on a busy machine takes seconds; this is for a wedged one
 DRAIN_TIMEOUT_S = 30.0
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Worker:

@@ -33,7 +33,7 @@ CAPTION_LETTERS = 52
 STAGES = (
     ("queue", "waiting in the queue"),
     ("load", "loading the module"),
-    ("h2d", "copying in"),
+    ("h2d", "copying in, clearing"),
     ("kernel", "running the kernels"),
     ("d2h", "copying out"),
     ("commit", "committing the outcome"),

@@ -26,7 +26,7 @@ TABLE_FILE = "kernels"
 
 _HERE = Path(__file__).parent
 PRELUDE = _HERE / "prelude"
-RUNTIME = _HERE / "runtime.cpp"
+RUNTIME = _HERE / "runtime"
 
 _NAME_EXPRESSION = re.compile(r"[A-Za-z_:][\w:<>,*&\s()+-]*")
 # C library functions that the prelude's headers declare: a kernel of that name is renamed, or it would not compile.
@@ -94,7 +94,15 @@ class Builder:
         with self._folder() as folder:
             output = folder / "runtime.so"
             name = f"-Wl,-soname,{self.runtime_name}"
-            arguments = ["-std=c++17", "-fvisibility=default", f"-I{PRELUDE}", str(RUNTIME), "-o", str(output), name]
+            arguments = [
+                "-std=c++17",
+                "-fvisibility=default",
+                f"-I{PRELUDE}",
+                str(RUNTIME / "runtime.cpp"),
+                "-o",
+                str(output),
+                name,
+            ]
             built, said = self.toolchain.compile(arguments, folder)
             if not built:
                 reason = said.strip()[:MESSAGE_CHARS]
@@ -221,7 +229,7 @@ def _rejection(said: str, kernels: tuple[str, ...], known: list[KernelSource]) -
 @cache
 def _ours() -> str:
     """A hash of the prelude and the runtime: a new version of kaasq compiles anew."""
-    files = sorted(path for path in (*PRELUDE.rglob("*"), RUNTIME, Path(__file__)) if path.is_file())
+    files = sorted(path for path in (*PRELUDE.rglob("*"), *RUNTIME.iterdir(), Path(__file__)) if path.is_file())
     return content_hash(b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files))
 
 

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import msgspec
-import structlog
 from blake3 import blake3
 
-log = structlog.get_logger(__name__)
+from kaasq.log import get_logger
+
+log = get_logger()
 
 LIMIT_BYTES = 256 << 20
 _KEPT_WHEN_TRIMMED = 0.8  # so that a full cache is not trimmed at every put

@@ -10,17 +10,17 @@ import re
 from functools import cached_property
 from typing import Any
 
-import structlog
 from cuda.bindings import nvjitlink, nvrtc
 
 from kaasq.checks import MODULE_OPTION
 from kaasq.errors import ModuleRejected, WorkerFailed
+from kaasq.log import get_logger
 from kaasq_workers.cuda.code_cache import CodeCache, Compiled
 from kaasq_workers.cuda.headers import Headers, find_headers
 from kaasq_workers.cuda.images import Image, no_kernel, ptx_kernels, ptx_target, resolve, source_kernels
 from kaasq_workers.cuda.parameters import read_cubin
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 CACHE_VERSION = "1"  # to be raised when the same source would compile to something else
 DEFAULT_STANDARD = "-std=c++17"

@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from kaasq.errors import KaasqError, ModuleRejected, WorkerFailed
+from kaasq.log import get_logger
 from kaasq.model import Module
 from kaasq_workers.cuda.code_cache import CodeCache
 from kaasq_workers.cuda.images import Image, cubin_image, fatbin_architectures, fatbin_image
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from kaasq_workers.cuda.module import CudaModule
     from kaasq_workers.cuda.stream import CudaStream
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 # Of the memory free at the start: the rest is for the modules' code, kernels' stacks and libraries' workspaces.
 DEFAULT_MEMORY_SHARE = 0.9

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import structlog
-
+from kaasq.log import get_logger
 from kaasq_workers.cuda.stand_ins import STAND_INS, WITHOUT_TOOLKIT
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 _TOOLKIT = ("cudart", "cccl", "curand")  # by the names that cuda-pathfinder has for them
 # NVIDIA's wheels split the toolkit, and cooperative groups and mma.h need what lies in other wheels than theirs.
