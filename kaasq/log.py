@@ -30,7 +30,6 @@ def configure(level: str = "info", style: str = "auto") -> None:
         processors=_processors(style),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
     )
 
 

@@ -221,7 +221,7 @@ def test_a_synced_store_brings_bytes_to_the_disk_before_their_record(
     with open_store(tmp_path / "s", sync=True) as store:
 
         def watched(fd: int) -> None:
-            where = Path(os.readlink(f"/proc/self/fd/{fd}")).relative_to(tmp_path / "s")
+            where = Path(f"/proc/self/fd/{fd}").readlink().relative_to(tmp_path / "s")
             seen.append((where.parts[0] if where.parts[0] == "staging" else str(where), visible()))
             fsync(fd)
 

@@ -285,6 +285,28 @@ def test_device_variables_outlive_a_launch_and_belong_to_one_loaded_module(devic
     assert out[0] == 1
 
 
+def test_a_fresh_modules_first_launch_is_right_on_every_thread(device: CpuDevice) -> None:
+    """Thread-local variables are new to each thread then; with -mtls-dialect=gnu2 one load in thirty went wrong."""
+    source = r"""
+    extern "C" __global__ void grey(const unsigned char* rgb, float* out, int w, int h) {
+      __shared__ int unused[4];
+      unsigned x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
+      if (x >= w || y >= h) return;
+      const unsigned char* p = rgb + 3 * (y * w + x);
+      out[y * w + x] = (0.299f * p[0] + 0.587f * p[1] + 0.114f * p[2]) / 255.0f;
+      if (w < 0) unused[0] = 1;
+    }"""
+    width, height = 512, 600
+    rgb = np.random.default_rng(0).integers(1, 256, (height, width, 3), np.uint8)
+    wrong = 0
+    for _ in range(200):
+        out = np.zeros((height, width), np.float32)
+        grid = (width // 32, height // 8, 1)
+        run(device, load(device, source, "grey"), "grey", grid, (32, 8, 1), rgb, out, np.int32(width), np.int32(height))
+        wrong += not out.all()
+    assert wrong == 0
+
+
 def test_atomics(device: CpuDevice, features: CpuModule) -> None:
     i, u, w = ints(9), np.array([0, 5, 0, 0], np.uint32), np.zeros(1, np.uint64)
     i[5] = -1

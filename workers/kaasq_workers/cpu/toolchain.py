@@ -65,7 +65,9 @@ class Toolchain:
             return (*shared, native, "-ferror-limit=20")
         # Without these, template statics of two modules are one, and no module can ever be unloaded.
         gcc = (*shared, native, "-fmax-errors=20", "-fno-gnu-unique")
-        return (*gcc, "-mtls-dialect=gnu2") if platform.machine() == "x86_64" else gcc
+        # Never gnu2 (newer compilers' default): with glibc before 2.40 a thread's first access to a fresh module's
+        # thread-local variable loses vector registers (glibc bug 31372), and a block comes out wrong.
+        return (*gcc, "-mtls-dialect=gnu") if platform.machine() == "x86_64" else gcc
 
     def compile(self, arguments: list[str], folder: Path) -> tuple[bool, str]:
         """Run it in ``folder``, within limits of time and memory. Whether it succeeded, and what it said."""
