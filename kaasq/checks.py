@@ -18,6 +18,8 @@ GRAPH_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 BUFFER_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 MODULE_OPTION = re.compile(r"-D\w+(=[\w.+-]*)?|-{1,2}std=c\+\+(11|14|17|20)|-{1,2}use_fast_math|-fmad=(true|false)")
 
+NAME_BYTES = 400  # of a name in the store, in UTF-8: LMDB's keys have at most 511 bytes, the tenant included
+
 GRID_LIMIT = (2**31 - 1, 65535, 65535)
 BLOCK_LIMIT = (1024, 1024, 64)
 THREADS_PER_BLOCK = 1024
@@ -125,8 +127,20 @@ def check_bindings(
         kept = graph.buffer(name)
         if kept is None or not kept.returned:
             raise BadRequest(f"only an output or inout can be kept; {name!r} is none", at=f"keep.{name}")
-        if not BUFFER_NAME.fullmatch(target):
-            raise BadRequest(f"{target[:64]!r} is no name: 1 to 200 printable characters", at=f"keep.{name}")
+        check_name(target, f"keep.{name}")
+
+
+def check_name(name: str, at: str | None = None) -> bytes:
+    """A name's bytes as the store keeps them. Raises BadRequest for what is no name."""
+    if not BUFFER_NAME.fullmatch(name):
+        raise BadRequest(f"{name[:64]!r} is no name: 1 to 200 printable characters", at=at)
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"{name[:64]!r} is no name: it cannot be written in UTF-8", at=at) from None
+    if len(encoded) > NAME_BYTES:
+        raise BadRequest(f"{name[:64]!r}... takes {len(encoded)} bytes in UTF-8; a name may take {NAME_BYTES}", at=at)
+    return encoded
 
 
 def pack_number(dtype: str, value: Number, at: str) -> bytes:

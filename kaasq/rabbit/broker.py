@@ -17,6 +17,7 @@ from kaasq.rabbit.publishing import Limits, Publish, Publisher
 from kaasq.rabbit.wire import WireConnection
 from kaasq.topology import Queue, Topology
 
+TICK_S = 2.0
 REFUSED_GRACE_S = 60.0
 """A broker that is starting may know its users late: a refusal after a reconnect counts once it has lasted."""
 
@@ -135,6 +136,11 @@ class RabbitBroker(IoBroker):
         consuming = Events(self._declarer.attach, self._consume_down, self._attempt_failed, lambda _: None)
         self._publishing.start(publishing)
         self._consuming.start(consuming)
+        self._tick()
+
+    def _tick(self) -> None:
+        self._publisher.expire()
+        self._io.call_later(TICK_S, self._tick)
 
     def _declared(self, connection: WireConnection) -> None:
         self._consumers.attach(connection)

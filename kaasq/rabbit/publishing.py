@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 
 import msgspec
 from pika.channel import Channel
@@ -28,6 +30,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     unconfirmed_bytes: int = 32 * 1024 * 1024
     waiting: int = 100_000
     waiting_bytes: int = 256 * 1024 * 1024
+    confirm_timeout_s: float = 30.0
 
 
 class Publish(msgspec.Struct):
@@ -39,6 +42,7 @@ class Publish(msgspec.Struct):
     mandatory: bool
     done: Done | None
     returned: bool = False
+    sent_at: float = 0.0
 
 
 class Publisher:
@@ -46,7 +50,8 @@ class Publisher:
 
     While it cannot send (connection lost, broker blocked, window full) publishes wait, up to a limit; beyond it they
     fail at once. What was sent and not confirmed when the channel or connection went fails with BrokerLost: it may
-    have arrived or not, and only its sender knows whether it can be repeated.
+    have arrived or not, and only its sender knows whether it can be repeated. So does what is not confirmed in time:
+    a quorum queue without a leader never confirms, and must not fill the window for all the others.
     """
 
     def __init__(self, tenant: str, limits: Limits, on_ready: Callable[[], None]) -> None:
@@ -102,6 +107,23 @@ class Publisher:
     def block(self, blocked: bool) -> None:
         """Whether the broker asked us to stop publishing."""
         self._blocked = blocked
+        now = time.monotonic()
+        for item in self._unconfirmed.values():  # nothing could be confirmed meanwhile
+            item.sent_at = now
+        self._pump()
+
+    def expire(self) -> None:
+        """Give up on what has waited too long for its confirm."""
+        if self._blocked:
+            return
+        timeout_s = self._limits.confirm_timeout_s
+        before = time.monotonic() - timeout_s
+        late = list(takewhile(lambda each: each[1].sent_at < before, self._unconfirmed.items()))  # oldest first
+        for tag, item in late:
+            del self._unconfirmed[tag]
+            self._unconfirmed_bytes -= len(item.message.body)
+        for _, item in late:
+            self._finish(item, BrokerLost(f"{_what(item)} was not confirmed within {timeout_s:g} s"))
         self._pump()
 
     def finish(self, error: KaasqError) -> None:
@@ -161,6 +183,7 @@ class Publisher:
             self._finish(item, translate(error, "the message cannot be sent"))
             return
         self._tag += 1
+        item.sent_at = time.monotonic()
         self._unconfirmed[self._tag] = item
         self._unconfirmed_bytes += len(message.body)
 

@@ -84,6 +84,8 @@ def connection_error(error: BaseException, where: Where) -> KaasqError:
                 vhost=where.vhost,
                 **fields,
             )
+        case pika_errors.ProbableAccessDeniedError() if "is down" in repr(inner):
+            return BrokerLost(f"RabbitMQ at {where} is still starting virtual host {where.vhost!r}", **fields)
         case pika_errors.ProbableAccessDeniedError():
             return BrokerRefused(
                 f"RabbitMQ at {where} knows user {where.user!r} but has no virtual host {where.vhost!r} for it: "

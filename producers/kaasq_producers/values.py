@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kaasq.checks import BUFFER_NAME, pack_number
+from kaasq.checks import check_name, pack_number
 from kaasq.errors import BadRequest, BufferSize
 from kaasq.messages import Stored
 from kaasq.model import Buffer, Number, Scalar
@@ -132,8 +132,9 @@ def kept(buffer: Buffer, name: object) -> str:
     """The name under which an output is kept, checked."""
     if not buffer.returned:
         raise BadRequest(f"only an output or inout can be kept; {buffer.name!r} is none", at=f"keep.{buffer.name}")
-    if not isinstance(name, str) or not BUFFER_NAME.fullmatch(name):
-        raise BadRequest(f"{name!r:.70} is no name: 1 to 200 printable characters", at=f"keep.{buffer.name}")
+    if not isinstance(name, str):
+        raise BadRequest(f"a name is a str, {type(name).__name__} was given", at=f"keep.{buffer.name}")
+    check_name(name, f"keep.{buffer.name}")
     return name
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import lmdb
 import msgspec
 
-from kaasq.checks import BUFFER_NAME
+from kaasq.checks import check_name
 from kaasq.errors import BadRequest, Forbidden, NameNotFound
 
 FORMAT: Final = 1
@@ -27,7 +27,6 @@ REPLY: Final = b"r"  # + tenant NUL request id: OutcomeRecord
 EXPIRY: Final = b"e"  # + time + key of what expires then
 FLOOR: Final = b"f"  # + tenant NUL: the highest version that a deleted name ever had
 
-NAME_BYTES: Final = 400  # LMDB's keys have at most 511 bytes
 REQUEST_ID_BYTES: Final = 255  # an AMQP short string
 _TENANT = re.compile(r"[a-z0-9_-]{1,64}")
 _REF = re.compile(r"[0-9a-f]{64}")
@@ -130,18 +129,7 @@ def object_key(tenant: str, ref: str) -> bytes:
 
 def name_key(tenant: str, name: str) -> bytes:
     """The key of a name. Raises BadRequest for what is no name."""
-    prefix = scope(NAME, tenant)
-    if not BUFFER_NAME.fullmatch(name):
-        raise BadRequest(f"{name[:64]!r} is no name: 1 to 200 printable characters")
-    try:
-        encoded = name.encode()
-    except UnicodeEncodeError:
-        raise BadRequest(f"{name[:64]!r} is no name: it cannot be written in UTF-8") from None
-    if len(encoded) > NAME_BYTES:
-        raise BadRequest(
-            f"{name[:64]!r}... takes {len(encoded)} bytes in UTF-8: a name may take {NAME_BYTES} in the store"
-        )
-    return prefix + encoded
+    return scope(NAME, tenant) + check_name(name)
 
 
 def reply_key(tenant: str, request_id: str) -> bytes:

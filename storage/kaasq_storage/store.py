@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Self
 
+from kaasq.checks import NAME_BYTES
 from kaasq.errors import BadRequest, NameNotFound, StoreUnavailable
 from kaasq_storage import collect, registry
 from kaasq_storage.admission import admit
@@ -15,7 +16,6 @@ from kaasq_storage.protocol import DEFAULT_TTL_S, Collected, Named, Object, Outc
 from kaasq_storage.reading import GuardedReading, mapped
 from kaasq_storage.records import (
     NAME,
-    NAME_BYTES,
     OBJECT,
     ObjectRecord,
     decode_name,

@@ -90,6 +90,8 @@ def test_a_killed_server_loses_nothing_it_confirmed(own_rabbit: Server, mq: Rabb
         message = Message(body=body, message_id=str(number))
         mq.publish(message, exchange=EXCHANGE, routing_key="a", mandatory=True, done=done)
 
+    # A quorum queue that is not 5 s old may never find a leader after kill -9 (3.10, 4.0: its term is not yet on disk).
+    time.sleep(6)
     for number in range(3000):
         send(number)
     outcomes[b"100"].one()
@@ -122,6 +124,21 @@ def test_waiting_publishes_are_bounded(own_rabbit: Server) -> None:
     assert [isinstance(each, BrokerLost) for each in told] == [True] * 3 + [False] * 10
     assert told[3:] == [None] * 10
     broker.close()
+
+
+def test_what_is_never_confirmed_is_told_so_and_makes_room(own_rabbit: Server) -> None:
+    limits = Limits(unconfirmed=1, confirm_timeout_s=0.5)
+    with Proxy(own_rabbit.url) as proxy:
+        mq = RabbitBroker(proxy.url, limits=limits)
+        mq.open(10)
+        proxy.silence()
+        done = Outcomes()
+        for _ in range(2):  # the second waits for the first one's place
+            mq.publish(Message(body=b""), exchange="", routing_key="no-queue", done=done)
+        assert all(isinstance(each, BrokerLost) for each in done.some(2))
+        proxy.resume()
+        assert publish(mq, b"", "no-queue", exchange="", mandatory=False) is None
+        mq.close()
 
 
 def test_a_lost_publish_connection_blocks_publishing_but_not_acks(own_rabbit: Server, mq: RabbitBroker) -> None:
@@ -251,18 +268,6 @@ def test_properties_that_pika_cannot_read_cost_one_reconnect(own_rabbit: Server,
     states.wait_for(State.CONNECTED)
     with pytest.raises(queue.Empty):
         states.wait_for(State.LOST, 0.3)
-
-
-def test_a_silent_connection_is_given_up_and_replaced(own_rabbit: Server) -> None:
-    with Proxy(own_rabbit.url) as proxy:
-        mq = RabbitBroker(proxy.url, heartbeat_s=1)
-        mq.open(10)
-        states = States(mq)
-        proxy.silence()
-        assert isinstance(states.wait_for(State.LOST, 10), BrokerLost)
-        proxy.resume()
-        assert states.wait_for(State.CONNECTED) is None
-        mq.close()
 
 
 def test_tls(own_rabbit: Server, tmp_path: Path) -> None:

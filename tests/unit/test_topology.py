@@ -1,0 +1,75 @@
+"""Names and arguments of what kaasq declares: other programs rely on them."""
+
+from __future__ import annotations
+
+import pytest
+
+from kaasq import topology
+from kaasq.errors import BadRequest
+from kaasq.memory_node import matches
+from kaasq.topology import Binding, Queue
+
+
+def test_a_worker_declares_its_pools_queue_its_own_and_the_dead() -> None:
+    declared = topology.pool_topology("default", "gpu0")
+    quorum = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": 20,
+        "x-overflow": "reject-publish",
+        "x-dead-letter-exchange": "kaasq.dead",
+        "x-dead-letter-strategy": "at-least-once",
+    }
+    assert [each.name for each in declared.exchanges] == [
+        "kaasq.requests",
+        "kaasq.replies",
+        "kaasq.events",
+        "kaasq.dead",
+    ]
+    assert declared.queues == (
+        Queue(name="kaasq.dead", arguments={"x-queue-type": "quorum"}),
+        Queue(name="kaasq.work.default", arguments=quorum),
+        Queue(name="kaasq.work.default.gpu0", arguments=quorum),
+    )
+    assert set(declared.bindings) == {
+        Binding("kaasq.dead", "kaasq.dead", "#"),
+        Binding("kaasq.requests", "kaasq.work.default", "*.default.any"),
+        Binding("kaasq.requests", "kaasq.work.default.gpu0", "*.default.gpu0"),
+    }
+
+
+def test_classic_work_queues_have_no_argument_that_classic_queues_refuse() -> None:
+    for queue in topology.pool_topology("p", "s", "classic").queues[1:]:
+        assert queue.arguments == {"x-overflow": "reject-publish", "x-dead-letter-exchange": "kaasq.dead"}
+
+
+def test_a_client_declares_a_reply_queue_that_goes_by_itself() -> None:
+    declared = topology.reply_topology("ann", "r1")
+    assert declared.queues == (Queue(name="kaasq.reply.ann.r1", arguments={"x-expires": 600_000}),)
+    assert declared.bindings == (Binding("kaasq.replies", "kaasq.reply.ann.r1", "ann.r1"),)
+
+
+def test_keys_reach_the_queues_they_are_meant_for() -> None:
+    pool, own = topology.pool_topology("p", "s").bindings[1:]
+    assert matches(pool.pattern, topology.request_key("ann", "p"))
+    assert matches(own.pattern, topology.request_key("ann", "p", "s"))
+    assert not matches(pool.pattern, topology.request_key("ann", "p", "s"))
+    assert not matches(own.pattern, topology.request_key("ann", "q", "s"))
+    assert matches("ann.*.failed", topology.event_key("ann", "saxpy", "failed"))
+
+
+def test_a_slot_lock_is_an_exclusive_queue_that_names_pool_and_slot() -> None:
+    lock = topology.slot_lock("p", "gpu0")
+    assert (lock.exclusive, lock.durable) == (True, False)
+    error = topology.slot_taken(lock.name)
+    assert (error.pool, error.slot) == ("p", "gpu0")
+
+
+@pytest.mark.parametrize("word", ["default", "gpu-0", "a_1", "x" * 64])
+def test_words_that_may_be_part_of_a_key(word: str) -> None:
+    assert topology.check_word(word, "pool") == word
+
+
+@pytest.mark.parametrize("word", ["", "Pool", "a.b", "a*", "#", "x" * 65, "ä", "a b", "a\n"])
+def test_words_that_may_not(word: str) -> None:
+    with pytest.raises(BadRequest, match="pool"):
+        topology.check_word(word, "pool")
