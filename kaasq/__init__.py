@@ -30,6 +30,7 @@ from kaasq.errors import (
     WorkerFailed,
 )
 from kaasq.graph import Graph
+from kaasq.messages import Stored
 from kaasq.model import Module
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ __all__ = [
     "SlotTaken",
     "StoreFull",
     "StoreUnavailable",
+    "Stored",
     "UnknownGraph",
     "Unroutable",
     "WorkerFailed",

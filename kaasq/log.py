@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import cache
 from typing import Any, cast
 
 import structlog
@@ -52,6 +53,7 @@ class _Logger:
         return getattr(self._configured if structlog.is_configured() else _quiet(), name)
 
 
+@cache
 def _quiet() -> Any:
     return structlog.wrap_logger(
         structlog.PrintLogger(sys.stderr),

@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -23,6 +23,11 @@ PREFIX = "KAASQ_"
 FILE_NAME = "kaasq.toml"
 
 
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set. ``KAASQ_BROKER_URL`` sets ``broker_url``, and so on for each field.
 
@@ -35,12 +40,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The store's folder. Empty: ``default_store(pool)``."""
 
     # producers
-    inline_limit: int = INLINE_LIMIT_BYTES
+    inline_limit: Count = INLINE_LIMIT_BYTES
     """Inline bytes in one message, inputs together; what is larger goes through the store."""
-    timeout: float = 60.0
+    timeout: Seconds = 60.0
     """How long ``run`` waits for a reply."""
-    connect_timeout: float = 10.0
-    pending_limit: int = 10_000
+    connect_timeout: Seconds = 10.0
+    pending_limit: Positive = 10_000
     """Requests of one client without a reply; more wait."""
 
     # workers
@@ -48,30 +53,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """``cpu``, ``cuda:0``, ``all`` (a worker for each GPU) or ``auto`` (a GPU if there is one)."""
     slot: str = ""
     """This worker's place in the pool. Empty: named after the device."""
-    modules: tuple[str, ...] = ()
-    """Folders whose module files requests may name."""
     queue_type: QueueType = "quorum"
-    prefetch: int = 64
+    prefetch: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 64
     """Requests a worker holds at a time."""
-    device_memory: int = 0
+    device_memory: Count = 0
     """Bytes of device memory to use at most; 0: what the device has, less a reserve."""
     cache_dir: str = ""
     """Compiled modules. Empty: the user's cache folder."""
     compiler: str = ""
     """C++ compiler of the CPU device. Empty: g++, clang++ or ziglang, whichever is found first."""
-    result_ttl: float = 24 * 3600.0
+    result_ttl: Seconds = 24 * 3600.0
     """How long outcomes and outputs that nobody named are kept."""
     graph_limits: GraphLimits = GraphLimits()
 
     # the store
-    store_capacity: int = 64 << 30
+    store_capacity: Positive = 64 << 30
     store_sync: bool = True
     """Whether what is acknowledged survives a power cut; if not, it still survives any crash of a process."""
 
     # logs
-    log_format: str = "auto"
+    log_format: Literal["auto", "json", "console"] = "auto"
     """``json``, ``console`` or ``auto`` (console on a terminal)."""
-    log_level: str = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
     def tenant(self) -> str:
@@ -119,8 +122,7 @@ def load_settings(
     for key in known:
         text = environ.get(PREFIX + key.upper())
         if text is not None and key != "graph_limits":
-            value = tuple(each for each in text.split(os.pathsep) if each) if key == "modules" else text
-            merged[key], origin[key] = value, PREFIX + key.upper()
+            merged[key], origin[key] = text, PREFIX + key.upper()
     for key, value in (flags or {}).items():
         if value is not None:
             merged[key], origin[key] = value, f"--{key.replace('_', '-')}"

@@ -84,7 +84,7 @@ def connection_error(error: BaseException, where: Where) -> KaasqError:
                 vhost=where.vhost,
                 **fields,
             )
-        case pika_errors.ProbableAccessDeniedError() if "is down" in repr(inner):
+        case pika_errors.ProbableAccessDeniedError() if "is down" in _text(inner):
             return BrokerLost(f"RabbitMQ at {where} is still starting virtual host {where.vhost!r}", **fields)
         case pika_errors.ProbableAccessDeniedError():
             return BrokerRefused(
@@ -176,5 +176,6 @@ def _is_amqp(error: BaseException) -> bool:
 
 
 def _text(error: BaseException) -> str:
-    # pika says more in repr() than in str(), where its own classes are concerned
-    return repr(error) if _is_amqp(error) else (str(error) or type(error).__name__)
+    if _is_amqp(error):  # not repr(): some of pika's raise, depending on the arguments
+        return f"{type(error).__name__}: {', '.join(map(str, error.args))}".rstrip(": ")
+    return str(error) or type(error).__name__

@@ -13,7 +13,7 @@ from kaasq.settings import DEFAULT_BROKER_URL, Settings, default_store, load_set
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "kaasq.toml"
-    path.write_text('pool = "file"\nstore = "file-store"\nmodules = ["a"]\n\n[graph_limits]\nlaunches = 7\n')
+    path.write_text('pool = "file"\nstore = "file-store"\ncompiler = "a"\n\n[graph_limits]\nlaunches = 7\n')
     return path
 
 
@@ -26,7 +26,7 @@ def test_nothing_given_gives_defaults(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_flags_come_before_variables_before_the_file(file: Path) -> None:
     environ = {"KAASQ_POOL": "environ", "KAASQ_STORE": "environ-store"}
     settings = load_settings({"pool": "flag", "store": None}, environ=environ, file=file)
-    assert (settings.pool, settings.store, settings.modules) == ("flag", "environ-store", ("a",))
+    assert (settings.pool, settings.store, settings.compiler) == ("flag", "environ-store", "a")
     assert settings.graph_limits.launches == 7
 
 
@@ -44,12 +44,11 @@ def test_variables_are_converted(file: Path) -> None:
         "KAASQ_TIMEOUT": "2.5",
         "KAASQ_PREFETCH": "8",
         "KAASQ_STORE_SYNC": "false",
-        "KAASQ_MODULES": "/a:/b",
         "KAASQ_QUEUE_TYPE": "classic",
     }
     settings = load_settings(environ=environ, file=file)
     assert (settings.timeout, settings.prefetch, settings.store_sync) == (2.5, 8, False)
-    assert (settings.modules, settings.queue_type) == (("/a", "/b"), "classic")
+    assert settings.queue_type == "classic"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +58,8 @@ def test_variables_are_converted(file: Path) -> None:
         ({}, {"KAASQ_PREFETCH": "many"}, "", "KAASQ_PREFETCH: 'many'"),
         ({}, {"KAASQ_QUEUE_TYPE": "fast"}, "", "KAASQ_QUEUE_TYPE: 'fast'"),
         ({}, {}, "prefetch = 'many'", "kaasq.toml: prefetch: 'many'"),
+        ({}, {"KAASQ_PENDING_LIMIT": "0"}, "", "KAASQ_PENDING_LIMIT: '0'"),
+        ({"timeout": -1}, {}, "", "--timeout: -1"),
         ({}, {}, "polo = 'x'", "kaasq.toml: polo: unknown setting; known are broker_url, pool"),
         ({}, {}, "pool = ", "kaasq.toml: no valid TOML"),
         ({"pool": "Not A Word"}, {}, "", "pool: 'Not A Word' is no pool: use lower-case"),

@@ -27,7 +27,6 @@ log = get_logger()
     "--device", metavar="NAME", help="cpu, cuda:0, ..., all (a worker for each GPU) or auto (a GPU if there is one)."
 )
 @click.option("--slot", metavar="NAME", help="This worker's place in the pool (default: named after the device).")
-@click.option("--modules", metavar="DIR", multiple=True, help="Folder whose module files requests may name.")
 @click.option("--queue-type", type=click.Choice(["quorum", "classic"]), help="quorum: durable; classic: least latency.")
 @click.option("--prefetch", type=click.IntRange(1, 65535), help="Requests taken from the broker at a time.")
 @click.option("--store-capacity", type=int, metavar="BYTES", help="Most bytes the store may hold.")
@@ -52,7 +51,6 @@ def worker(drain: float, **flags: Any) -> None:
     kaasq worker --device cpu --pool images
     kaasq worker --device all --broker amqps://me:secret@rabbit.example/
     """
-    flags["modules"] = flags["modules"] or None
     settings = load_settings(flags)
     configure(settings.log_level, settings.log_format)
     stop = threading.Event()

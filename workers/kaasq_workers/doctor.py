@@ -14,6 +14,7 @@ import click
 import msgspec
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kaasq.broker import Broker, Delivery, Message
@@ -21,6 +22,7 @@ from kaasq.cli import settings_options
 from kaasq.errors import KaasqError, ReplyTimeout, SlotTaken
 from kaasq.graph import Graph
 from kaasq.ids import new_id
+from kaasq.log import configure
 from kaasq.messages import Request
 from kaasq.model import Module
 from kaasq.rabbit import RabbitBroker
@@ -56,6 +58,7 @@ def doctor(as_json: bool, **flags: Any) -> None:
     Exits 1 if something is broken. Changes nothing but what a worker or client would declare anyway.
     """
     settings = load_settings(flags)
+    configure("error", "console")  # what is found is told in the table
     findings: list[Finding] = []
     console = Console(stderr=as_json)
     with console.status("checking ..."):
@@ -257,9 +260,9 @@ def _table(findings: list[Finding]) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     marks = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "broken": "[bold red]broken[/]"}
     for each in findings:
-        table.add_row(marks[each.state], f"[bold]{each.check}[/]", each.found)
+        table.add_row(marks[each.state], f"[bold]{each.check}[/]", escape(each.found))
         if each.mend:
-            table.add_row("", "", f"[dim]→ {each.mend}[/]")
+            table.add_row("", "", f"[dim]→ {escape(each.mend)}[/]")
     return table
 
 
