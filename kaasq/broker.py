@@ -70,7 +70,7 @@ class State(Enum):
 
     CONNECTED = "connected"  # topology declared, consumers running (again)
     LOST = "lost"  # reconnecting; deliveries made so far can no longer be settled
-    BLOCKED = "blocked"  # the broker is out of memory or disk: it takes no publishes for now
+    BLOCKED = "blocked"  # publishes wait: no memory or disk left there, or (with an error) only publishing is cut off
     UNBLOCKED = "unblocked"
     FAILED = "failed"  # gave up: what ``error`` says cannot be mended by waiting
 

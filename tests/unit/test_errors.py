@@ -57,6 +57,7 @@ def test_exported_names_are_pinned() -> None:
             "Keep",
             "Module",
             "Result",
+            "Stored",
             "local",
         ]
     )
