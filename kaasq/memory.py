@@ -13,6 +13,9 @@ from kaasq.topology import Queue, Topology
 __all__ = ["MemoryBroker", "MemoryNode"]
 
 
+EXPIRY_CHECK_S = 0.05
+
+
 class MemoryDelivery:
     """A message taken from a queue."""
 
@@ -105,6 +108,7 @@ class MemoryBroker(IoBroker):
         self._topologies: list[Topology] = []
         self._waiting: list[tuple[Message, str, str, bool, Done | None]] = []
         self._lost = False
+        self._watching = False
         self._over = False
 
     def open(self, timeout_s: float) -> None:  # noqa: ARG002  # there is nothing to wait for
@@ -168,10 +172,21 @@ class MemoryBroker(IoBroker):
             return
         else:
             error = self.node.publish(message, exchange, routing_key, tenant=self.tenant, mandatory=mandatory)
-            if message.expiration_ms is not None:  # dead-lettered in time even where nobody looks at the queue
-                self._io.call_later(message.expiration_ms / 1000, self.node.expire)
+            if message.expiration_ms is not None:
+                self._watch_expiry()
         if done is not None:
             invoke(done, error)
+
+    def _watch_expiry(self) -> None:
+        """Dead-letter in time even where nobody looks at the queue: one timer, as long as a message may expire."""
+        if not self._watching:
+            self._watching = True
+            self._io.call_later(EXPIRY_CHECK_S, self._expire)
+
+    def _expire(self) -> None:
+        self._watching = False
+        if self.node.expire() and not self._over:
+            self._watch_expiry()
 
     def _subscribe(self, consumer: MemoryConsumer) -> None:
         if not self._over:

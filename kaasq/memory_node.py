@@ -140,11 +140,12 @@ class MemoryNode:
             if found is not None:
                 self._dispatch(found)
 
-    def expire(self) -> None:
-        """Look for messages that have expired, as RabbitMQ does: at the heads of queues."""
+    def expire(self) -> bool:
+        """Look for messages that have expired, as RabbitMQ does: at the heads of queues. Whether any still may."""
         with self._lock:
             for queue in list(self._queues.values()):
                 self._dispatch(queue)
+            return any(each.expires_at is not None for queue in self._queues.values() for each in queue.held)
 
     def requeue(self, queue: str, held: Held) -> None:
         """Back to where it was: the head. Beyond the queue's delivery limit it is dead-lettered."""
