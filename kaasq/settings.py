@@ -67,7 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     graph_limits: GraphLimits = GraphLimits()
 
     # the store
-    store_capacity: Positive = 64 << 30
+    store_capacity: Positive | None = None
+    """None: what the store has; a new one takes half of what the disk has free. A number is set for all who use it."""
     store_sync: bool = True
     """Whether what is acknowledged survives a power cut; if not, it still survives any crash of a process."""
 

@@ -30,7 +30,7 @@ class Buffers:
     a single read after ``close``, so that a result may be looked at after the client's ``with`` block.
     """
 
-    def __init__(self, store: BufferStore | Path, tenant: str, *, capacity: int, sync: bool) -> None:
+    def __init__(self, store: BufferStore | Path, tenant: str, *, capacity: int | None, sync: bool) -> None:
         self._given = store
         self.tenant = tenant
         self._capacity, self._sync = capacity, sync

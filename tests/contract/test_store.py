@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -708,6 +709,11 @@ def test_capacity_is_remembered_and_can_be_raised(opened: Open) -> None:
     store.put("a", bytes(101))
     with pytest.raises(errors.BadRequest):
         opened(capacity=0)
+
+
+def test_a_new_store_takes_half_of_the_free_disk(opened: Open) -> None:
+    store = opened()
+    assert store.usage().capacity == pytest.approx(shutil.disk_usage(store.path).free // 2, rel=0.2)
 
 
 def test_instances_of_one_process_share_the_store(opened: Open) -> None:

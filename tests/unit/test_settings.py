@@ -8,6 +8,8 @@ import pytest
 
 from kaasq.errors import BadRequest
 from kaasq.settings import DEFAULT_BROKER_URL, Settings, default_store, load_settings
+from kaasq_producers import Client
+from kaasq_storage import open_store
 
 
 @pytest.fixture
@@ -75,6 +77,21 @@ def test_wrong_setting_is_named_with_its_origin(
     with pytest.raises(BadRequest) as caught:
         load_settings(flags, environ=environ, file=file)
     assert says in caught.value.message
+
+
+def test_capacity_is_left_to_the_store_unless_it_is_set() -> None:
+    assert Settings().store_capacity is None
+    assert load_settings(environ={"KAASQ_STORE_CAPACITY": "1000"}).store_capacity == 1000
+    with pytest.raises(BadRequest, match="KAASQ_STORE_CAPACITY: '0'"):
+        load_settings(environ={"KAASQ_STORE_CAPACITY": "0"})
+
+
+def test_client_with_default_settings_leaves_the_capacity_of_a_store(tmp_path: Path) -> None:
+    open_store(tmp_path / "store", capacity=10_000_000, sync=False).close()
+    with Client("amqp://ann@nowhere.invalid/", store=tmp_path / "store", settings=Settings(store_sync=False)) as client:
+        client.put(b"data")
+    with open_store(tmp_path / "store", sync=False) as store:
+        assert store.usage().capacity == 10_000_000
 
 
 def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
