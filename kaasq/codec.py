@@ -9,8 +9,8 @@ import msgspec
 
 from kaasq.checks import GraphLimits, check_graph
 from kaasq.errors import BadRequest
-from kaasq.messages import PROTOCOL_VERSION, Binding, Reply, Request
-from kaasq.model import GraphSpec, Number
+from kaasq.messages import PROTOCOL_VERSION, Reply, Request, RequestOf
+from kaasq.model import GraphSpec
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
@@ -21,17 +21,6 @@ _AT = re.compile(r" - at `(?:\$\.?)?([^`]*)`$")
 _pack = msgspec.msgpack.Encoder()
 _canonical = msgspec.msgpack.Encoder(order="deterministic")
 _json = msgspec.json.Encoder()
-
-
-class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A Request whose graph is left encoded, so that a graph seen before need not be decoded again."""
-
-    graph: msgspec.Raw
-    kaasq: int = PROTOCOL_VERSION
-    bind: dict[str, Binding] = {}
-    scalars: dict[str, Number] = {}
-    keep: dict[str, str] = {}
-    timeout_ms: int | None = None
 
 
 def encode(message: msgspec.Struct, content_type: str = MSGPACK) -> bytes:
@@ -95,18 +84,13 @@ class RequestDecoder:
     def decode(self, body: bytes | memoryview, content_type: str | None) -> Request:
         """The request in those bytes. Raises BadRequest."""
         json = is_json(body, content_type)
-        envelope = decode(body, JSON if json else MSGPACK, _Envelope)
-        if envelope.kaasq != PROTOCOL_VERSION:
+        # The graph is left encoded: one seen before need not be decoded again.
+        request = decode(body, JSON if json else MSGPACK, RequestOf[msgspec.Raw])
+        if request.kaasq != PROTOCOL_VERSION:
             raise BadRequest(
-                f"version {envelope.kaasq} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
+                f"version {request.kaasq} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
             )
-        return Request(
-            graph=self._graph(envelope.graph, json=json),
-            bind=envelope.bind,
-            scalars=envelope.scalars,
-            keep=envelope.keep,
-            timeout_ms=envelope.timeout_ms,
-        )
+        return request.with_graph(self._graph(request.graph, json=json))
 
     def _graph(self, raw: msgspec.Raw, *, json: bool) -> GraphSpec | str:
         encoded = bytes(raw)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 
 from kaasq.errors import KaasqError, error_from_wire
 from kaasq.model import GraphSpec, Number
 
+# A message says its version even if it is the first one: omit_defaults never leaves out what a factory makes.
 PROTOCOL_VERSION = 1
 
 Status = Literal["ok", "error", "cancelled", "expired"]
@@ -28,15 +29,30 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 Binding = bytes | Stored
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a producer publishes. ``graph`` is the graph whole, or the hash of one that the worker knows."""
+G = TypeVar("G")
+H = TypeVar("H")
 
-    kaasq: int = PROTOCOL_VERSION
-    graph: GraphSpec | str
+
+class RequestOf(msgspec.Struct, Generic[G], frozen=True, kw_only=True, omit_defaults=True):
+    """What a producer publishes, with its graph as a ``G``: decoded (``Request``), or still encoded (``msgspec.Raw``).
+
+    Both sides keep graphs encoded where they have seen them before, so the fields stand here once for all forms.
+    """
+
+    kaasq: int = msgspec.field(default_factory=lambda: PROTOCOL_VERSION)
+    graph: G
     bind: dict[str, Binding] = {}
     scalars: dict[str, Number] = {}
     keep: dict[str, str] = {}
     timeout_ms: int | None = None
+
+    def with_graph(self, graph: H) -> RequestOf[H]:
+        """The same request with its graph in another form."""
+        return cast(RequestOf[H], msgspec.structs.replace(self, graph=graph))
+
+
+Request = RequestOf[GraphSpec | str]
+"""A request as the worker sees it: ``graph`` is the graph whole, or the hash of one that the worker knows."""
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -102,7 +118,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a request ended."""
 
-    kaasq: int = PROTOCOL_VERSION
+    kaasq: int = msgspec.field(default_factory=lambda: PROTOCOL_VERSION)
     id: str
     status: Status
     outputs: dict[str, Output] = {}

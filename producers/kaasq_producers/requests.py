@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import msgspec
 
 from kaasq.checks import check_graph
 from kaasq.errors import BadRequest
 from kaasq.graph import Graph
-from kaasq.messages import PROTOCOL_VERSION, Binding, Stored
-from kaasq.model import GraphSpec, Number
+from kaasq.messages import Binding, RequestOf
+from kaasq.model import GraphSpec
 from kaasq.settings import Settings
 from kaasq_producers.inputs import Bound, InputPlan
-from kaasq_producers.values import Data
 
 LESSONS = 8  # enough for a pool of 8 in one go; a larger one takes a few
 
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class _Outgoing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A Request whose graph is encoded already, and which always says its version."""
-
-    kaasq: int
-    graph: msgspec.Raw
-    bind: Mapping[str, Data | Stored] = {}
-    scalars: dict[str, Number] = {}
-    keep: dict[str, str] = {}
-    timeout_ms: int | None = None
-
-
-class _Incoming(_Outgoing, frozen=True, kw_only=True, omit_defaults=True):
-    """The same, decoded again: memoryviews came back as bytes."""
-
-    bind: dict[str, Binding] = {}
+_decode = msgspec.msgpack.Decoder(RequestOf[msgspec.Raw]).decode
 
 
 class KnownGraph:
@@ -97,12 +79,11 @@ class GraphBook:
 
 def encode(graph: KnownGraph, bound: Bound, timeout_ms: int, *, whole: bool) -> bytes:
     """The request's body."""
-    bind: Mapping[str, Any] = {**bound.inline, **bound.stored} if bound.stored else bound.inline
+    bind = {**bound.inline, **bound.stored} if bound.stored else bound.inline
     return _encode(
-        _Outgoing(
-            kaasq=PROTOCOL_VERSION,
+        RequestOf(
             graph=graph.whole if whole else graph.by_hash,
-            bind=bind,
+            bind=cast(dict[str, Binding], bind),  # memoryviews are encoded as bytes are, without a copy
             scalars=bound.scalars,
             keep=bound.keep,
             timeout_ms=timeout_ms,
@@ -112,5 +93,4 @@ def encode(graph: KnownGraph, bound: Bound, timeout_ms: int, *, whole: bool) -> 
 
 def with_whole_graph(body: bytes, graph: KnownGraph) -> bytes:
     """The same request with the graph whole. Rare, so that decoding it again is cheaper than keeping it."""
-    request = msgspec.msgpack.decode(body, type=_Incoming)
-    return _encode(msgspec.structs.replace(request, graph=graph.whole))
+    return _encode(_decode(body).with_graph(graph.whole))
