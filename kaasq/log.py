@@ -30,7 +30,7 @@ def configure(level: str = "info", style: str = "auto") -> None:
     structlog.configure(
         processors=_processors(style),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),  # the standard error of then, not of now
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kaasq import BadArguments, Graph, Module
+from kaasq.model import Buffer, Scalar
 from kaasq_workers.arguments import PackedArguments, pack
 from kaasq_workers.device import Parameter
 
@@ -35,7 +36,9 @@ def graph(*constants, scalar: str | None = None) -> Graph:
 
 def packed(made: Graph, kernel: Kernel) -> PackedArguments:
     spec = made.freeze()
-    return pack(spec, spec.launches[0], "graph.launches[0]", kernel, lambda _: 0xABCD, {})
+    declared: dict[str, Buffer | Scalar] = {each.name: each for each in spec.buffers}
+    declared.update((each.name, each) for each in spec.scalars)
+    return pack(spec.launches[0], "graph.launches[0]", kernel, declared)
 
 
 def values(arguments: PackedArguments, *sizes: int) -> list[bytes]:
@@ -46,7 +49,7 @@ def values(arguments: PackedArguments, *sizes: int) -> list[bytes]:
 def test_each_pointer_leads_to_its_value():
     arguments = packed(graph(np.int32(-2), np.float64(0.5), b"abc", scalar="float32"), Kernel(8, 4, 8, 3, 4))
     assert values(arguments, 8, 4, 8, 3, 4) == [
-        (0xABCD).to_bytes(8, "little"),
+        bytes(8),
         np.int32(-2).tobytes(),
         np.float64(0.5).tobytes(),
         b"abc",

@@ -8,7 +8,7 @@ from kaasq_workers.blame import KILLS_UNTIL_DEAD, Suspicion, judge
 
 def test_the_running_request_is_suspected_and_runs_alone_next():
     suspicions: dict[int, Suspicion] = {}
-    verdict = judge([1, 2, 3], 2, suspicions)
+    verdict = judge([1, 2, 3], {2}, suspicions)
     assert verdict.again == [1, 2, 3]
     assert verdict.dead == []
     assert suspicions[2].kills == 1
@@ -19,27 +19,27 @@ def test_the_running_request_is_suspected_and_runs_alone_next():
 
 def test_a_second_kill_is_one_too_many():
     suspicions: dict[int, Suspicion] = {}
-    judge([1, 2], 2, suspicions)
-    verdict = judge([2], 2, suspicions)
+    judge([1, 2], {2}, suspicions)
+    verdict = judge([2], {2}, suspicions)
     assert verdict.dead == [2]
 
 
 def test_when_nobody_is_known_to_have_been_running_everybody_goes_alone_and_nobody_is_blamed():
     suspicions: dict[int, Suspicion] = {}
-    verdict = judge([4, 5], 0, suspicions)
+    verdict = judge([4, 5], set(), suspicions)
     assert verdict.again == [4, 5]
     assert all(suspicions[tag].alone and suspicions[tag].kills == 0 for tag in (4, 5))
 
 
 def test_the_only_request_in_flight_is_the_culprit_even_if_it_was_not_seen_running():
     suspicions: dict[int, Suspicion] = {}
-    judge([7], 0, suspicions)
+    judge([7], set(), suspicions)
     assert suspicions[7].kills == 1
 
 
 def test_a_tag_that_was_answered_before_the_death_is_not_blamed():
     suspicions: dict[int, Suspicion] = {}
-    verdict = judge([2, 3], 1, suspicions)
+    verdict = judge([2, 3], {1}, suspicions)
     assert verdict.again == [2, 3]
     assert 1 not in suspicions
 
@@ -52,7 +52,7 @@ def test_one_killer_among_innocents_is_found_within_three_deaths(tags, choice):
     suspicions: dict[int, Suspicion] = {}
     dead: list[int] = []
     for _ in range(KILLS_UNTIL_DEAD):
-        verdict = judge(pending, killer, suspicions)
+        verdict = judge(pending, {killer}, suspicions)
         dead += verdict.dead
         pending = [tag for tag in verdict.again if tag == killer]  # the innocents succeed before or after it
     assert dead == [killer]

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaasq.checks import GraphLimits, check_bindings, check_graph, pack_number
-from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical
+from kaasq.bindings import check_bindings
+from kaasq.checks import GraphLimits, check_graph
+from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical, pack_number
 from kaasq.errors import BadRequest, BufferMissing, BufferSize, KaasqError
 from kaasq.model import Buffer, Constant, GraphSpec, Launch, Module, Scalar
 from tests.support.specs import MODULE, saxpy, spec

@@ -16,7 +16,7 @@ from kaasq.cli import main
 from kaasq.codec import JSON, MSGPACK, encode
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Output, Reply, Request
-from kaasq_producers.shown import duration, microseconds, size
+from kaasq_producers.commands.display import duration, microseconds, size
 from tests.support import specs
 from tests.support.fake_worker import INFO, FakeWorker
 

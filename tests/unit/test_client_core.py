@@ -31,9 +31,9 @@ from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import ErrorBody, Reply, Request, Stored
 from kaasq.settings import Settings
 from kaasq_producers import Client, Keep, Result
-from kaasq_producers.core import ClientCore
+from kaasq_producers.client_core import ClientCore
+from kaasq_producers.futures import ResultFuture
 from kaasq_producers.prepare import Preparer
-from kaasq_producers.waiting import ResultFuture
 from tests.support import specs
 from tests.support.fake_worker import FakeWorker, saxpy, sends_hash, unknown_graph
 

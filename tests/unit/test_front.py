@@ -109,10 +109,8 @@ class Bench:
     def __init__(self) -> None:
         self.loop = Loop()
         self.executors: list[Executor] = []
-        self.ready: list[tuple[WorkerInfo | None, KaasqError | None]] = []
-        self.front = Front(
-            self.loop, self.launch, Publisher(self.loop, "/test"), lambda info, error: self.ready.append((info, error))
-        )
+        self.ready: list[KaasqError | None] = []
+        self.front = Front(self.loop, self.launch, Publisher(self.loop, "/test"), self.ready.append)
         self.front.start()
         self.say_hello()
 
@@ -140,7 +138,7 @@ class Bench:
         self.loop.turn()
 
     def die(self, running: int = 0) -> None:
-        self.executor.vitals.running = running
+        self.executor.vitals.begin(running)
         self.executor.sock.close()
         self.loop.turn()
 
@@ -208,8 +206,9 @@ def test_a_request_without_user_is_dead_lettered_with_the_reason(bench):
 def test_an_unreadable_request_that_nobody_awaits_is_dead_lettered(bench):
     bench.take("one", reply_to=None)
     (job,) = bench.executor.received()
-    bench.answer(job, graph=None, event=None, understood=False)
-    assert [each[0] for each in bench.loop.published] == ["kaasq.dead"]
+    bench.answer(job, graph=None, event=None, error=ErrorBody(code="bad_request", message="no JSON"))
+    assert [each[:2] for each in bench.loop.published] == [("kaasq.dead", "guest.bad_request")]
+    assert bench.loop.published[0][2].headers["kaasq-reason"] == "no JSON"
 
 
 def test_a_request_that_kills_twice_is_answered_and_dead_lettered_and_its_neighbour_is_not(bench):
@@ -246,22 +245,21 @@ def test_while_a_suspect_runs_newcomers_wait(bench):
 
 
 def test_an_executor_that_never_became_ready_is_reported(bench):
-    ready: list[tuple[WorkerInfo | None, KaasqError | None]] = []
-    front = Front(bench.loop, bench.launch, Publisher(bench.loop, "/t"), lambda *each: ready.append(each))
+    ready: list[KaasqError | None] = []
+    front = Front(bench.loop, bench.launch, Publisher(bench.loop, "/t"), ready.append)
     front.start()
     bench.executor.channel.send([Refusal(error=ErrorBody(code="store_unavailable", message="read-only"))])
     bench.loop.turn()
-    ((info, error),) = ready
-    assert info is None
+    (error,) = ready
     assert error.code == "store_unavailable"
 
 
 def test_a_request_past_its_deadline_has_its_executor_killed_and_the_others_run_again(bench):
-    past = int(time.time() * 1000) - 5000
-    late = bench.take("late", timestamp_ms=past, expiration_ms=1000)
+    late = bench.take("late")
     other = bench.take("other")
     job, _ = bench.executor.received()
-    bench.executor.vitals.running = job.tag
+    bench.executor.vitals.begin(job.tag)
+    bench.executor.vitals.due(int(time.time() * 1000) - 1)
     bench.loop.run_timers()
     assert bench.executor.killed
     bench.loop.turn()
@@ -284,9 +282,10 @@ def test_idle_means_everything_answered_and_confirmed(bench):
 
 
 def test_a_reply_speaks_as_its_request_did(bench):
-    bench.take("one", content_type="application/msgpack", timestamp_ms=1, expiration_ms=1)
+    bench.take("one", content_type="application/msgpack")
     (job,) = bench.executor.received()
-    bench.executor.vitals.running = job.tag
+    bench.executor.vitals.begin(job.tag)
+    bench.executor.vitals.due(int(time.time() * 1000) - 1)
     bench.loop.run_timers()
     bench.loop.turn()
     message = bench.loop.published[0][2]

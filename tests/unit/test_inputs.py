@@ -16,9 +16,9 @@ from kaasq.dtypes import BUFFER_DTYPES
 from kaasq.errors import BadRequest, BufferMissing, BufferSize, KaasqError
 from kaasq.messages import Stored
 from kaasq.model import Buffer
-from kaasq_producers.inputs import InputPlan, too_large
+from kaasq_producers.inputs import Binder, too_large
 from kaasq_producers.references import BufferRef, Keep
-from kaasq_producers.values import COPY_BYTES, Slot
+from kaasq_producers.values import COPY_BYTES, InputField
 from tests.support.specs import MODULE, saxpy
 
 X = np.arange(4, dtype=np.float32)
@@ -28,7 +28,7 @@ REF = BufferRef(ref="ab" * 32, nbytes=16, dtype="float32", shape=(4,))
 def data(value: Any, **buffer: Any) -> bytes:
     """The bytes of a value bound to an input declared so (float32 of 4, if nothing is said)."""
     declared = buffer or {"dtype": "float32", "shape": (4,), "nbytes": 16}
-    return bytes(Slot(Buffer(name="x", role="input", **declared)).data(value))
+    return bytes(InputField(Buffer(name="x", role="input", **declared)).data(value))
 
 
 class Tensor:
@@ -89,7 +89,7 @@ def test_dtype_without_shape_takes_any_shape_of_that_size() -> None:
 
 def test_large_array_is_not_copied() -> None:
     value = np.zeros(COPY_BYTES, np.float32)
-    seen = Slot(Buffer(name="x", role="input", nbytes=value.nbytes)).data(value)
+    seen = InputField(Buffer(name="x", role="input", nbytes=value.nbytes)).data(value)
     assert np.shares_memory(np.frombuffer(seen, np.float32), value)
 
 
@@ -180,7 +180,7 @@ def test_any_array_arrives_as_it_is(value: Any) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- plans
 
-PLAN = InputPlan(saxpy().freeze())
+PLAN = Binder(saxpy().freeze())
 
 
 def test_each_kind_of_value_goes_where_it_belongs() -> None:
@@ -231,7 +231,7 @@ def test_scalar_without_default_must_be_given() -> None:
     graph = kaasq.Graph("g")
     x = graph.inout("x", nbytes=4)
     graph.launch(MODULE.kernel("k"), grid=1, block=1, args=[x, graph.scalar("n", "int32")])
-    plan = InputPlan(graph.freeze())
+    plan = Binder(graph.freeze())
     with pytest.raises(BadRequest, match=r"scalars.n: scalar 'n' has no default"):
         plan.bind({"x": b"1234"})
     with pytest.raises(BadRequest, match=r"scalars.n: expected int32, given float32"):
@@ -244,14 +244,14 @@ def test_two_outputs_cannot_be_kept_under_one_name() -> None:
     outs = [graph.output(name, nbytes=4) for name in ("a", "b")]
     graph.launch(MODULE.kernel("k"), grid=1, block=1, args=outs)
     with pytest.raises(BadRequest, match="under one name, 'n'"):
-        InputPlan(graph.freeze()).bind({"a": Keep("n"), "b": Keep("n")})
+        Binder(graph.freeze()).bind({"a": Keep("n"), "b": Keep("n")})
 
 
 def test_inout_is_bound_and_kept() -> None:
     graph = kaasq.Graph("g")
     x = graph.inout("x", nbytes=4)
     graph.launch(MODULE.kernel("k"), grid=1, block=1, args=[x])
-    plan = InputPlan(graph.freeze())
+    plan = Binder(graph.freeze())
     bound = plan.bind({"x": b"1234"})
     plan.keep(bound, {"x": "state"})
     assert (bound.inline, bound.keep) == ({"x": b"1234"}, {"x": "state"})

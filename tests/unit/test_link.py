@@ -2,7 +2,10 @@
 
 import os
 import socket
+import threading
+import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,15 +43,28 @@ def pair() -> tuple[Link, BlockingChannel, socket.socket]:
     return Link(ours, vitals), BlockingChannel(theirs), theirs
 
 
-def test_the_front_never_blocks_on_an_executor_that_does_not_read():
+def flushed(link: Link) -> threading.Thread:
+    """What the front's timer does."""
+
+    def flush() -> None:
+        while not link.flush():
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(("count", "nbytes"), [(8, 1 << 20), (1, 64 << 20)])
+def test_the_front_never_blocks_on_an_executor_that_does_not_read(count, nbytes):
     link, channel, _theirs = pair()
-    big = [job(i, bytes(1 << 20)) for i in range(8)]
-    assert link.send(big) is False  # a socket pair holds far less
+    assert link.send([job(i, bytes(nbytes)) for i in range(count)]) is False  # a socket pair holds far less
+    flushing = flushed(link)
     received: list[Job] = []
-    while len(received) < len(big):
-        received += channel.receive(1.0) or []
-        link.flush()
-    assert [each.tag for each in received] == [each.tag for each in big]
+    while len(received) < count:
+        received += channel.receive(5.0) or []
+    flushing.join()
+    assert [(each.tag, len(each.body)) for each in received] == [(i, nbytes) for i in range(count)]
     link.dispose()
 
 
@@ -71,6 +87,11 @@ def test_receiving_times_out_with_nothing():
 def test_vitals_are_seen_through_another_mapping():
     vitals, fd = Vitals.create()
     seen = Vitals(fd)
-    vitals.running = 2**40 + 1
-    assert seen.running == 2**40 + 1
+    vitals.begin(2**40 + 1)
+    vitals.due(7)
+    assert seen.running == (2**40 + 1, 7)
+    vitals.begin(3)
+    assert seen.running == (3, 0)
+    vitals.end()
+    assert seen.running[0] == 0
     os.close(fd)

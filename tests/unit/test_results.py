@@ -11,8 +11,8 @@ import pytest
 from kaasq.errors import BufferMissing, BufferSize, KaasqError, NameNotFound, WorkerFailed
 from kaasq.messages import CacheUse, ErrorBody, Output, Reply, Timings, WorkerInfo
 from kaasq_producers.buffers import Buffers, owned
-from kaasq_producers.outputs import Result, failure
 from kaasq_producers.references import BufferRef
+from kaasq_producers.result import Result, failure
 from tests.support.specs import saxpy
 
 GRAPH = saxpy().freeze()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from kaasq import topology
-from kaasq.errors import BadRequest
-from kaasq.memory_node import matches
+from kaasq.memory.node import matches
 from kaasq.topology import Binding, Queue
 
 
@@ -62,14 +59,3 @@ def test_a_slot_lock_is_an_exclusive_queue_that_names_pool_and_slot() -> None:
     assert (lock.exclusive, lock.durable) == (True, False)
     error = topology.slot_taken(lock.name)
     assert (error.pool, error.slot) == ("p", "gpu0")
-
-
-@pytest.mark.parametrize("word", ["default", "gpu-0", "a_1", "x" * 64])
-def test_words_that_may_be_part_of_a_key(word: str) -> None:
-    assert topology.check_word(word, "pool") == word
-
-
-@pytest.mark.parametrize("word", ["", "Pool", "a.b", "a*", "#", "x" * 65, "ä", "a b", "a\n"])
-def test_words_that_may_not(word: str) -> None:
-    with pytest.raises(BadRequest, match="pool"):
-        topology.check_word(word, "pool")

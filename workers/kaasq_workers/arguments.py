@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from kaasq.checks import pack_number
+from kaasq.dtypes import pack_number
 from kaasq.errors import BadArguments
-from kaasq.model import Buffer, GraphSpec, Launch, Number, Scalar
+from kaasq.model import Buffer, Launch, Scalar
 from kaasq_workers.device import LoadedKernel
 
 POINTER_BYTES = 8
@@ -40,27 +40,21 @@ class PackedArguments:
         ctypes.memmove(self._slots[index], value, len(value))
 
 
-def pack(
-    graph: GraphSpec,
-    launch: Launch,
-    at: str,
-    kernel: LoadedKernel,
-    address_of: Callable[[str], int],
-    scalars: Mapping[str, Number],
-) -> PackedArguments:
-    """The launch's arguments, checked for count and size. Raises BadArguments naming launch and argument."""
+def pack(launch: Launch, at: str, kernel: LoadedKernel, declared: Mapping[str, Buffer | Scalar]) -> PackedArguments:
+    """The launch's arguments, checked for count and size; addresses and scalars without default are still 0.
+
+    ``declared`` are the graph's buffers and scalars by name. Raises BadArguments naming launch and argument.
+    """
     values: list[bytes] = []
     described: list[str] = []
-    declared: dict[str, Buffer | Scalar] = {each.name: each for each in graph.buffers}
-    declared.update((each.name, each) for each in graph.scalars)
     for index, arg in enumerate(launch.args):
         if isinstance(arg, str):
             match declared[arg]:
                 case Buffer():
-                    values.append(pointer(address_of(arg)))
+                    values.append(pointer(0))
                     described.append(f"buffer {arg!r}")
                 case Scalar(dtype=dtype, default=default):
-                    values.append(pack_number(dtype, scalars.get(arg, default or 0), f"scalars.{arg}"))
+                    values.append(pack_number(dtype, default or 0, f"scalars.{arg}"))
                     described.append(f"scalar {arg!r} ({dtype})")
         elif arg.dtype == "bytes":
             values.append(arg.data)

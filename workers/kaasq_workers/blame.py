@@ -7,6 +7,7 @@ guilt. One that merely shared the executor is run again and never blamed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import msgspec
@@ -29,13 +30,13 @@ class Verdict(NamedTuple):
     dead: list[int]
 
 
-def judge(in_flight: Sequence[int], running: int, suspicions: dict[int, Suspicion]) -> Verdict:
-    """After an executor died with these tags unanswered, in the order they were sent; ``running`` 0 is unknown.
+def judge(in_flight: Sequence[int], running: AbstractSet[int], suspicions: dict[int, Suspicion]) -> Verdict:
+    """After an executor died with these tags unanswered, in the order they were sent, some of them known to be running.
 
     Updates ``suspicions``. If nobody is known to have been running, every request that might have been (any of those
     in flight) goes alone next time, but none has a kill counted unless it was the only one.
     """
-    culprits = [running] if running in in_flight else list(in_flight) if len(in_flight) == 1 else []
+    culprits = running & set(in_flight) or (set(in_flight) if len(in_flight) == 1 else set())
     again: list[int] = []
     dead: list[int] = []
     for tag in in_flight:

@@ -15,7 +15,7 @@ from kaasq.errors import KaasqError
 from kaasq.log import configure, get_logger
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings, load_settings
-from kaasq_workers.devices import device_names
+from kaasq_workers.devices import default_slot, device_names
 from kaasq_workers.worker import DRAIN_TIMEOUT_S, Worker
 
 log = get_logger()
@@ -74,7 +74,7 @@ def serve(settings: Settings, stop: threading.Event, drain_s: float) -> int:
     started: list[Worker] = []
     try:
         for name in names:
-            slot = settings.slot if len(names) == 1 else ""
+            slot = settings.slot if len(names) == 1 or not settings.slot else f"{settings.slot}-{default_slot(name)}"
             each = Worker(
                 msgspec.structs.replace(settings, device=name, slot=slot),
                 RabbitBroker(settings.broker_url, connection_name=f"kaasq worker {settings.pool}/{slot or name}"),

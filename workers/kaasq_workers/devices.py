@@ -6,8 +6,8 @@ from importlib.metadata import entry_points
 
 from kaasq.errors import BadRequest
 from kaasq.settings import Settings
-from kaasq_workers.cuda.presence import count_gpus
 from kaasq_workers.device import Device
+from kaasq_workers.gpus import count_gpus
 
 GROUP = "kaasq.devices"
 
@@ -27,6 +27,14 @@ def device_names(wanted: str) -> list[str]:
     return [wanted]
 
 
+def one_device(wanted: str) -> str:
+    """The one device that is meant. Raises BadRequest where it could be several."""
+    names = device_names(wanted)
+    if wanted == "all" or len(names) != 1:
+        raise BadRequest(f"{wanted!r} may be several devices; name one", at="device")
+    return names[0]
+
+
 def default_slot(device: str) -> str:
     """A device's name as a word of a routing key: ``cpu``, ``cuda0``."""
     return device.replace(":", "")
@@ -34,7 +42,7 @@ def default_slot(device: str) -> str:
 
 def open_device(settings: Settings) -> Device:
     """The device that the settings name. Raises BadRequest; KaasqError if it cannot be used."""
-    (name,) = device_names(settings.device) if settings.device != "all" else (settings.device,)
+    name = one_device(settings.device)
     kind, _, index = name.partition(":")
     if index and not index.isdecimal():
         raise BadRequest(f"{name!r}: a device is cpu, cuda:0, cuda:1, ..., all or auto", at="device")

@@ -29,9 +29,9 @@ from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings, load_settings
 from kaasq.topology import REPLIES, Topology, pool_topology, reply_key, reply_queue, reply_topology, slot_lock
 from kaasq_storage import BufferStore, open_store
-from kaasq_workers.cuda.presence import count_gpus
 from kaasq_workers.devices import default_slot, device_names, open_device
 from kaasq_workers.engine import Engine
+from kaasq_workers.gpus import count_gpus
 
 CHECK_TIMEOUT_S = 10.0
 LOW_DISK_BYTES = 1 << 30
@@ -80,10 +80,11 @@ def examine(settings: Settings, device: str | None = None) -> Iterator[Finding]:
         return
     try:
         yield from check_store(store)
-        names = ["cpu", *(f"cuda:{index}" for index in range(count_gpus()))]
+        gpus = count_gpus()
+        names = ["cpu", *(f"cuda:{index}" for index in range(gpus))]
         for name in device_names(device) if device else names:
             yield check_device(settings, store, name)
-        if not count_gpus() and not device:
+        if not gpus and not device:
             yield Finding("gpu", "warning", "none that kaasq can use", _gpu_hint())
     finally:
         store.close()

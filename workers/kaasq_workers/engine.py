@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
-from kaasq.checks import check_bindings
+from kaasq.bindings import check_bindings
 from kaasq.errors import BadRequest, BufferMissing, BufferSize, KaasqError, NameNotFound, OutOfMemory
 from kaasq.messages import CacheUse, Request, Stored, Timings
 from kaasq.model import Buffer, GraphSpec

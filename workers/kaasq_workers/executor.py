@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import ExitStack
 
 import msgspec
 
@@ -74,9 +75,9 @@ class Executor:
                     if group and (alone or any(_same(each.job, jobs[0]) for each in group)):
                         break  # a repeat of a request in this group must find its outcome
                     job = jobs.pop(0)
-                    vitals.running = job.tag
-                    group.append(self._run(job))
-                    vitals.running = 0
+                    vitals.begin(job.tag)
+                    group.append(self._run(job, vitals))
+                    vitals.end()
                     if alone or time.monotonic_ns() - started > GROUP_TIME_NS:
                         break
                 channel.send(self._commit(group))
@@ -84,12 +85,12 @@ class Executor:
                 self._collect()
                 next_gc = time.monotonic() + GC_INTERVAL_S
 
-    def _run(self, job: Job) -> Ended:
+    def _run(self, job: Job, vitals: Vitals) -> Ended:
         ended = Ended(job=job, reply_type=codec.reply_type(job.body, job.content_type))
         if job.published_ms is not None:
             ended.queued_us = max(0, round(time.time() * 1e6) - job.published_ms * 1000)
         try:
-            self._execute(job, ended)
+            self._execute(job, ended, vitals)
         except KaasqError as error:
             ended.error = error
             if isinstance(error, TRANSIENT):
@@ -104,10 +105,8 @@ class Executor:
             self._log.exception("request.broke", request=job.id, tenant=job.tenant)
         return ended
 
-    def _execute(self, job: Job, ended: Ended) -> None:
-        ended.understood = False
+    def _execute(self, job: Job, ended: Ended, vitals: Vitals) -> None:
         request = self._decoder.decode(job.body, job.content_type)
-        ended.understood = True
         graph = request.graph
         if not isinstance(graph, GraphSpec):
             raise UnknownGraph(f"this worker does not know graph {graph[:64]}: send it whole", graph=graph)
@@ -122,20 +121,15 @@ class Executor:
                 )
             ended.replay = earlier.reply
             return
-        self._check_deadline(job, request)
+        deadline_ms = _deadline_ms(job, request)
+        if deadline_ms is not None:
+            late_ms = time.time() * 1000 - deadline_ms
+            if late_ms > 0:
+                raise DeadlineExceeded(f"its time was over {late_ms:.0f} ms before a worker could start it")
+            vitals.due(deadline_ms)
         ended.executed = self._engine.run(job.tenant, graph, request)
         timings = ended.executed.timings
         self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=graph.name, kernel_us=timings.kernel)
-
-    def _check_deadline(self, job: Job, request: Request) -> None:
-        if request.timeout_ms is None or job.published_ms is None:
-            return
-        late_ms = time.time() * 1000 - job.published_ms - request.timeout_ms
-        if late_ms > 0:
-            raise DeadlineExceeded(
-                f"its time of {request.timeout_ms} ms was over {late_ms:.0f} ms before a worker could start it",
-                timeout_ms=request.timeout_ms,
-            )
 
     def _commit(self, group: list[Ended]) -> list[Answer]:
         try:
@@ -164,6 +158,15 @@ class Executor:
             self._log.info("gc.done", objects=collected.objects, nbytes=collected.nbytes, outcomes=collected.outcomes)
 
 
+def _deadline_ms(job: Job, request: Request) -> int | None:
+    """When it has to have ended, in milliseconds since the epoch: by the body's timeout or the message's expiration."""
+    limits = [each for each in (request.timeout_ms, job.expiration_ms) if each is not None]
+    if not limits:
+        return None
+    start_ms = job.published_ms if job.published_ms is not None else round(time.time() * 1000)
+    return max(1, start_ms + min(limits))
+
+
 def _same(one: Job, other: Job) -> bool:
     return one.id == other.id and one.tenant == other.tenant
 
@@ -171,21 +174,21 @@ def _same(one: Job, other: Job) -> bool:
 def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> None:
     """Open device and store, say hello (or why not), then serve until the front is gone."""
     channel = BlockingChannel(sock)
-    try:
-        store = open_store(settings.store_path, capacity=settings.store_capacity, sync=settings.store_sync)
-        device = open_device(settings)
-    except KaasqError as error:
-        channel.send([Refusal(error=ErrorBody.of(error))])
-        return
-    worker = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=device.name, store=store.id)
-    try:
-        channel.send([Hello(worker=worker, description=device.description)])
-        Executor(device, store, settings, worker).serve(channel, vitals)
-    except OSError as error:
-        log.warning("front.gone", error=str(error))
-    finally:
-        device.close()
-        store.close()
+    with ExitStack() as opened:
+        try:
+            store = open_store(settings.store_path, capacity=settings.store_capacity, sync=settings.store_sync)
+            opened.callback(store.close)
+            device = open_device(settings)
+            opened.callback(device.close)
+        except KaasqError as error:
+            channel.send([Refusal(error=ErrorBody.of(error))])
+            return
+        worker = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=device.name, store=store.id)
+        try:
+            channel.send([Hello(worker=worker, description=device.description)])
+            Executor(device, store, settings, worker).serve(channel, vitals)
+        except OSError as error:
+            log.warning("front.gone", error=str(error))
 
 
 def main() -> None:

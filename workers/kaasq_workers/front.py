@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from kaasq import codec
-from kaasq.broker import Broker, Delivery, Message
+from kaasq.broker import Broker, Delivery
 from kaasq.errors import DeadlineExceeded, KaasqError, KernelFailed, WorkerFailed
 from kaasq.log import get_logger
 from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status, WorkerInfo
@@ -30,7 +30,7 @@ RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without
 log = get_logger()
 
 Launch = Callable[[], Handle]
-Ready = Callable[[WorkerInfo | None, KaasqError | None], None]
+Ready = Callable[[KaasqError | None], None]
 
 
 class _Pending(msgspec.Struct):
@@ -39,8 +39,6 @@ class _Pending(msgspec.Struct):
     job: Job
     accepted: Accepted
     delivery: Delivery
-    deadline_ms: int | None
-    """Since the epoch."""
 
 
 class Front:
@@ -98,8 +96,16 @@ class Front:
             case Accepted() as accepted:
                 tag = self._next_tag
                 self._next_tag += 1
-                job = Job(tag, accepted.tenant, accepted.id, message.body, message.content_type, message.timestamp_ms)
-                self._pending[tag] = _Pending(job, accepted, delivery, _deadline_ms(message))
+                job = Job(
+                    tag,
+                    accepted.tenant,
+                    accepted.id,
+                    message.body,
+                    message.content_type,
+                    message.timestamp_ms,
+                    message.expiration_ms,
+                )
+                self._pending[tag] = _Pending(job, accepted, delivery)
                 self._waiting.append(tag)
                 self._pump()
 
@@ -178,10 +184,10 @@ class Front:
             case Hello(worker=worker, description=description):
                 self._worker = worker
                 log.info("executor.ready", pid=worker.pid, device=worker.device, description=description)
-                self._report_ready(worker, None)
+                self._report_ready(None)
             case Refusal(error=error):
                 log.error("executor.refused", code=error.code, error=error.message)
-                self._report_ready(None, error.exception())
+                self._report_ready(error.exception())
 
     def _answered(self, answer: Answer) -> None:
         pending = self._pending.pop(answer.tag, None)
@@ -195,7 +201,7 @@ class Front:
         assert self._handle is not None
         handle, self._handle, self._worker = self._handle, None, None
         self._broker.remove_reader(handle.link.fileno())
-        running = handle.link.vitals.running
+        running, _ = handle.link.vitals.running
         how = handle.wait(1.0)
         if how is None:
             handle.kill()
@@ -213,10 +219,10 @@ class Front:
         if self._closing and not in_flight:
             return
         if self._on_ready is not None:
-            self._report_ready(None, WorkerFailed(f"the executor ended before it was ready ({how}); see its log"))
+            self._report_ready(WorkerFailed(f"the executor ended before it was ready ({how}); see its log"))
             return
         log.error("executor.died", how=how, in_flight=len(in_flight), running=running)
-        verdict = judge(in_flight, running, self._suspicions)
+        verdict = judge(in_flight, {running} - {0}, self._suspicions)
         self._waiting = verdict.again + self._waiting
         # Suspects go first and alone: everybody else waits a moment rather than being taken down with them.
         self._waiting.sort(key=lambda tag: not self._is_alone(tag))
@@ -249,9 +255,9 @@ class Front:
         self._broker.call_later(WATCH_S, self._watch)
         if self._handle is None or not self._handle.killable or self._overdue is not None:
             return
-        tag = self._handle.link.vitals.running
+        tag, deadline_ms = self._handle.link.vitals.running
         pending = self._pending.get(tag)
-        if pending is not None and pending.deadline_ms is not None and time.time() * 1000 > pending.deadline_ms:
+        if pending is not None and deadline_ms and time.time() * 1000 > deadline_ms:
             log.warning("request.overdue", request=pending.job.id, tenant=pending.job.tenant)
             self._overdue = tag
             self._handle.kill()
@@ -263,10 +269,10 @@ class Front:
         answer = _error_answer(pending.job, error, "expired")
         self._publisher.answer(pending.delivery, pending.accepted, answer, self._check_idle)
 
-    def _report_ready(self, worker: WorkerInfo | None, error: KaasqError | None) -> None:
+    def _report_ready(self, error: KaasqError | None) -> None:
         if self._on_ready is not None:
             callback, self._on_ready = self._on_ready, None
-            callback(worker, error)
+            callback(error)
 
     def _check_idle(self) -> None:
         if self._idle_callbacks and not self._pending and self._publisher.outstanding == 0:
@@ -275,14 +281,8 @@ class Front:
                 callback()
 
 
-def _deadline_ms(message: Message) -> int | None:
-    if message.expiration_ms is None or message.timestamp_ms is None:
-        return None
-    return message.timestamp_ms + message.expiration_ms
-
-
 def _error_answer(job: Job, error: KaasqError, status: Status) -> Answer:
     """An answer that the front gives itself, its executor being dead. Without an event: it never read the graph."""
     reply = Reply(id=job.id, status=status, error=ErrorBody.of(error))
     body = codec.encode(reply, codec.reply_type(job.body, job.content_type))
-    return Answer(tag=job.tag, word=EVENT_WORDS[status], reply=body)
+    return Answer(tag=job.tag, word=EVENT_WORDS[status], reply=body, error=reply.error)

@@ -20,7 +20,8 @@ from kaasq.messages import ErrorBody, WorkerInfo
 T = TypeVar("T")
 
 _LENGTH = struct.Struct("<I")
-_VITALS = struct.Struct("<Q")
+_WORD = struct.Struct("<Q")
+_VITALS = struct.Struct("<QQ")
 RECEIVE_BYTES = 256 << 10
 
 
@@ -33,6 +34,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     body: bytes
     content_type: str | None
     published_ms: int | None
+    expiration_ms: int | None = None
     alone: bool = False
     """Nothing else may run or be committed with it: it is suspected of having killed an executor."""
 
@@ -58,8 +60,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     reply: bytes
     graph: str | None = None
     event: bytes | None = None
-    understood: bool = True
-    """False if not even the body could be read."""
+    error: ErrorBody | None = None
 
 
 FromExecutor = Hello | Refusal | Answer
@@ -105,29 +106,21 @@ class BlockingChannel:
 
     def receive(self, timeout_s: float | None) -> list[Job] | None:
         """Jobs, at least one; [] if none came in time; None when the front is gone."""
+        jobs: list[Job] = []
         self._sock.settimeout(timeout_s)
-        try:
-            data = self._sock.recv(RECEIVE_BYTES)
-        except TimeoutError:
-            return []
-        except OSError:
-            return None
-        if not data:
-            return None
-        jobs = list(self._reader.feed(data))
-        self._sock.setblocking(False)
         while True:
             try:
                 data = self._sock.recv(RECEIVE_BYTES)
+            except TimeoutError:
+                return []
             except BlockingIOError:
-                if jobs:
-                    return jobs
-                return self.receive(timeout_s)
+                return jobs
             except OSError:
                 return jobs or None
             if not data:
                 return jobs or None
             jobs.extend(self._reader.feed(data))
+            self._sock.settimeout(0.0 if jobs else timeout_s)  # take what else is there, but wait for a whole frame
 
     def send(self, messages: Iterable[FromExecutor]) -> None:
         """Send them as one frame. Raises OSError if the front is gone."""
@@ -136,7 +129,11 @@ class BlockingChannel:
 
 
 class Vitals:
-    """The shared page: the tag of the request that is running, 0 for none."""
+    """The shared page: the tag of the request that is running (0 for none) and its deadline.
+
+    The deadline is in milliseconds since the epoch, 0 for none. Written tag last, so that a reader never holds a
+    request against another's deadline.
+    """
 
     def __init__(self, fd: int) -> None:
         self._page = mmap.mmap(fd, mmap.PAGESIZE)
@@ -149,11 +146,20 @@ class Vitals:
         return cls(fd), fd
 
     @property
-    def running(self) -> int:
-        """The tag that is running."""
-        (tag,) = _VITALS.unpack_from(self._page, 0)
-        return int(tag)
+    def running(self) -> tuple[int, int]:
+        """The tag that is running, and its deadline."""
+        tag, deadline_ms = _VITALS.unpack_from(self._page, 0)
+        return int(tag), int(deadline_ms)
 
-    @running.setter
-    def running(self, tag: int) -> None:
-        _VITALS.pack_into(self._page, 0, tag)
+    def begin(self, tag: int) -> None:
+        """A request begins; its deadline is not known yet."""
+        _WORD.pack_into(self._page, _WORD.size, 0)
+        _WORD.pack_into(self._page, 0, tag)
+
+    def due(self, deadline_ms: int) -> None:
+        """The running request's deadline."""
+        _WORD.pack_into(self._page, _WORD.size, deadline_ms)
+
+    def end(self) -> None:
+        """Nothing runs."""
+        _WORD.pack_into(self._page, 0, 0)

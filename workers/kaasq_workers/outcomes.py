@@ -29,7 +29,6 @@ class Ended(msgspec.Struct, kw_only=True):
     executed: Executed | None = None
     error: KaasqError | None = None
     replay: bytes | None = None
-    understood: bool = True
     queued_us: int = 0
 
 
@@ -128,5 +127,5 @@ def _answer(ended: Ended, reply: Reply | bytes, commit_us: int) -> Answer:
         reply=codec.encode(reply, ended.reply_type),
         graph=ended.graph,
         event=event,
-        understood=ended.understood,
+        error=reply.error,
     )

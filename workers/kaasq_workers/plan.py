@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from kaasq.checks import pack_number
+from kaasq.dtypes import pack_number
 from kaasq.errors import BadRequest, OutOfMemory
-from kaasq.model import Dim3, GraphSpec, Launch, Module, Number, dim3
+from kaasq.model import Buffer, Dim3, GraphSpec, Launch, Module, Number, Scalar, dim3
 from kaasq_workers.arguments import PackedArguments, pack, pointer
 from kaasq_workers.device import Device, LoadedKernel, LoadedModule, Memory, Stream
 
@@ -48,11 +48,13 @@ class Plan:
         self._addresses: dict[str, list[tuple[PackedArguments, int]]] = {}
         self._scalars: dict[str, list[tuple[PackedArguments, int]]] = {}
         buffers = {each.name for each in graph.buffers}
+        declared: dict[str, Buffer | Scalar] = {each.name: each for each in graph.buffers}
+        declared.update((each.name, each) for each in graph.scalars)
         for index, launch in enumerate(graph.launches):
             at = f"graph.launches[{index}]"
             kernel = loaded[launch.module].kernel(launch.kernel)
             _check_limits(launch, f"{at} ({launch.kernel})", kernel, device)
-            arguments = pack(graph, launch, at, kernel, lambda _: 0, {})
+            arguments = pack(launch, at, kernel, declared)
             for position, arg in enumerate(launch.args):
                 if isinstance(arg, str):
                     where = self._addresses if arg in buffers else self._scalars

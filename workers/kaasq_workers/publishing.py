@@ -29,10 +29,12 @@ class Publisher:
     def answer(self, delivery: Delivery, accepted: Accepted, answer: Answer, settled: Callable[[], None]) -> None:
         """Reply and event; then ack."""
         messages = self._messages(delivery, accepted, answer)
-        if not messages:  # nobody would ever hear of it
-            reason = "it could not be read" if not answer.understood else "nobody is told how it ended"
-            self._publish(delivery, [self._dead(delivery, accepted.tenant, "bad_request", reason)], settled)
+        if not messages and answer.error is None:
+            delivery.ack()
+            settled()
             return
+        if not messages and answer.error is not None:  # nobody would ever hear of it
+            messages = [self._dead(delivery, accepted.tenant, answer.error.code, answer.error.message)]
         self._publish(delivery, messages, settled)
 
     def bury(

@@ -12,10 +12,10 @@ import msgspec
 from kaasq.broker import Broker, Consumer, State
 from kaasq.errors import KaasqError, WorkerFailed
 from kaasq.log import get_logger
-from kaasq.messages import WorkerInfo
 from kaasq.settings import Settings
-from kaasq.topology import check_word, pool_topology, slot_lock, work_queue
-from kaasq_workers.devices import default_slot, device_names
+from kaasq.names import check_word
+from kaasq.topology import pool_topology, slot_lock, work_queue
+from kaasq_workers.devices import default_slot, one_device
 from kaasq_workers.front import Front
 from kaasq_workers.launching import Handle, ProcessHandle, ThreadHandle
 from kaasq_workers.publishing import Publisher
@@ -33,16 +33,15 @@ class Worker:
     """
 
     def __init__(self, settings: Settings, broker: Broker, *, in_process: bool = False) -> None:
-        (device,) = device_names(settings.device)
+        device = one_device(settings.device)
         self.settings = msgspec.structs.replace(settings, device=device, slot=settings.slot or default_slot(device))
         check_word(self.settings.slot, "slot")
         self._broker = broker
         self._in_process = in_process
         self._front: Front | None = None
         self._consumers: list[Consumer] = []
-        self._failed = threading.Event()
         self.failure: KaasqError | None = None
-        self.info: WorkerInfo | None = None
+        """What ended the worker, once something has."""
 
     def start(self) -> None:
         """Connect, take the slot, start the executor, consume.
@@ -95,18 +94,10 @@ class Worker:
         log.info("worker.stopped", drained=drained)
         return drained
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for a failure that ends the worker; True if there was one (see ``failure``)."""
-        return self._failed.wait(timeout_s)
-
     def _start_front(self, done: Callable[[KaasqError | None], None]) -> None:
         source = f"/kaasq/{self.settings.pool}/{socket.gethostname()}/{self.settings.slot}"
 
-        def ready(info: WorkerInfo | None, error: KaasqError | None) -> None:
-            self.info = info
-            done(error)
-
-        self._front = Front(self._broker, self._launch, Publisher(self._broker, source), ready)
+        self._front = Front(self._broker, self._launch, Publisher(self._broker, source), done)
         self._broker.call_soon(self._front.start)
 
     def _launch(self) -> Handle:
@@ -117,10 +108,8 @@ class Worker:
         return ProcessHandle(self.settings)
 
     def _on_state(self, state: State, error: KaasqError | None) -> None:
-        log.info("broker." + state.value, error=error and error.message)
         if state is State.FAILED:
             self.failure = error or WorkerFailed("the broker connection failed for good")
-            self._failed.set()
 
     def _wait(self, operation: Callable[[Callable[[KaasqError | None], None]], Any]) -> None:
         """Run an operation that calls back, and wait for it."""
