@@ -16,12 +16,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 _COMMANDS = {
     "worker": "kaasq_workers.cli:worker",
     "doctor": "kaasq_workers.doctor:doctor",
-    "run": "kaasq_producers.cli:run",
-    "put": "kaasq_producers.cli_store:put",
-    "get": "kaasq_producers.cli_store:get",
-    "ls": "kaasq_producers.cli_store:ls",
-    "rm": "kaasq_producers.cli_store:rm",
-    "gc": "kaasq_producers.cli_store:gc",
+    "run": "kaasq_producers.commands.run:run",
+    "put": "kaasq_producers.commands.store:put",
+    "get": "kaasq_producers.commands.store:get",
+    "ls": "kaasq_producers.commands.store:ls",
+    "rm": "kaasq_producers.commands.store:rm",
+    "gc": "kaasq_producers.commands.store:gc",
     "demo": "kaasq_producers.demo.cli:demo",
 }
 

@@ -7,11 +7,8 @@ from collections.abc import Callable
 from kaasq.broker import Consumer, Done, Message, OnDelivery, State
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
 from kaasq.io_thread import IoBroker, invoke
-from kaasq.memory_node import Held, MemoryNode
+from kaasq.memory.node import Held, MemoryNode
 from kaasq.topology import Queue, Topology
-
-__all__ = ["MemoryBroker", "MemoryNode"]
-
 
 EXPIRY_CHECK_S = 0.05
 

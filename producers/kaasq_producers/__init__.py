@@ -2,7 +2,7 @@
 
 from kaasq.messages import Stored
 from kaasq_producers.client import Client
-from kaasq_producers.outputs import Result
 from kaasq_producers.references import BufferRef, Keep
+from kaasq_producers.result import Result
 
 __all__ = ["BufferRef", "Client", "Keep", "Result", "Stored"]

@@ -9,9 +9,9 @@ from kaasq import codec, topology
 from kaasq.broker import Message
 from kaasq.errors import BrokerRefused, KaasqError, ReplyTimeout, Unroutable
 from kaasq.ids import new_id
-from kaasq_producers.outputs import Result
+from kaasq_producers.known_graphs import encode, with_whole_graph
 from kaasq_producers.prepare import Prepared
-from kaasq_producers.requests import encode, with_whole_graph
+from kaasq_producers.result import Result
 
 OnResult = Callable[[Result | KaasqError], None]
 

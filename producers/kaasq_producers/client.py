@@ -10,18 +10,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from kaasq.broker import Broker
 from kaasq.errors import BadRequest, BrokerLost, ReplyTimeout
-from kaasq.settings import Settings, load_settings
-from kaasq_producers.buffers import Array, Buffers
+from kaasq.settings import Settings
+from kaasq_producers.buffers import Array
 from kaasq_producers.calls import Call, OnResult
-from kaasq_producers.core import ClientCore
-from kaasq_producers.outputs import Result
+from kaasq_producers.client_core import ClientCore
+from kaasq_producers.futures import ResultFuture, Waiter
+from kaasq_producers.opening import buffers_of, merged_settings, open_core
 from kaasq_producers.prepare import AnyGraph, Prepared, Preparer
 from kaasq_producers.references import BufferRef
-from kaasq_producers.waiting import ResultFuture, Waiter
+from kaasq_producers.result import Result
 from kaasq_storage.protocol import DEFAULT_TTL_S, BufferStore, Named
 
 CLOSE_TIMEOUT_S = 5.0
@@ -43,24 +42,10 @@ class Client:
         pool: str | None = None,
         settings: Settings | None = None,
     ) -> None:
-        flags = {
-            "broker_url": broker if isinstance(broker, str) else None,
-            "store": str(store) if isinstance(store, (str, Path)) else None,
-            "pool": pool,
-        }
-        if settings is None:
-            settings = load_settings(flags)
-        else:
-            settings = msgspec.structs.replace(settings, **{k: v for k, v in flags.items() if v is not None})
-        self.settings = settings
+        self.settings = settings = merged_settings(broker, store, pool, settings)
         self._broker = None if isinstance(broker, str) else broker
         self.tenant = settings.tenant if self._broker is None else self._broker.tenant
-        self.buffers = Buffers(
-            settings.store_path if store is None or isinstance(store, (str, Path)) else store,
-            self.tenant,
-            capacity=settings.store_capacity,
-            sync=settings.store_sync,
-        )
+        self.buffers = buffers_of(settings, store, self.tenant)
         self._preparer = Preparer(settings, self.buffers)
         self._core: ClientCore | None = None
         self._closed = False
@@ -83,7 +68,7 @@ class Client:
         ``Keep(name)`` for outputs. What clashes with a parameter's name goes into ``bind`` or ``scalars``; an inout to
         be kept goes into ``keep``. Raises ReplyTimeout, or what the request failed with.
         """
-        core = self._core or self.connect()
+        core = self._core or self._connected()
         if threading.get_ident() == core.io_thread:
             raise BadRequest("run() in a callback would wait for itself: use submit(), or another thread")
         waiter: Waiter[Result] = Waiter()
@@ -110,7 +95,7 @@ class Client:
 
         Blocks while ``settings.pending_limit`` requests have no reply. Cancelling the future gives up waiting.
         """
-        core = self._core or self.connect()
+        core = self._core or self._connected()
         prepared = self._preparer.prepare(graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep)
         future = ResultFuture()
         future.attach(core, self._send(core, prepared, future.settle))
@@ -144,31 +129,9 @@ class Client:
         """The names that start so, in order, with what they point to."""
         return self.buffers.names(prefix)
 
-    def connect(self) -> ClientCore:
+    def connect(self) -> None:
         """Connect now instead of with the first request. Raises BrokerLost, BrokerRefused."""
-        with self._lock:
-            if self._core is not None:
-                return self._core
-            if self._closed:
-                raise BrokerLost("the client is closed")
-            broker = self._broker
-            if broker is None:
-                # Here, so that a client of the store alone needs no AMQP library.
-                from kaasq.rabbit import RabbitBroker
-
-                broker = RabbitBroker(self.settings.broker_url)
-            limit_s = self.settings.connect_timeout
-            try:
-                broker.open(limit_s)
-                core = ClientCore(broker, self.buffers, self.settings)
-                started: Waiter[ClientCore] = Waiter()
-                core.start(lambda error: started.set(error or core))
-                core = started.wait(limit_s)
-            except BaseException:
-                broker.close()
-                raise
-            self._core = core
-            return core
+        self._connected()
 
     def close(self) -> None:
         """Close broker and store. Requests without a reply fail with BrokerLost; they may still run. Idempotent."""
@@ -191,6 +154,14 @@ class Client:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "connected" if self._core else "not connected yet"
         return f"<Client of pool {self.settings.pool!r} as {self.tenant!r}, {state}>"
+
+    def _connected(self) -> ClientCore:
+        with self._lock:
+            if self._core is None:
+                if self._closed:
+                    raise BrokerLost("the client is closed")
+                self._core = open_core(self._broker, self.buffers, self.settings)
+            return self._core
 
     def _send(self, core: ClientCore, prepared: Prepared, on_result: OnResult) -> Call:
         call = core.send(prepared, on_result)

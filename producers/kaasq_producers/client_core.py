@@ -18,8 +18,8 @@ from kaasq.settings import Settings
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.calls import Call, OnResult, Route
 from kaasq_producers.deadlines import Deadlines
-from kaasq_producers.outputs import Result, failure
 from kaasq_producers.prepare import Prepared
+from kaasq_producers.result import Result, failure
 
 REPLY_PREFETCH = 1000
 RESEND_DELAY_S = 0.1

@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 from kaasq.errors import BrokerLost, KaasqError
 from kaasq_producers.calls import Call
-from kaasq_producers.core import ClientCore
-from kaasq_producers.outputs import Result
+from kaasq_producers.client_core import ClientCore
+from kaasq_producers.result import Result
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from kaasq.errors import BadRequest, BufferMissing
 from kaasq.messages import Stored
 from kaasq.model import Buffer, GraphSpec, Number, Scalar
 from kaasq_producers.references import BufferRef, Keep
-from kaasq_producers.values import Data, Slot, kept, number, reference
+from kaasq_producers.values import Data, InputField, kept, number, reference
 
 
 class Bound(NamedTuple):
@@ -23,12 +23,12 @@ class Bound(NamedTuple):
     keep: dict[str, str]
 
 
-class InputPlan:
-    """What a graph takes, laid out for binding: made once per graph, used for every request."""
+class Binder:
+    """Binds values to a graph's inputs: made once per graph, used for every request."""
 
     def __init__(self, graph: GraphSpec) -> None:
-        self._slots: dict[str, Slot | Scalar] = {each.name: Slot(each) for each in graph.buffers}
-        self._slots.update({each.name: each for each in graph.scalars})
+        self._fields: dict[str, InputField | Scalar] = {each.name: InputField(each) for each in graph.buffers}
+        self._fields.update({each.name: each for each in graph.scalars})
         self.given_bytes = sum(each.nbytes for each in graph.buffers if each.given)
         self._needed = [each.name for each in graph.buffers if each.given]
         self._needed_scalars = [each.name for each in graph.scalars if each.default is None]
@@ -41,28 +41,28 @@ class InputPlan:
         bound = Bound({}, {}, {}, {})
         for group in groups:
             for name, value in group.items():
-                slot = self._slots.get(name)
-                if slot is None:
+                field = self._fields.get(name)
+                if field is None:
                     raise BadRequest(
-                        f"the graph has no buffer or scalar {name!r}; it has {_listed(self._slots)}", at=f"bind.{name}"
+                        f"the graph has no buffer or scalar {name!r}; it has {_listed(self._fields)}", at=f"bind.{name}"
                     )
                 if name in bound.inline or name in bound.stored or name in bound.scalars or name in bound.keep:
                     raise BadRequest(f"{name!r} is given twice", at=f"bind.{name}")
-                if isinstance(slot, Scalar):
-                    bound.scalars[name] = number(slot, value)
+                if isinstance(field, Scalar):
+                    bound.scalars[name] = number(field, value)
                 elif isinstance(value, np.ndarray):  # first: by far the most frequent
-                    bound.inline[name] = slot.data(value)
+                    bound.inline[name] = field.data(value)
                 elif isinstance(value, Keep):
-                    _keep(bound, slot.buffer, value.name)
+                    _keep(bound, field.buffer, value.name)
                 elif isinstance(value, (BufferRef, Stored)):
-                    bound.stored[name] = reference(slot.buffer, value)
+                    bound.stored[name] = reference(field.buffer, value)
                 else:
-                    bound.inline[name] = slot.data(value)
+                    bound.inline[name] = field.data(value)
         for name in self._needed:
             if name not in bound.inline and name not in bound.stored:
-                slot = self._slots[name]
-                assert isinstance(slot, Slot)
-                raise BufferMissing(f"nothing is bound to {slot.buffer.role} {name!r}", buffer=name)
+                field = self._fields[name]
+                assert isinstance(field, InputField)
+                raise BufferMissing(f"nothing is bound to {field.buffer.role} {name!r}", buffer=name)
         for name in self._needed_scalars:
             if name not in bound.scalars:
                 raise BadRequest(f"scalar {name!r} has no default and was not given", at=f"scalars.{name}")
@@ -71,10 +71,10 @@ class InputPlan:
     def keep(self, bound: Bound, names: Mapping[str, str]) -> None:
         """Add outputs to keep, by buffer name. An inout is both bound and kept, so it needs this second way."""
         for name, target in names.items():
-            slot = self._slots.get(name)
-            if not isinstance(slot, Slot):
-                raise BadRequest(f"the graph has no buffer {name!r}; it has {_listed(self._slots)}", at=f"keep.{name}")
-            _keep(bound, slot.buffer, target)
+            field = self._fields.get(name)
+            if not isinstance(field, InputField):
+                raise BadRequest(f"the graph has no buffer {name!r}; it has {_listed(self._fields)}", at=f"keep.{name}")
+            _keep(bound, field.buffer, target)
 
 
 def too_large(inline: Mapping[str, Data], limit: int) -> list[str]:

@@ -13,7 +13,7 @@ from kaasq.graph import Graph
 from kaasq.messages import Binding, RequestOf
 from kaasq.model import GraphSpec
 from kaasq.settings import Settings
-from kaasq_producers.inputs import Bound, InputPlan
+from kaasq_producers.inputs import Binder, Bound
 
 LESSONS = 8  # enough for a pool of 8 in one go; a larger one takes a few
 
@@ -24,13 +24,13 @@ _decode = msgspec.msgpack.Decoder(RequestOf[msgspec.Raw]).decode
 class KnownGraph:
     """A graph that this client has sent before: both its encodings, and what binding to it needs."""
 
-    __slots__ = ("by_hash", "lessons", "plan", "spec", "whole")
+    __slots__ = ("binder", "by_hash", "lessons", "spec", "whole")
 
     def __init__(self, spec: GraphSpec) -> None:
         self.spec = spec
         self.whole = msgspec.Raw(_encode(spec))
         self.by_hash = msgspec.Raw(_encode(spec.hash))
-        self.plan = InputPlan(spec)
+        self.binder = Binder(spec)
         self.lessons = 1
         """How many requests still carry it whole, so that the workers learn it, before the hash will do."""
 

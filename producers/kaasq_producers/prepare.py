@@ -12,7 +12,7 @@ from kaasq.model import GraphSpec
 from kaasq.settings import Settings
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.inputs import Bound, too_large
-from kaasq_producers.requests import GraphBook, KnownGraph
+from kaasq_producers.known_graphs import GraphBook, KnownGraph
 
 LONGEST_S = 10 * 365 * 24 * 3600.0
 SHORTEST_S = 0.001  # what the message can say
@@ -53,10 +53,10 @@ class Preparer:
         if not isinstance(timeout_s, (int, float)) or not SHORTEST_S <= timeout_s <= LONGEST_S:  # refuses NaN, too
             raise BadRequest(f"expected a time in seconds above 0, given {timeout_s!r}", at="timeout")
         known = self._graphs.find(graph)
-        bound = known.plan.bind(bindings, *(each for each in (bind, scalars) if each))
+        bound = known.binder.bind(bindings, *(each for each in (bind, scalars) if each))
         if keep:
-            known.plan.keep(bound, keep)
-        if known.plan.given_bytes > self._inline_limit:
+            known.binder.keep(bound, keep)
+        if known.binder.given_bytes > self._inline_limit:
             for name in too_large(bound.inline, self._inline_limit):
                 self._store(bound, known, name, timeout_s)
         return Prepared(known, bound, timeout_s)

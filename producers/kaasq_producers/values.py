@@ -21,7 +21,7 @@ RAW_FORMATS = {"B", "b", "c"}  # memoryviews of these are bytes, not numbers
 Data = bytes | memoryview
 
 
-class Slot:
+class InputField:
     """A buffer with what checking a value against it needs."""
 
     __slots__ = ("buffer", "dtype", "shape")

@@ -101,4 +101,4 @@ def test_every_request_is_answered_though_the_broker_is_killed(own_rabbit: Broke
         slowly.set()
         for i, future in enumerate(futures):
             np.testing.assert_array_equal(future.result(60)["out"], (i + 1) * X)
-        assert client.connect().pending == 0
+        assert client._connected().pending == 0

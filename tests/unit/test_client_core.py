@@ -285,7 +285,7 @@ def test_reply_that_cannot_be_read_is_an_error(client: Client, worker: FakeWorke
 def test_nobody_serves_the_pool(client: Client, settings: Settings) -> None:
     with pytest.raises(Unroutable, match=r"no worker ever served pool 'default'.*kaasq worker --pool default"):
         client.run(GRAPH, x=X, y=Y)
-    assert client.connect().pending == 0
+    assert client._connected().pending == 0
 
 
 # ----------------------------------------------------------------------------------------------------------- timeouts
@@ -348,7 +348,7 @@ def test_submit_waits_for_room(client: Client, worker: FakeWorker) -> None:
     worker.reply(message, saxpy(request, message))
     waiting.join(5)
     assert not waiting.is_alive()
-    assert small.connect().pending == 2
+    assert small._connected().pending == 2
 
 
 def test_waiting_for_room_ends_with_the_timeout(client: Client, worker: FakeWorker) -> None:
@@ -366,13 +366,13 @@ def test_room_is_free_again_after_timeouts_and_cancels(client: Client, worker: F
         with pytest.raises(ReplyTimeout):
             small.run(GRAPH, x=X, y=Y, timeout=0.05)
         assert small.submit(GRAPH, x=X, y=Y).cancel()
-    assert small.connect().pending == 0
+    assert small._connected().pending == 0
 
 
 def test_callback_form_refuses_instead_of_waiting(client: Client, worker: FakeWorker) -> None:
     worker.answer = Held()
     small = limited(client, pending_limit=1)
-    core = small.connect()
+    core = small._connected()
     prepared = Preparer(small.settings, None).prepare(GRAPH, {"x": X, "y": Y})
     results: list[Result | KaasqError] = []
     assert core.send(prepared, results.append) is not None
@@ -436,7 +436,7 @@ def test_many_threads_share_a_client(client: Client, worker: FakeWorker) -> None
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(pool.map(requests, range(8)))
-    assert client.connect().pending == 0
+    assert client._connected().pending == 0
 
 
 # --------------------------------------------------------------------------------------------------- loss and closing

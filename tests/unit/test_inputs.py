@@ -231,12 +231,12 @@ def test_scalar_without_default_must_be_given() -> None:
     graph = kaasq.Graph("g")
     x = graph.inout("x", nbytes=4)
     graph.launch(MODULE.kernel("k"), grid=1, block=1, args=[x, graph.scalar("n", "int32")])
-    plan = Binder(graph.freeze())
+    binder = Binder(graph.freeze())
     with pytest.raises(BadRequest, match=r"scalars.n: scalar 'n' has no default"):
-        plan.bind({"x": b"1234"})
+        binder.bind({"x": b"1234"})
     with pytest.raises(BadRequest, match=r"scalars.n: expected int32, given float32"):
-        plan.bind({"x": b"1234", "n": np.float32(1)})
-    assert plan.bind({"x": b"1234", "n": np.array(7)}).scalars == {"n": 7}
+        binder.bind({"x": b"1234", "n": np.float32(1)})
+    assert binder.bind({"x": b"1234", "n": np.array(7)}).scalars == {"n": 7}
 
 
 def test_two_outputs_cannot_be_kept_under_one_name() -> None:
@@ -251,14 +251,14 @@ def test_inout_is_bound_and_kept() -> None:
     graph = kaasq.Graph("g")
     x = graph.inout("x", nbytes=4)
     graph.launch(MODULE.kernel("k"), grid=1, block=1, args=[x])
-    plan = Binder(graph.freeze())
-    bound = plan.bind({"x": b"1234"})
-    plan.keep(bound, {"x": "state"})
+    binder = Binder(graph.freeze())
+    bound = binder.bind({"x": b"1234"})
+    binder.keep(bound, {"x": "state"})
     assert (bound.inline, bound.keep) == ({"x": b"1234"}, {"x": "state"})
     with pytest.raises(BufferMissing):
-        plan.bind({"x": Keep("state")})
+        binder.bind({"x": Keep("state")})
     with pytest.raises(BadRequest, match=r"keep.z: the graph has no buffer 'z'"):
-        plan.keep(bound, {"z": "n"})
+        binder.keep(bound, {"z": "n"})
 
 
 @pytest.mark.parametrize(

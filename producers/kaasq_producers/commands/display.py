@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kaasq.codec import plain
-from kaasq_producers.outputs import Result
+from kaasq_producers.result import Result
 from kaasq_storage.protocol import Named, Object, Usage
 
 PIPE_COLUMNS = 200  # when nobody's terminal says how wide the output may be

@@ -14,10 +14,10 @@ from kaasq.errors import BadRequest
 from kaasq.log import configure
 from kaasq.messages import Stored
 from kaasq.settings import load_settings
-from kaasq_producers import shown
 from kaasq_producers.buffers import which
 from kaasq_producers.client import Client
-from kaasq_producers.files import read_request, read_value, write_value
+from kaasq_producers.commands import display
+from kaasq_producers.commands.files import read_request, read_value, write_value
 
 
 @click.command()
@@ -74,9 +74,9 @@ def run(
             write_value(path, result[name])
         written = {name: str(path) for name, path in files.items()}
         if as_json:
-            click.echo(json.dumps(shown.result_json(result, written)))
+            click.echo(json.dumps(display.result_json(result, written)))
         else:
-            click.echo("\n".join(shown.result_lines(result, written)))
+            click.echo("\n".join(display.result_lines(result, written)))
 
 
 def _pairs(option: str, given: tuple[str, ...], convert: Callable[[str], Any]) -> dict[str, Any]:

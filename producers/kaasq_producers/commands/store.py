@@ -16,9 +16,9 @@ from kaasq.codec import plain
 from kaasq.errors import BadRequest, StoreUnavailable
 from kaasq.log import configure
 from kaasq.settings import Settings, load_settings
-from kaasq_producers import shown
 from kaasq_producers.client import Client
-from kaasq_producers.files import read_value, write_value
+from kaasq_producers.commands import display
+from kaasq_producers.commands.files import read_value, write_value
 from kaasq_storage.protocol import DEFAULT_TTL_S
 
 _store = settings_options("broker_url", "store", "pool")  # the broker's URL says whose store it is: its user
@@ -50,7 +50,7 @@ def put(
     if as_json:
         click.echo(msgspec.json.encode(ref))
     else:
-        click.echo(f"{ref.ref}  {shown.size(ref.nbytes)}" + (f"  {name} version {ref.version}" if name else ""))
+        click.echo(f"{ref.ref}  {display.size(ref.nbytes)}" + (f"  {name} version {ref.version}" if name else ""))
 
 
 @click.command()
@@ -66,7 +66,7 @@ def get(key: str, file: Path, **flags: Any) -> None:
     with _existing(flags) as client:
         array = client.get(key)
     write_value(file, array)
-    click.echo(f"{file}: {array.dtype} {array.shape}, {shown.size(array.nbytes)}")
+    click.echo(f"{file}: {array.dtype} {array.shape}, {display.size(array.nbytes)}")
 
 
 @click.command()
@@ -91,10 +91,10 @@ def ls(prefix: str, objects: bool, as_json: bool, **flags: Any) -> None:
     if as_json:
         click.echo(json.dumps([plain(each) for each in listed]))
         return
-    console = shown.console()
+    console = display.console()
     if listed:
-        console.print(shown.objects_table(listed) if objects else shown.names_table(listed))
-    console.print(shown.usage_line(usage))
+        console.print(display.objects_table(listed) if objects else display.names_table(listed))
+    console.print(display.usage_line(usage))
 
 
 @click.command()
@@ -125,10 +125,10 @@ def gc(as_json: bool, **flags: Any) -> None:
         click.echo(json.dumps({"removed": plain(collected), "usage": plain(usage)}))
         return
     click.echo(
-        f"removed {collected.objects} objects ({shown.size(collected.nbytes)}), {collected.outcomes} outcomes, "
+        f"removed {collected.objects} objects ({display.size(collected.nbytes)}), {collected.outcomes} outcomes, "
         f"{collected.orphans} orphans, {collected.stale_readers} stale readers in {time.monotonic() - started:.2f} s"
     )
-    click.echo(shown.usage_line(usage))
+    click.echo(display.usage_line(usage))
 
 
 def _settings(flags: dict[str, Any]) -> Settings:

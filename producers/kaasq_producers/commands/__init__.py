@@ -1,0 +1,1 @@
+"""The commands of producers: ``kaasq run`` and those for the buffer store."""
