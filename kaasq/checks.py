@@ -1,24 +1,20 @@
-"""Checks a graph and what a request binds to it, before anything runs. Pure: data in, data or BadRequest out."""
+"""Checks a graph before anything runs and gives it its normal form. Pure: data in, data or BadRequest out."""
 
 from __future__ import annotations
 
 import math
 import re
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
 
-from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical
-from kaasq.errors import BadRequest, BufferMissing, BufferSize
+from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical, pack_number
+from kaasq.errors import BadRequest
 from kaasq.model import Buffer, Constant, GraphSpec, Launch, Module, Number, Scalar, dim3
+from kaasq.names import check_printable, is_graph_name
 
-GRAPH_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
-BUFFER_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 MODULE_OPTION = re.compile(r"-D\w+(=[\w.+-]*)?|-{1,2}std=c\+\+(11|14|17|20)|-{1,2}use_fast_math|-fmad=(true|false)")
-
-NAME_BYTES = 400  # of a name in the store, in UTF-8: LMDB's keys have at most 511 bytes, the tenant included
 
 GRID_LIMIT = (2**31 - 1, 65535, 65535)
 BLOCK_LIMIT = (1024, 1024, 64)
@@ -44,7 +40,7 @@ def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:
 
     Two graphs that mean the same have one normal form, hence one hash. Raises BadRequest with the place.
     """
-    if len(spec.name) > limits.name_length or not GRAPH_NAME.fullmatch(spec.name):
+    if len(spec.name) > limits.name_length or not is_graph_name(spec.name):
         raise BadRequest(
             f"{spec.name[:64]!r} is no graph name: use letters, digits, '_', '-', with dots between words, "
             f"at most {limits.name_length} characters",
@@ -95,72 +91,6 @@ def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:
     )
 
 
-def check_bindings(
-    graph: GraphSpec, sizes: Mapping[str, int | None], scalars: Mapping[str, Number], keep: Mapping[str, str]
-) -> None:
-    """Whether a request's bindings fit the graph. ``sizes``: bytes bound per buffer, None where not yet known.
-
-    Raises BadRequest, BufferMissing, BufferSize.
-    """
-    for name, size in sizes.items():
-        buffer = graph.buffer(name)
-        if buffer is None:
-            raise BadRequest(f"the graph has no buffer {name!r}; it has {_listed(graph.buffers)}", at=f"bind.{name}")
-        if not buffer.given:
-            raise BadRequest(f"{name!r} is {_article(buffer.role)}: nothing can be bound to it", at=f"bind.{name}")
-        if size is not None and size != buffer.nbytes:
-            raise BufferSize(buffer=name, expected=buffer.nbytes, given=size)
-    for buffer in graph.buffers:
-        if buffer.given and buffer.name not in sizes:
-            raise BufferMissing(f"nothing is bound to {buffer.role} {buffer.name!r}", buffer=buffer.name)
-    declared = {each.name: each for each in graph.scalars}
-    for name, value in scalars.items():
-        if name not in declared:
-            raise BadRequest(f"the graph has no scalar {name!r}; it has {_listed(graph.scalars)}", at=f"scalars.{name}")
-        pack_number(declared[name].dtype, value, f"scalars.{name}")
-    for scalar in graph.scalars:
-        if scalar.default is None and scalar.name not in scalars:
-            raise BadRequest(f"scalar {scalar.name!r} has no default and was not given", at=f"scalars.{scalar.name}")
-    if len(set(keep.values())) < len(keep):
-        raise BadRequest("two outputs cannot be kept under one name", at="keep")
-    for name, target in keep.items():
-        kept = graph.buffer(name)
-        if kept is None or not kept.returned:
-            raise BadRequest(f"only an output or inout can be kept; {name!r} is none", at=f"keep.{name}")
-        check_name(target, f"keep.{name}")
-
-
-def check_name(name: str, at: str | None = None) -> bytes:
-    """A name's bytes as the store keeps them. Raises BadRequest for what is no name."""
-    if not BUFFER_NAME.fullmatch(name):
-        raise BadRequest(f"{name[:64]!r} is no name: 1 to 200 printable characters", at=at)
-    try:
-        encoded = name.encode()
-    except UnicodeEncodeError:
-        raise BadRequest(f"{name[:64]!r} is no name: it cannot be written in UTF-8", at=at) from None
-    if len(encoded) > NAME_BYTES:
-        raise BadRequest(f"{name[:64]!r}... takes {len(encoded)} bytes in UTF-8; a name may take {NAME_BYTES}", at=at)
-    return encoded
-
-
-def pack_number(dtype: str, value: Number, at: str) -> bytes:
-    """The value's bytes as the kernel's parameter of that type sees them. Raises BadRequest if it does not fit."""
-    kind = np.dtype(dtype)
-    if kind.kind in "iu":
-        bounds = np.iinfo(kind)
-        if isinstance(value, float) and not value.is_integer():
-            raise BadRequest(f"{value!r} is no {dtype}", at=at)
-        if not bounds.min <= value <= bounds.max:
-            raise BadRequest(f"{value} does not fit {dtype} ({bounds.min} to {bounds.max})", at=at)
-        return int(value).to_bytes(kind.itemsize, "little", signed=kind.kind == "i")
-    if kind.kind == "b":
-        return b"\1" if value else b"\0"
-    try:
-        return struct.pack({2: "<e", 4: "<f", 8: "<d"}[kind.itemsize], value)
-    except (OverflowError, struct.error):  # the latter for an int and float16
-        raise BadRequest(f"{value} does not fit {dtype}", at=at) from None
-
-
 def _normal(dtype: str, value: Number, at: str) -> Number:
     """The number that the kernel sees: 2, 2.0 and 0.1 rounded to float32 have one spelling each, hence one hash."""
     number: Number = np.frombuffer(pack_number(dtype, value, at), np.dtype(dtype).newbyteorder("<"))[0].item()
@@ -168,8 +98,7 @@ def _normal(dtype: str, value: Number, at: str) -> Number:
 
 
 def _buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
-    if not BUFFER_NAME.fullmatch(buffer.name):
-        raise BadRequest(f"{buffer.name[:64]!r} is no name: 1 to 200 printable characters", at=f"{at}.name")
+    check_printable(buffer.name, f"{at}.name")
     place = f"{at} ({buffer.name!r})"
     dtype = buffer.dtype
     if dtype is not None:
@@ -183,7 +112,7 @@ def _buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
     if buffer.shape is not None and dtype is None:
         raise BadRequest("a shape needs a dtype", at=place)
     if buffer.const and buffer.role != "input":
-        raise BadRequest(f"only an input can be const, this is {_article(buffer.role)}", at=place)
+        raise BadRequest(f"only an input can be const, the role of this one is {buffer.role}", at=place)
     if buffer.nbytes < -1:
         raise BadRequest(f"nbytes is {buffer.nbytes}", at=place)
     implied = Buffer(name=buffer.name, role=buffer.role, dtype=dtype, shape=buffer.shape).size
@@ -202,8 +131,7 @@ def _buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
 
 
 def _scalar(scalar: Scalar, at: str) -> Scalar:
-    if not BUFFER_NAME.fullmatch(scalar.name):
-        raise BadRequest(f"{scalar.name[:64]!r} is no name: 1 to 200 printable characters", at=f"{at}.name")
+    check_printable(scalar.name, f"{at}.name")
     dtype = canonical(scalar.dtype)
     if dtype not in SCALAR_DTYPES:
         raise BadRequest(
@@ -285,16 +213,3 @@ def _arg(arg: str | Constant, at: str, names: set[str]) -> str | Constant:
 def _at_most(count: int, limit: int, what: str, at: str) -> None:
     if count > limit:
         raise BadRequest(f"{count} {what}; the limit is {limit}", at=at)
-
-
-def _listed(items: tuple[Buffer, ...] | tuple[Scalar, ...]) -> str:
-    def shown() -> Iterator[str]:
-        yield from (repr(each.name) for each in items[:20])
-        if len(items) > 20:
-            yield "..."
-
-    return ", ".join(shown()) or "none"
-
-
-def _article(role: str) -> str:
-    return f"{'an' if role[0] in 'aeiou' else 'a'} {role}"

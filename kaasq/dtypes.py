@@ -1,12 +1,18 @@
-"""The element types of buffers and scalars: NumPy's names, restricted to what a kernel can mean."""
+"""The element types of buffers and scalars: NumPy's names, restricted to what a kernel can mean, and their bytes."""
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import Any
+import struct
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from kaasq.errors import BadRequest
+
+if TYPE_CHECKING:
+    from kaasq.model import Number
 
 SCALAR_DTYPES = (
     "bool",
@@ -44,3 +50,21 @@ def canonical(dtype: Any) -> str | None:
     except (TypeError, ValueError):
         return None
     return parsed.name if parsed.name in _SIZES and parsed.isnative else None
+
+
+def pack_number(dtype: str, value: Number, at: str) -> bytes:
+    """The value's bytes as the kernel's parameter of that type sees them. Raises BadRequest if it does not fit."""
+    kind = np.dtype(dtype)
+    if kind.kind in "iu":
+        bounds = np.iinfo(kind)
+        if isinstance(value, float) and not value.is_integer():
+            raise BadRequest(f"{value!r} is no {dtype}", at=at)
+        if not bounds.min <= value <= bounds.max:
+            raise BadRequest(f"{value} does not fit {dtype} ({bounds.min} to {bounds.max})", at=at)
+        return int(value).to_bytes(kind.itemsize, "little", signed=kind.kind == "i")
+    if kind.kind == "b":
+        return b"\1" if value else b"\0"
+    try:
+        return struct.pack({2: "<e", 4: "<f", 8: "<d"}[kind.itemsize], value)
+    except (OverflowError, struct.error):  # the latter for an int and float16
+        raise BadRequest(f"{value} does not fit {dtype}", at=at) from None

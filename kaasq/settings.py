@@ -14,7 +14,8 @@ import platformdirs
 
 from kaasq.checks import GraphLimits
 from kaasq.errors import BadRequest
-from kaasq.topology import QueueType, check_word
+from kaasq.names import check_word
+from kaasq.topology import QueueType
 
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
 DEFAULT_POOL = "default"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 import msgspec
 
-from kaasq.errors import BadRequest, SlotTaken
+from kaasq.errors import SlotTaken
+from kaasq.names import WORD as WORD  # noqa: PLC0414  # the worker's intake looks for it here
 
 REQUESTS = "kaasq.requests"
 REPLIES = "kaasq.replies"
@@ -18,7 +18,6 @@ QueueType = Literal["quorum", "classic"]
 
 DELIVERY_LIMIT = 20
 REPLY_QUEUE_EXPIRES_MS = 10 * 60 * 1000
-WORD = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 
@@ -122,15 +121,6 @@ def reply_key(tenant: str, reply_id: str) -> str:
 def event_key(tenant: str, graph: str, word: str) -> str:
     """Routing key of an event; ``word`` says how the request ended (completed, failed, ...)."""
     return f"{tenant}.{graph}.{word}"
-
-
-def check_word(value: str, what: str) -> str:
-    """A tenant, pool, slot or reply id as part of a routing key. Raises BadRequest if it could not be one."""
-    if not WORD.fullmatch(value):
-        raise BadRequest(
-            f"{value[:80]!r} is no {what}: use lower-case letters, digits, '_' and '-', at most 64", at=what
-        )
-    return value
 
 
 def _work_arguments(queue_type: QueueType) -> dict[str, str | int]:

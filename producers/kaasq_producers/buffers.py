@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +13,12 @@ import numpy.typing as npt
 
 from kaasq.dtypes import canonical
 from kaasq.errors import BadRequest, BufferMissing
+from kaasq.names import is_ref
 from kaasq_producers.references import BufferRef
 from kaasq_producers.values import RAW_FORMATS, flat
 from kaasq_storage import open_store
 from kaasq_storage.protocol import DEFAULT_TTL_S, BufferStore, Collected, Named, Object, Usage
 
-REF = re.compile(r"[0-9a-f]{64}", re.ASCII)
 Array = npt.NDArray[Any]
 
 
@@ -148,7 +147,7 @@ def which(key: str | BufferRef) -> dict[str, str]:
         return {"ref": key.ref}
     if not isinstance(key, str):
         raise BadRequest(f"expected a name, a ref or a BufferRef, given a {type(key).__name__}")
-    return {"ref": key} if REF.fullmatch(key) else {"name": key}
+    return {"ref": key} if is_ref(key) else {"name": key}
 
 
 def reference(made: Object, name: str | None = None, version: int | None = None) -> BufferRef:

@@ -1,4 +1,4 @@
-"""Keys and records of the two LMDB environments, and what a tenant, a name, an id and a reference may look like.
+"""Keys and records of the two LMDB environments.
 
 Keys start with one letter for their kind, then the tenant and a NUL, so that a tenant's entries lie together and one
 tenant can never spell another's key. The blob environment uses the same keys for the bytes that belong to them.
@@ -7,15 +7,14 @@ tenant can never spell another's key. The blob environment uses the same keys fo
 from __future__ import annotations
 
 import functools
-import re
 import struct
 from typing import Final
 
 import lmdb
 import msgspec
 
-from kaasq.checks import check_name
-from kaasq.errors import BadRequest, Forbidden, NameNotFound
+from kaasq.errors import Forbidden, NameNotFound
+from kaasq.names import check_name, check_request_id, is_ref, is_word
 
 FORMAT: Final = 1
 STORE: Final = b"S"  # which store this is: StoreRecord
@@ -27,9 +26,6 @@ REPLY: Final = b"r"  # + tenant NUL request id: OutcomeRecord
 EXPIRY: Final = b"e"  # + time + key of what expires then
 FLOOR: Final = b"f"  # + tenant NUL: the highest version that a deleted name ever had
 
-REQUEST_ID_BYTES: Final = 255  # an AMQP short string
-_TENANT = re.compile(r"[a-z0-9_-]{1,64}")
-_REF = re.compile(r"[0-9a-f]{64}")
 _TIME = struct.Struct(">Q")
 _COUNTERS = struct.Struct("<qqqq")
 
@@ -112,7 +108,7 @@ decode_outcome = msgspec.msgpack.Decoder(OutcomeRecord).decode
 def scope(kind: bytes, tenant: str) -> bytes:
     """What all keys of that kind and tenant start with. Raises Forbidden for what cannot be a tenant."""
     # The tenant also names a folder: nothing that means something to a file system gets through.
-    if not _TENANT.fullmatch(tenant):
+    if not is_word(tenant):
         raise Forbidden(
             f"{tenant[:64]!r} is no tenant of a store: 1 to 64 of a-z, 0-9, '_' and '-'", tenant=tenant[:64]
         )
@@ -122,7 +118,7 @@ def scope(kind: bytes, tenant: str) -> bytes:
 def object_key(tenant: str, ref: str) -> bytes:
     """The key of an object. Raises NameNotFound for what is no reference."""
     prefix = scope(OBJECT, tenant)
-    if not _REF.fullmatch(ref):
+    if not is_ref(ref):
         raise NameNotFound(f"{ref[:80]!r} is no reference: 64 hexadecimal digits", ref=ref[:80])
     return prefix + bytes.fromhex(ref)
 
@@ -134,11 +130,7 @@ def name_key(tenant: str, name: str) -> bytes:
 
 def reply_key(tenant: str, request_id: str) -> bytes:
     """The key of a request's outcome. Raises BadRequest for what is no request id."""
-    prefix = scope(REPLY, tenant)
-    encoded = request_id.encode(errors="surrogatepass")
-    if not 1 <= len(encoded) <= REQUEST_ID_BYTES:
-        raise BadRequest(f"a request id has 1 to {REQUEST_ID_BYTES} bytes, this one {len(encoded)}", at="message_id")
-    return prefix + encoded
+    return scope(REPLY, tenant) + check_request_id(request_id)
 
 
 def expiry_key(when: float, key: bytes) -> bytes:

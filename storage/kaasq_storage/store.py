@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Self
 
-from kaasq.checks import NAME_BYTES
 from kaasq.errors import BadRequest, NameNotFound, StoreUnavailable
+from kaasq.names import NAME_BYTES
 from kaasq_storage import collect, registry
 from kaasq_storage.admission import admit
 from kaasq_storage.environment import INLINE_BYTES, MAX_READERS, Environment, Options

@@ -59,7 +59,7 @@ WRONG = {
     "const output": (
         spec(Buffer(name="x", role="output", nbytes=4, const=True)),
         "graph.buffers[0] ('x')",
-        "an output",
+        "the role of this one is output",
     ),
     "input never used": (spec(X, OUT, launches=(launch(args=("out",)),)), "graph.buffers[0]", "never used"),
     "output never written": (spec(X, OUT, launches=(launch(),)), "graph.buffers[1]", "never written"),
