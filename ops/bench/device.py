@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from kaasq.model import Module
-from kaasq_workers.arguments import PackedArguments, pointer
-from kaasq_workers.cuda import CudaDevice
+from kaasq_workers.devices.cuda import CudaDevice
+from kaasq_workers.executor.arguments import PackedArguments, pointer
 
 ADD = r"""
 extern "C" __global__ void add(float* a, const float* b, const float* c, int n)
@@ -190,8 +190,8 @@ def copies(device: CudaDevice, repeats: int) -> list[dict[str, Any]]:
 
 def modules(device: CudaDevice, repeats: int) -> dict[str, Figure]:
     """Milliseconds from a module to a kernel that can be launched."""
-    from kaasq_workers.cuda.code_cache import CodeCache
-    from kaasq_workers.cuda.compiler import Compiler
+    from kaasq_workers.devices.cuda.code_cache import CodeCache
+    from kaasq_workers.devices.cuda.compiler import Compiler
 
     compiler = Compiler(device._capability, CodeCache(None))
     image = compiler.compile_source(ADD, (), ("add",))

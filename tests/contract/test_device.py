@@ -10,8 +10,8 @@ import pytest
 
 from kaasq.errors import KaasqError, ModuleRejected, OutOfMemory
 from kaasq.model import Dim3, Module, dim3
-from kaasq_workers.arguments import PackedArguments, pointer
-from kaasq_workers.device import Device, Memory, Stream
+from kaasq_workers.devices.protocol import Device, Memory, Stream
+from kaasq_workers.executor.arguments import PackedArguments, pointer
 
 SOURCE = r"""
 #include <cuda_fp16.h>
@@ -150,11 +150,11 @@ def _value(value: object) -> bytes:
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
     folder: Path = tmp_path_factory.mktemp("device")
     if request.param == "cpu":
-        from kaasq_workers.cpu import CpuDevice
+        from kaasq_workers.devices.cpu import CpuDevice
 
         device: Device = CpuDevice(cache_dir=folder / "code", memory_limit=CPU_MEMORY_BYTES)
     else:
-        from kaasq_workers.cuda import CudaDevice
+        from kaasq_workers.devices.cuda import CudaDevice
 
         device = CudaDevice(0, cache_dir=folder / "code")
     yield device

@@ -19,9 +19,9 @@ import pytest
 
 from kaasq.errors import KernelFailed, ModuleRejected, OutOfMemory, WorkerFailed
 from kaasq.model import Module, ModuleKind
-from kaasq_workers.arguments import PackedArguments, pointer
-from kaasq_workers.cuda import CudaDevice
-from kaasq_workers.cuda.parameters import read_cubin
+from kaasq_workers.devices.cuda import CudaDevice
+from kaasq_workers.devices.cuda.parameters import read_cubin
+from kaasq_workers.executor.arguments import PackedArguments, pointer
 
 pytestmark = pytest.mark.gpu
 
@@ -246,8 +246,8 @@ def test_damaged_binaries_are_rejected(device: CudaDevice, kind: ModuleKind) -> 
 def test_the_drivers_parameter_tables_are_those_read_from_the_cubin(device: CudaDevice) -> None:
     from cupy.cuda import driver
 
-    from kaasq_workers.cuda.code_cache import CodeCache
-    from kaasq_workers.cuda.compiler import Compiler
+    from kaasq_workers.devices.cuda.code_cache import CodeCache
+    from kaasq_workers.devices.cuda.compiler import Compiler
 
     compiler = Compiler(device._capability, CodeCache(None))
     image = compiler.compile_source(KERNELS, (), tuple(SYMBOLS))
@@ -288,7 +288,7 @@ def test_compiled_code_is_found_on_disk_by_the_next_worker(tmp_path: Path, monke
     add(first, ptx)
     first.close()
 
-    from kaasq_workers.cuda import compiler
+    from kaasq_workers.devices.cuda import compiler
 
     def fail(*_: object) -> None:
         raise AssertionError("compiled again")
@@ -521,8 +521,8 @@ import json, sys
 import numpy as np
 from kaasq.errors import KaasqError
 from kaasq.model import Module
-from kaasq_workers.arguments import PackedArguments, pointer
-from kaasq_workers.cuda import CudaDevice
+from kaasq_workers.executor.arguments import PackedArguments, pointer
+from kaasq_workers.devices.cuda import CudaDevice
 device = CudaDevice(0)
 stream = device.stream()
 memory = device.allocate(4096)

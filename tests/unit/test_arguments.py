@@ -7,8 +7,8 @@ import pytest
 
 from kaasq import BadArguments, Graph, Module
 from kaasq.model import Buffer, Scalar
-from kaasq_workers.arguments import PackedArguments, pack
-from kaasq_workers.device import Parameter
+from kaasq_workers.devices.protocol import Parameter
+from kaasq_workers.executor.arguments import PackedArguments, pack
 
 MODULE = Module.from_source("__global__ void k() {}")
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaasq_workers.blame import KILLS_UNTIL_DEAD, Suspicion, judge
+from kaasq_workers.front.blame import KILLS_UNTIL_DEAD, Suspicion, judge
 
 
 def test_the_running_request_is_suspected_and_runs_alone_next():

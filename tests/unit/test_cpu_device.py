@@ -14,11 +14,11 @@ import pytest
 
 from kaasq.errors import BadRequest, KernelFailed, ModuleRejected, OutOfMemory
 from kaasq.model import Dim3, Module, dim3
-from kaasq_workers.arguments import PackedArguments, pointer
-from kaasq_workers.cpu import CpuDevice
-from kaasq_workers.cpu.cache import CodeCache
-from kaasq_workers.cpu.library import CpuModule
-from kaasq_workers.cpu.toolchain import Toolchain, diagnostics, find_toolchain
+from kaasq_workers.devices.cpu import CpuDevice
+from kaasq_workers.devices.cpu.cache import CodeCache
+from kaasq_workers.devices.cpu.library import CpuModule
+from kaasq_workers.devices.cpu.toolchain import Toolchain, diagnostics, find_toolchain
+from kaasq_workers.executor.arguments import PackedArguments, pointer
 
 
 @pytest.fixture(scope="session")
@@ -519,8 +519,8 @@ def test_printf(code_folder: Path) -> None:
         import numpy as np, sys
         sys.path.insert(0, "")
         from kaasq.model import Module
-        from kaasq_workers.arguments import PackedArguments
-        from kaasq_workers.cpu import CpuDevice
+        from kaasq_workers.executor.arguments import PackedArguments
+        from kaasq_workers.devices.cpu import CpuDevice
         device = CpuDevice(cache_dir=sys.argv[1])
         source = 'extern "C" __global__ void k() { printf("thread %d of %u\\\\n", threadIdx.x, blockDim.x); }'
         module = device.load(Module.from_source(source), ("k",))
@@ -642,7 +642,7 @@ class CountingToolchain(Toolchain):
 
 
 def test_every_key_may_have_the_same_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaasq_workers.cpu.cache._STRIPES", 1)
+    monkeypatch.setattr("kaasq_workers.devices.cpu.cache._STRIPES", 1)
     load(CpuDevice(cache_dir=tmp_path / "code"), SMALL.format(1), "k")
 
 
@@ -695,8 +695,8 @@ def test_processes_that_compile_the_same_module_at_once(tmp_path: Path) -> None:
     script = """
         import sys, numpy as np
         from kaasq.model import Module
-        from kaasq_workers.arguments import PackedArguments, pointer
-        from kaasq_workers.cpu import CpuDevice
+        from kaasq_workers.executor.arguments import PackedArguments, pointer
+        from kaasq_workers.devices.cpu import CpuDevice
         device = CpuDevice(cache_dir=sys.argv[1])
         module = device.load(Module.from_source('extern "C" __global__ void k(int* x) { *x = 5; }'), ("k",))
         x = np.zeros(1, np.int32)
@@ -740,7 +740,7 @@ def test_a_compiler_that_was_asked_for() -> None:
 
 
 def test_without_a_compiler_everything_but_loading_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaasq_workers.cpu.device.find_toolchain", lambda wanted: None)
+    monkeypatch.setattr("kaasq_workers.devices.cpu.device.find_toolchain", lambda wanted: None)
     device = CpuDevice(cache_dir=tmp_path / "code")
     device.allocate(10).free()
     assert "no C++ compiler" in device.description

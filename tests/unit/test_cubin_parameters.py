@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaasq.errors import ModuleRejected
-from kaasq_workers.cuda.images import (
+from kaasq_workers.devices.cuda.images import (
     cubin_image,
     fatbin_architectures,
     ptx_kernels,
@@ -18,7 +18,7 @@ from kaasq_workers.cuda.images import (
     resolve,
     source_kernels,
 )
-from kaasq_workers.cuda.parameters import Cubin, read_cubin
+from kaasq_workers.devices.cuda.parameters import Cubin, read_cubin
 
 CUBINS = Path(__file__).parent.parent / "data" / "cubins"
 SOURCE = (CUBINS / "kernels.cu").read_text()

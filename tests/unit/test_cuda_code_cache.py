@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kaasq_workers.cuda.code_cache import CodeCache, Compiled
+from kaasq_workers.devices.cuda.code_cache import CodeCache, Compiled
 
 
 def test_compiled_code_is_found_again_by_its_key(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kaasq.errors import KernelFailed, ModuleRejected, OutOfMemory, WorkerFailed
-from kaasq_workers.cuda.errors import load_error, run_error
+from kaasq_workers.devices.cuda.errors import load_error, run_error
 
 
 class Gpu:

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaasq_workers.cuda.staging import Staging
+from kaasq_workers.devices.cuda.staging import Staging
 
 SLOT_BYTES = 1024
 SLOTS = 3

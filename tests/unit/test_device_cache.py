@@ -1,6 +1,6 @@
 """The device cache: bytes counted, tenants apart, what is in use stays."""
 
-from kaasq_workers.cache import DeviceCache
+from kaasq_workers.executor.device_cache import DeviceCache
 
 
 class Memory:

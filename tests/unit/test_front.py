@@ -13,10 +13,9 @@ from kaasq import codec
 from kaasq.broker import Message
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
 from kaasq.messages import ErrorBody, Reply, WorkerInfo
-from kaasq_workers.front import Front
-from kaasq_workers.launching import Link
-from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, Vitals
-from kaasq_workers.publishing import Publisher
+from kaasq_workers.front.answers import Answers
+from kaasq_workers.front.front import Front
+from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Link, Refusal, Vitals
 
 WORKER = WorkerInfo(host="h", pid=1, device="cpu")
 
@@ -110,7 +109,7 @@ class Bench:
         self.loop = Loop()
         self.executors: list[Executor] = []
         self.ready: list[KaasqError | None] = []
-        self.front = Front(self.loop, self.launch, Publisher(self.loop, "/test"), self.ready.append)
+        self.front = Front(self.loop, self.launch, Answers(self.loop, "/test"), self.ready.append)
         self.front.start()
         self.say_hello()
 
@@ -246,7 +245,7 @@ def test_while_a_suspect_runs_newcomers_wait(bench):
 
 def test_an_executor_that_never_became_ready_is_reported(bench):
     ready: list[KaasqError | None] = []
-    front = Front(bench.loop, bench.launch, Publisher(bench.loop, "/t"), ready.append)
+    front = Front(bench.loop, bench.launch, Answers(bench.loop, "/t"), ready.append)
     front.start()
     bench.executor.channel.send([Refusal(error=ErrorBody(code="store_unavailable", message="read-only"))])
     bench.loop.turn()

@@ -3,7 +3,7 @@
 import pytest
 
 from kaasq.broker import Message
-from kaasq_workers.intake import Accepted, Address, Refused, examine
+from kaasq_workers.front.intake import Accepted, Address, Refused, examine
 
 
 def message(**changes) -> Message:

@@ -10,8 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaasq.messages import ErrorBody, WorkerInfo
-from kaasq_workers.launching import Link
-from kaasq_workers.link import Answer, BlockingChannel, FrameReader, FromExecutor, Hello, Job, Refusal, Vitals, frame
+from kaasq_workers.link import (
+    Answer,
+    BlockingChannel,
+    FrameReader,
+    FromExecutor,
+    Hello,
+    Job,
+    Link,
+    Refusal,
+    Vitals,
+    frame,
+)
 
 
 def job(tag: int, body: bytes = b"x") -> Job:

@@ -15,7 +15,7 @@ from kaasq.errors import KaasqError
 from kaasq.log import configure, get_logger
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings, load_settings
-from kaasq_workers.devices import default_slot, device_names
+from kaasq_workers.devices.opening import default_slot, device_names
 from kaasq_workers.worker import DRAIN_TIMEOUT_S, Worker
 
 log = get_logger()

@@ -29,9 +29,9 @@ from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings, load_settings
 from kaasq.topology import REPLIES, Topology, pool_topology, reply_key, reply_queue, reply_topology, slot_lock
 from kaasq_storage import BufferStore, open_store
-from kaasq_workers.devices import default_slot, device_names, open_device
-from kaasq_workers.engine import Engine
-from kaasq_workers.gpus import count_gpus
+from kaasq_workers.devices.gpus import count_gpus
+from kaasq_workers.devices.opening import default_slot, device_names, open_device
+from kaasq_workers.executor.engine import Engine
 
 CHECK_TIMEOUT_S = 10.0
 LOW_DISK_BYTES = 1 << 30

@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -95,6 +96,55 @@ class FrameReader:
             start = end
             yield from messages
         del self._buffer[:start]
+
+
+class Link:
+    """The front's end: never blocks. What the executor does not take at once waits for ``flush``."""
+
+    def __init__(self, sock: socket.socket, vitals: Vitals) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._reader = FrameReader(FromExecutor)
+        self._backlog = bytearray()
+        self.vitals = vitals
+
+    def fileno(self) -> int:
+        """For watching readability."""
+        return self._sock.fileno()
+
+    def send(self, jobs: list[Job]) -> bool:
+        """Send as one frame; whether all of it went. Raises OSError if the executor is gone."""
+        self._backlog += frame(jobs)
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Send what waits; whether all of it went. Raises OSError if the executor is gone."""
+        while self._backlog:
+            try:
+                sent = self._sock.send(self._backlog)
+            except BlockingIOError:
+                return False
+            del self._backlog[:sent]
+        return True
+
+    def receive(self) -> list[FromExecutor] | None:
+        """What has arrived; None when the executor is gone."""
+        try:
+            data = self._sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        return list(self._reader.feed(data)) if data else None
+
+    def close(self) -> None:
+        """Hang up: the executor finishes what it is doing and ends."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def dispose(self) -> None:
+        """Free the socket."""
+        self._sock.close()
 
 
 class BlockingChannel:

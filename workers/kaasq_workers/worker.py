@@ -12,13 +12,13 @@ import msgspec
 from kaasq.broker import Broker, Consumer, State
 from kaasq.errors import KaasqError, WorkerFailed
 from kaasq.log import get_logger
-from kaasq.settings import Settings
 from kaasq.names import check_word
+from kaasq.settings import Settings
 from kaasq.topology import pool_topology, slot_lock, work_queue
-from kaasq_workers.devices import default_slot, one_device
-from kaasq_workers.front import Front
-from kaasq_workers.launching import Handle, ProcessHandle, ThreadHandle
-from kaasq_workers.publishing import Publisher
+from kaasq_workers.devices.opening import default_slot, one_device
+from kaasq_workers.front.answers import Answers
+from kaasq_workers.front.front import Front
+from kaasq_workers.front.handles import Handle, ProcessHandle, ThreadHandle
 
 START_TIMEOUT_S = 120.0  # a first CUDA context on a busy machine takes seconds; this is for a wedged one
 DRAIN_TIMEOUT_S = 30.0
@@ -97,12 +97,12 @@ class Worker:
     def _start_front(self, done: Callable[[KaasqError | None], None]) -> None:
         source = f"/kaasq/{self.settings.pool}/{socket.gethostname()}/{self.settings.slot}"
 
-        self._front = Front(self._broker, self._launch, Publisher(self._broker, source), done)
+        self._front = Front(self._broker, self._start_executor, Answers(self._broker, source), done)
         self._broker.call_soon(self._front.start)
 
-    def _launch(self) -> Handle:
+    def _start_executor(self) -> Handle:
         if self._in_process:
-            from kaasq_workers.executor import serve
+            from kaasq_workers.executor.serving import serve
 
             return ThreadHandle(self.settings, serve)
         return ProcessHandle(self.settings)

@@ -6,8 +6,8 @@ from importlib.metadata import entry_points
 
 from kaasq.errors import BadRequest
 from kaasq.settings import Settings
-from kaasq_workers.device import Device
-from kaasq_workers.gpus import count_gpus
+from kaasq_workers.devices.gpus import count_gpus
+from kaasq_workers.devices.protocol import Device
 
 GROUP = "kaasq.devices"
 
@@ -47,7 +47,7 @@ def open_device(settings: Settings) -> Device:
     if index and not index.isdecimal():
         raise BadRequest(f"{name!r}: a device is cpu, cuda:0, cuda:1, ..., all or auto", at="device")
     if kind == "cpu":
-        from kaasq_workers.cpu import CpuDevice
+        from kaasq_workers.devices.cpu import CpuDevice
 
         return CpuDevice(
             cache_dir=settings.cache_path / "cpu",
@@ -55,7 +55,7 @@ def open_device(settings: Settings) -> Device:
             memory_limit=settings.device_memory or None,
         )
     if kind == "cuda":
-        from kaasq_workers.cuda import CudaDevice
+        from kaasq_workers.devices.cuda import CudaDevice
 
         return CudaDevice(
             int(index or 0), memory_limit=settings.device_memory or None, cache_dir=settings.cache_path / "cuda"

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from kaasq.errors import KaasqError, ModuleRejected, WorkerFailed
 from kaasq.log import get_logger
 from kaasq.model import Module
-from kaasq_workers.cuda.code_cache import CodeCache
-from kaasq_workers.cuda.images import Image, cubin_image, fatbin_architectures, fatbin_image
-from kaasq_workers.device import Limits
+from kaasq_workers.devices.cuda.code_cache import CodeCache
+from kaasq_workers.devices.cuda.images import Image, cubin_image, fatbin_architectures, fatbin_image
+from kaasq_workers.devices.protocol import Limits
 
 if TYPE_CHECKING:
-    from kaasq_workers.cuda.memory import CudaMemory
-    from kaasq_workers.cuda.module import CudaModule
-    from kaasq_workers.cuda.stream import CudaStream
+    from kaasq_workers.devices.cuda.memory import CudaMemory
+    from kaasq_workers.devices.cuda.module import CudaModule
+    from kaasq_workers.devices.cuda.stream import CudaStream
 
 log = get_logger()
 
@@ -41,10 +41,10 @@ class CudaDevice:
         try:
             from cupy.cuda import runtime
 
-            from kaasq_workers.cuda.compiler import Compiler
-            from kaasq_workers.cuda.memory import MemoryPool
-            from kaasq_workers.cuda.module import CudaModule
-            from kaasq_workers.cuda.stream import CudaStream
+            from kaasq_workers.devices.cuda.compiler import Compiler
+            from kaasq_workers.devices.cuda.memory import MemoryPool
+            from kaasq_workers.devices.cuda.module import CudaModule
+            from kaasq_workers.devices.cuda.stream import CudaStream
         except ImportError as error:
             raise WorkerFailed(
                 f"{self.name} needs CuPy and cuda-core: pip install 'kaasq[cuda13]' (or cuda12) ({error})"

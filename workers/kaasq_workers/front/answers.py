@@ -12,13 +12,13 @@ from kaasq.ids import new_id
 from kaasq.log import get_logger
 from kaasq.messages import EVENT_TYPE
 from kaasq.topology import DEAD, EVENTS, event_key
-from kaasq_workers.intake import Accepted, Refused
+from kaasq_workers.front.intake import Accepted, Refused
 from kaasq_workers.link import Answer
 
 log = get_logger()
 
 
-class Publisher:
+class Answers:
     """Used on the broker's I/O thread. ``outstanding``: requests whose publishes are not all confirmed."""
 
     def __init__(self, broker: Broker, source: str) -> None:

@@ -8,11 +8,11 @@ import cupy
 from cupy.cuda import driver, runtime
 
 from kaasq.model import Dim3
-from kaasq_workers.cuda.addresses import AddressReader
-from kaasq_workers.cuda.errors import Poisonable, run_error
-from kaasq_workers.cuda.module import CudaKernel
-from kaasq_workers.cuda.staging import Staging
-from kaasq_workers.device import Arguments, LoadedKernel, Mark, Memory
+from kaasq_workers.devices.cuda.addresses import AddressReader
+from kaasq_workers.devices.cuda.errors import Poisonable, run_error
+from kaasq_workers.devices.cuda.module import CudaKernel
+from kaasq_workers.devices.cuda.staging import Staging
+from kaasq_workers.devices.protocol import Arguments, LoadedKernel, Mark, Memory
 
 SLOT_BYTES = 4 << 20
 SLOTS = 4

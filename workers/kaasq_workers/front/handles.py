@@ -1,8 +1,7 @@
-"""Starts an executor, as a process or (for kaasq.local) as a thread, and holds the front's end of the link."""
+"""A started executor: a process or, for kaasq.local, a thread."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -16,59 +15,7 @@ from typing import Protocol
 import msgspec
 
 from kaasq.settings import Settings
-from kaasq_workers.link import FrameReader, FromExecutor, Job, Vitals, frame
-
-_PR_SET_PDEATHSIG = 1
-_RECEIVE_BYTES = 256 << 10
-
-
-class Link:
-    """The front's end: never blocks. What the executor does not take at once waits for ``flush``."""
-
-    def __init__(self, sock: socket.socket, vitals: Vitals) -> None:
-        sock.setblocking(False)
-        self._sock = sock
-        self._reader = FrameReader(FromExecutor)
-        self._backlog = bytearray()
-        self.vitals = vitals
-
-    def fileno(self) -> int:
-        """For watching readability."""
-        return self._sock.fileno()
-
-    def send(self, jobs: list[Job]) -> bool:
-        """Send as one frame; whether all of it went. Raises OSError if the executor is gone."""
-        self._backlog += frame(jobs)
-        return self.flush()
-
-    def flush(self) -> bool:
-        """Send what waits; whether all of it went. Raises OSError if the executor is gone."""
-        while self._backlog:
-            try:
-                sent = self._sock.send(self._backlog)
-            except BlockingIOError:
-                return False
-            del self._backlog[:sent]
-        return True
-
-    def receive(self) -> list[FromExecutor] | None:
-        """What has arrived; None when the executor is gone."""
-        try:
-            data = self._sock.recv(_RECEIVE_BYTES)
-        except BlockingIOError:
-            return []
-        except OSError:
-            return None
-        return list(self._reader.feed(data)) if data else None
-
-    def close(self) -> None:
-        """Hang up: the executor finishes what it is doing and ends."""
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
-
-    def dispose(self) -> None:
-        """Free the socket."""
-        self._sock.close()
+from kaasq_workers.link import Link, Vitals
 
 
 class Handle(Protocol):
@@ -150,9 +97,3 @@ class ThreadHandle:
         """Wait for the thread."""
         self._thread.join(timeout_s)
         return None if self._thread.is_alive() else "thread ended"
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its front dies, even inside an endless kernel. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

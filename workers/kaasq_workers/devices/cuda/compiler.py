@@ -15,10 +15,10 @@ from cuda.bindings import nvjitlink, nvrtc
 from kaasq.checks import MODULE_OPTION
 from kaasq.errors import ModuleRejected, WorkerFailed
 from kaasq.log import get_logger
-from kaasq_workers.cuda.code_cache import CodeCache, Compiled
-from kaasq_workers.cuda.headers import Headers, find_headers
-from kaasq_workers.cuda.images import Image, no_kernel, ptx_kernels, ptx_target, resolve, source_kernels
-from kaasq_workers.cuda.parameters import read_cubin
+from kaasq_workers.devices.cuda.code_cache import CodeCache, Compiled
+from kaasq_workers.devices.cuda.headers import Headers, find_headers
+from kaasq_workers.devices.cuda.images import Image, no_kernel, ptx_kernels, ptx_target, resolve, source_kernels
+from kaasq_workers.devices.cuda.parameters import read_cubin
 
 log = get_logger()
 

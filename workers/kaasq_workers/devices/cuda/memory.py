@@ -9,7 +9,7 @@ from cupy.cuda.memory import OutOfMemoryError
 from cupy.cuda.runtime import CUDARuntimeError
 
 from kaasq.errors import OutOfMemory
-from kaasq_workers.cuda.errors import Poisonable, run_error
+from kaasq_workers.devices.cuda.errors import Poisonable, run_error
 
 
 class CudaMemory:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kaasq.log import get_logger
-from kaasq_workers.cuda.stand_ins import STAND_INS, WITHOUT_TOOLKIT
+from kaasq_workers.devices.cuda.stand_ins import STAND_INS, WITHOUT_TOOLKIT
 
 log = get_logger()
 

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from kaasq.errors import KernelFailed, ModuleRejected
 from kaasq.model import Dim3
-from kaasq_workers.cpu.build import missing_kernel
-from kaasq_workers.device import Parameter
+from kaasq_workers.devices.cpu.build import missing_kernel
+from kaasq_workers.devices.protocol import Parameter
 
 _MESSAGE_BYTES = 1024
 

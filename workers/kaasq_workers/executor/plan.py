@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from kaasq.dtypes import pack_number
 from kaasq.errors import BadRequest, OutOfMemory
 from kaasq.model import Buffer, Dim3, GraphSpec, Launch, Module, Number, Scalar, dim3
-from kaasq_workers.arguments import PackedArguments, pack, pointer
-from kaasq_workers.device import Device, LoadedKernel, LoadedModule, Memory, Stream
+from kaasq_workers.devices.protocol import Device, LoadedKernel, LoadedModule, Memory, Stream
+from kaasq_workers.executor.arguments import PackedArguments, pack, pointer
 
 
 class Step:

@@ -13,12 +13,12 @@ from platformdirs import user_cache_path
 
 from kaasq.errors import KernelFailed, ModuleRejected
 from kaasq.model import Dim3, Module
-from kaasq_workers.cpu.build import Builder
-from kaasq_workers.cpu.cache import CACHE_BYTES, CodeCache
-from kaasq_workers.cpu.library import CpuKernel, CpuModule, Runtime
-from kaasq_workers.cpu.memory import Allocator, CpuMemory, default_limit
-from kaasq_workers.cpu.toolchain import find_toolchain, no_compiler
-from kaasq_workers.device import Arguments, Limits, LoadedKernel, Mark, Memory
+from kaasq_workers.devices.cpu.build import Builder
+from kaasq_workers.devices.cpu.cache import CACHE_BYTES, CodeCache
+from kaasq_workers.devices.cpu.library import CpuKernel, CpuModule, Runtime
+from kaasq_workers.devices.cpu.memory import Allocator, CpuMemory, default_limit
+from kaasq_workers.devices.cpu.toolchain import find_toolchain, no_compiler
+from kaasq_workers.devices.protocol import Arguments, Limits, LoadedKernel, Mark, Memory
 
 SHARED_PER_BLOCK = 232448  # 227 KiB, an H100's
 

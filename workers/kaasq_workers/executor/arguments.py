@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from kaasq.dtypes import pack_number
 from kaasq.errors import BadArguments
 from kaasq.model import Buffer, Launch, Scalar
-from kaasq_workers.device import LoadedKernel
+from kaasq_workers.devices.protocol import LoadedKernel
 
 POINTER_BYTES = 8
 

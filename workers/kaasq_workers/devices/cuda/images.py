@@ -9,7 +9,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from kaasq.errors import ModuleRejected
-from kaasq_workers.cuda.parameters import Cubin, read_cubin
+from kaasq_workers.devices.cuda.parameters import Cubin, read_cubin
 
 LISTED = 20  # kernels and architectures named in a message
 

@@ -7,13 +7,9 @@ device's context takes nothing else with it; for kaasq.local as a thread.
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import sys
 import time
 from contextlib import ExitStack
-
-import msgspec
 
 from kaasq import codec
 from kaasq.codec import RequestDecoder
@@ -27,17 +23,16 @@ from kaasq.errors import (
     UnknownGraph,
     WorkerFailed,
 )
-from kaasq.log import configure, get_logger
+from kaasq.log import get_logger
 from kaasq.messages import ErrorBody, Request, WorkerInfo
 from kaasq.model import GraphSpec
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore, open_store
-from kaasq_workers.device import Device
-from kaasq_workers.devices import open_device
-from kaasq_workers.engine import Engine
-from kaasq_workers.launching import die_with_parent
+from kaasq_workers.devices.opening import open_device
+from kaasq_workers.devices.protocol import Device
+from kaasq_workers.executor.engine import Engine
+from kaasq_workers.executor.outcomes import Committer, Ended, digest
 from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, Vitals
-from kaasq_workers.outcomes import Committer, Ended, digest
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
 GROUP_TIME_NS = 2_000_000  # a group is committed once running it has taken this long
@@ -189,17 +184,3 @@ def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> None:
             Executor(device, store, settings, worker).serve(channel, vitals)
         except OSError as error:
             log.warning("front.gone", error=str(error))
-
-
-def main() -> None:
-    """The executor process: settings as JSON on standard input, its end of the socket and the page by number."""
-    sock_fd, vitals_fd = int(sys.argv[1]), int(sys.argv[2])
-    settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings)
-    configure(settings.log_level, settings.log_format)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which then closes the socket
-    die_with_parent()
-    serve(socket.socket(fileno=sock_fd), Vitals(vitals_fd), settings)
-
-
-if __name__ == "__main__":
-    main()

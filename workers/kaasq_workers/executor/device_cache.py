@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from kaasq_workers.device import Memory
+from kaasq_workers.devices.protocol import Memory
 
 Key = tuple[str, str]
 

@@ -1,6 +1,6 @@
 """What the engine needs of a device: load modules, hold memory, run copies and launches in order on a stream.
 
-Siblings: kaasq_workers.cpu and kaasq_workers.cuda; others join through the entry point group ``kaasq.devices``.
+Siblings: the packages cpu and cuda beside this file; others join through the entry point group ``kaasq.devices``.
 Left out on purpose: caching, eviction, argument checks and plans. They are the engine's, the same for every device.
 """
 

@@ -16,9 +16,9 @@ import msgspec
 
 from kaasq.errors import ModuleRejected
 from kaasq.model import Module, content_hash
-from kaasq_workers.cpu.cache import CodeCache
-from kaasq_workers.cpu.source import KernelSource, Source
-from kaasq_workers.cpu.toolchain import LOG_CHARS, MESSAGE_CHARS, Toolchain, diagnostics
+from kaasq_workers.devices.cpu.cache import CodeCache
+from kaasq_workers.devices.cpu.source import KernelSource, Source
+from kaasq_workers.devices.cpu.toolchain import LOG_CHARS, MESSAGE_CHARS, Toolchain, diagnostics
 
 THREADS_PER_BLOCK = 1024
 USER_FILE = "kernel.cu"

@@ -17,11 +17,11 @@ from kaasq.broker import Broker, Delivery
 from kaasq.errors import DeadlineExceeded, KaasqError, KernelFailed, WorkerFailed
 from kaasq.log import get_logger
 from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status, WorkerInfo
-from kaasq_workers.blame import Suspicion, judge
-from kaasq_workers.intake import Accepted, Refused, examine
-from kaasq_workers.launching import Handle
+from kaasq_workers.front.answers import Answers
+from kaasq_workers.front.blame import Suspicion, judge
+from kaasq_workers.front.handles import Handle
+from kaasq_workers.front.intake import Accepted, Refused, examine
 from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal
-from kaasq_workers.publishing import Publisher
 
 RETRY_SEND_S = 0.001
 WATCH_S = 0.25  # how often a running request is held against its deadline
@@ -29,7 +29,7 @@ RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without
 
 log = get_logger()
 
-Launch = Callable[[], Handle]
+Start = Callable[[], Handle]
 Ready = Callable[[KaasqError | None], None]
 
 
@@ -44,10 +44,10 @@ class _Pending(msgspec.Struct):
 class Front:
     """One worker's front. ``on_ready`` is called once: the executor is up, or cannot start."""
 
-    def __init__(self, broker: Broker, launch: Launch, publisher: Publisher, on_ready: Ready) -> None:
+    def __init__(self, broker: Broker, start: Start, answers: Answers, on_ready: Ready) -> None:
         self._broker = broker
-        self._launch = launch
-        self._publisher = publisher
+        self._start_handle = start
+        self._answers = answers
         self._on_ready: Ready | None = on_ready
         self._handle: Handle | None = None
         self._worker: WorkerInfo | None = None
@@ -116,12 +116,12 @@ class Front:
             reply = Reply(id=refused.correlation_id, status="error", error=ErrorBody.of(refused.error))
             message = delivery.message
             body = codec.encode(reply, codec.reply_type(message.body, message.content_type))
-        self._publisher.refuse(delivery, refused, body)
+        self._answers.refuse(delivery, refused, body)
 
     # -- executor -------------------------------------------------------------------------------------------------
 
     def _start_executor(self) -> None:
-        self._handle = self._launch()
+        self._handle = self._start_handle()
         self._broker.add_reader(self._handle.link.fileno(), self._readable)
 
     def _pump(self) -> None:
@@ -195,7 +195,7 @@ class Front:
         self._suspicions.pop(answer.tag, None)
         if pending is None:
             return
-        self._publisher.answer(pending.delivery, pending.accepted, answer, self._check_idle)
+        self._answers.answer(pending.delivery, pending.accepted, answer, self._check_idle)
 
     def _executor_gone(self) -> None:
         assert self._handle is not None
@@ -242,7 +242,7 @@ class Front:
             kills=kills,
         )
         log.error("request.dead", request=pending.job.id, tenant=pending.job.tenant, how=how, kills=kills)
-        self._publisher.bury(
+        self._answers.bury(
             pending.delivery, pending.accepted, _error_answer(pending.job, error, "error"), error, self._check_idle
         )
 
@@ -267,7 +267,7 @@ class Front:
         self._suspicions.pop(tag, None)
         error = DeadlineExceeded("it was still running when its time was over; it was stopped")
         answer = _error_answer(pending.job, error, "expired")
-        self._publisher.answer(pending.delivery, pending.accepted, answer, self._check_idle)
+        self._answers.answer(pending.delivery, pending.accepted, answer, self._check_idle)
 
     def _report_ready(self, error: KaasqError | None) -> None:
         if self._on_ready is not None:
@@ -275,7 +275,7 @@ class Front:
             callback(error)
 
     def _check_idle(self) -> None:
-        if self._idle_callbacks and not self._pending and self._publisher.outstanding == 0:
+        if self._idle_callbacks and not self._pending and self._answers.outstanding == 0:
             callbacks, self._idle_callbacks = self._idle_callbacks, []
             for callback in callbacks:
                 callback()

@@ -15,9 +15,9 @@ from kaasq.errors import BadRequest, BufferMissing, BufferSize, KaasqError, Name
 from kaasq.messages import CacheUse, Request, Stored, Timings
 from kaasq.model import Buffer, GraphSpec
 from kaasq_storage import BufferStore, Object, Staged
-from kaasq_workers.cache import DeviceCache
-from kaasq_workers.device import Device, Memory
-from kaasq_workers.plan import PlanCache
+from kaasq_workers.devices.protocol import Device, Memory
+from kaasq_workers.executor.device_cache import DeviceCache
+from kaasq_workers.executor.plan import PlanCache
 
 CACHE_SHARE = 0.5  # of the device's memory; the rest is for what requests allocate
 

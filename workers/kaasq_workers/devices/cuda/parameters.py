@@ -11,7 +11,7 @@ import struct
 from typing import NamedTuple
 
 from kaasq.errors import ModuleRejected
-from kaasq_workers.device import Parameter
+from kaasq_workers.devices.protocol import Parameter
 
 ELF_MAGIC = b"\x7fELF"
 

@@ -1,0 +1,1 @@
+"""The executor: the half of a worker that owns device and store and never speaks AMQP."""
