@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, TypeVar
 
 import msgspec
 
 from kaasq.checks import GraphLimits, check_graph
+from kaasq.decode_errors import bad_request
 from kaasq.errors import BadRequest
 from kaasq.messages import PROTOCOL_VERSION, Reply, Request, RequestOf
 from kaasq.model import GraphSpec
@@ -17,10 +17,30 @@ JSON = "application/json"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_AT = re.compile(r" - at `(?:\$\.?)?([^`]*)`$")
 _pack = msgspec.msgpack.Encoder()
 _canonical = msgspec.msgpack.Encoder(order="deterministic")
 _json = msgspec.json.Encoder()
+
+
+class _Reader:
+    """Both decoders of a type, made once: that takes longer than decoding a request."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+        self._msgpack = msgspec.msgpack.Decoder(kind)
+        self._json = msgspec.json.Decoder(kind)
+
+    def read(self, body: bytes | memoryview, *, json: bool, prefix: str = "") -> Any:
+        """A value of the type. Raises BadRequest, with ``prefix`` before the place."""
+        try:
+            return self._json.decode(body) if json else self._msgpack.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise bad_request(error, body, json=json, kind=self._kind, prefix=prefix) from None
+
+
+_requests = _Reader(RequestOf[msgspec.Raw])
+_graphs = _Reader(GraphSpec | str)
+_replies = _Reader(Reply)
 
 
 def encode(message: msgspec.Struct, content_type: str = MSGPACK) -> bytes:
@@ -35,17 +55,14 @@ def canonical(message: msgspec.Struct) -> bytes:
 
 def decode(body: bytes | memoryview, content_type: str | None, kind: type[T]) -> T:
     """A message of that type from bytes. Raises BadRequest naming the path of what does not fit."""
-    try:
-        if is_json(body, content_type):
-            return msgspec.json.decode(body, type=kind)
-        return msgspec.msgpack.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _bad_request(error, content_type) from None
+    read: T = _Reader(kind).read(body, json=is_json(body, content_type))
+    return read
 
 
 def decode_reply(body: bytes | memoryview, content_type: str | None) -> Reply:
     """A reply from bytes. Raises BadRequest."""
-    return decode(body, content_type, Reply)
+    reply: Reply = _replies.read(body, json=is_json(body, content_type))
+    return reply
 
 
 def is_json(body: bytes | memoryview, content_type: str | None) -> bool:
@@ -85,7 +102,7 @@ class RequestDecoder:
         """The request in those bytes. Raises BadRequest."""
         json = is_json(body, content_type)
         # The graph is left encoded: one seen before need not be decoded again.
-        request = decode(body, JSON if json else MSGPACK, RequestOf[msgspec.Raw])
+        request: RequestOf[msgspec.Raw] = _requests.read(body, json=json)
         if request.kaasq != PROTOCOL_VERSION:
             raise BadRequest(
                 f"version {request.kaasq} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
@@ -97,11 +114,7 @@ class RequestDecoder:
         known = self._by_bytes.get(encoded)
         if known is not None:
             return known
-        read = msgspec.json.decode if json else msgspec.msgpack.decode
-        try:
-            graph: GraphSpec | str = read(encoded, type=GraphSpec | str)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _bad_request(error, JSON if json else MSGPACK, prefix="graph") from None
+        graph: GraphSpec | str = _graphs.read(encoded, json=json, prefix="graph")
         if isinstance(graph, str):
             return self._by_hash.get(graph, graph)
         graph = check_graph(graph, self._limits)
@@ -116,27 +129,3 @@ class RequestDecoder:
         self._by_bytes[encoded] = graph
         self._by_hash[graph.hash] = graph
         return graph
-
-
-def _bad_request(error: Exception, content_type: str | None, prefix: str = "") -> BadRequest:
-    text = str(error)
-    found = _AT.search(text)
-    if found is None and not isinstance(error, msgspec.ValidationError):
-        kind = "JSON" if content_type == JSON else "MessagePack"
-        return BadRequest(f"the body is not valid {kind}: {text}", at=prefix or "body")
-    path = found.group(1) if found else ""
-    at = ".".join(each for each in (prefix, path) if each) if not path.startswith("[") else prefix + path
-    return BadRequest(_AT.sub("", text), at=at or "body")
-
-
-def plain(value: Any) -> Any:
-    """A message as plain builtins, for logs and ``--json`` output (bytes become their length)."""
-    if isinstance(value, msgspec.Struct):
-        value = {field: getattr(value, field) for field in value.__struct_fields__}
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
-    if isinstance(value, (bytes, memoryview)):
-        return f"<{len(value)} bytes>"
-    return value

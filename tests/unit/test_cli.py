@@ -16,7 +16,7 @@ from kaasq.cli import main
 from kaasq.codec import JSON, MSGPACK, encode
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Output, Reply, Request
-from kaasq_producers.commands.display import duration, microseconds, size
+from kaasq_producers.commands.display import duration, microseconds, plain, size
 from tests.support import specs
 from tests.support.fake_worker import INFO, FakeWorker
 
@@ -309,3 +309,10 @@ def test_tenants_have_names_of_their_own(cli: Run) -> None:
 )
 def test_numbers_are_shown_for_people(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+def test_plain_shows_bytes_by_their_length() -> None:
+    reply = Reply(id="1", status="ok", outputs={"out": Output(nbytes=16, shape=(4,), inline=b"\xfe" * 16)})
+    shown = json.loads(json.dumps(plain(reply)))
+    assert shown["outputs"]["out"]["inline"] == "<16 bytes>"
+    assert shown["outputs"]["out"]["shape"] == [4]

@@ -131,11 +131,11 @@ WRONG_TYPES: list[tuple[tuple[str | int, ...], Any, str]] = [
     (("graph",), 5, "graph: Expected `str | object`, got `int`"),
     (("graph",), None, "graph: Expected"),
     (("bind",), [], "bind: Expected `object`"),
-    (("bind", "x"), 5, "bind[...]: Expected"),
-    (("bind", "x"), "no base64!", "bind[...]: Invalid base64"),
-    (("bind", "y"), {"ref": 5}, "bind[...].ref: Expected `str | null`"),
-    (("scalars", "a"), "3", "scalars[...]: Expected"),
-    (("keep", "out"), None, "keep[...]: Expected `str`"),
+    (("bind", "x"), 5, "bind.x: Expected"),
+    (("bind", "x"), "no base64!", "bind.x: Invalid base64"),
+    (("bind", "y"), {"ref": 5}, "bind.y.ref: Expected `str | null`"),
+    (("scalars", "a"), "3", "scalars.a: Expected"),
+    (("keep", "out"), None, "keep.out: Expected `str`"),
     (("timeout_ms",), 1.5, "timeout_ms: Expected `int | null`"),
     (("graph", "name"), 1, "graph.name: Expected `str`"),
     (("graph", "iterations"), "2", "graph.iterations: Expected `int`"),
@@ -147,6 +147,10 @@ WRONG_TYPES: list[tuple[tuple[str | int, ...], Any, str]] = [
     (("graph", "launches", 0, "args"), [5], "graph.launches[0].args[0]: Expected `str | object`"),
     (("graph", "launches", 0, "block"), 0, "graph.launches[0] (k): block.x is 0"),
     (("graph", "modules"), [], "graph.modules: Expected `object`"),
+    (("graph", "modules", "m"), 5, "graph.modules.m: Expected `object`"),
+    (("graph", "modules", "m"), {"options": ["-O", 5]}, "graph.modules.m.options[1]: Expected `str`"),
+    (("graph", "modules", "a.cu"), {"source": 5}, "graph.modules['a.cu'].source: Expected `str`"),
+    (("scalars", "n" * 1000), "3", f"scalars['{'n' * 80}...']: Expected"),
 ]
 
 
@@ -337,6 +341,30 @@ def test_fuzz_reply(body: bytes, content_type: str | None) -> None:
         pass
 
 
-def test_plain_shows_bytes_by_their_length() -> None:
-    assert codec.plain(REPLY)["outputs"]["out"]["inline"] == "<16 bytes>"
-    json.dumps(codec.plain(REPLY))
+@pytest.mark.parametrize("content_type", [MSGPACK, JSON])
+@pytest.mark.parametrize("at", [0, 1, 4, 9])
+def test_wrong_value_among_many_is_named(at: int, content_type: str) -> None:
+    scalars: dict[str, Any] = {f"s{i}": "wrong" if i >= at else 1 for i in range(10)}
+    body = codec.encode(msgspec.structs.replace(REQUEST, scalars=scalars), content_type)
+    with pytest.raises(BadRequest) as caught:
+        decoder().decode(body, content_type)
+    assert caught.value.at == f"scalars.s{at}"
+
+
+def test_wrong_key_is_named_with_its_mapping() -> None:
+    body = msgspec.msgpack.encode({"graph": "x", "bind": {1: b""}})
+    with pytest.raises(BadRequest, match=r"^bind: a key: Expected `str`, got `int`$"):
+        decoder().decode(body, MSGPACK)
+
+
+def test_wrong_value_behind_a_duplicate_key_is_refused_all_the_same() -> None:
+    with pytest.raises(BadRequest, match=r"^scalars\[\.\.\.\]: Expected"):
+        decoder().decode(b'{"graph": "x", "scalars": {"a": "3", "a": 3}}', JSON)
+
+
+def test_wrong_value_in_a_list_of_mappings_is_named() -> None:
+    class Many(msgspec.Struct):
+        steps: list[dict[str, dict[str, int]]]
+
+    with pytest.raises(BadRequest, match=r"^steps\[1\]\.b\.d: Expected `int`"):
+        codec.decode(b'{"steps": [{"a": {}}, {"a": {"b": 1}, "b": {"c": 1, "d": "x"}}, {}]}', JSON, Many)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kaasq.codec import plain
 from kaasq_producers.result import Result
 from kaasq_storage.protocol import Named, Object, Usage
 
@@ -129,6 +129,19 @@ def result_json(result: Result, written: dict[str, str]) -> dict[str, Any]:
         "cache": plain(result.cache),
         "worker": plain(result.worker),
     }
+
+
+def plain(value: Any) -> Any:
+    """A message as plain builtins, for ``--json`` (bytes become their length)."""
+    if isinstance(value, msgspec.Struct):
+        value = {field: getattr(value, field) for field in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, (bytes, memoryview)):
+        return f"<{len(value)} bytes>"
+    return value
 
 
 def _table(*headers: str) -> Table:

@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 
 from kaasq.cli import settings_options
-from kaasq.codec import plain
 from kaasq.errors import BadRequest, StoreUnavailable
 from kaasq.log import configure
 from kaasq.settings import Settings, load_settings
@@ -89,7 +88,7 @@ def ls(prefix: str, objects: bool, as_json: bool, **flags: Any) -> None:
         )
         usage = client.buffers.usage()
     if as_json:
-        click.echo(json.dumps([plain(each) for each in listed]))
+        click.echo(json.dumps([display.plain(each) for each in listed]))
         return
     console = display.console()
     if listed:
@@ -122,7 +121,7 @@ def gc(as_json: bool, **flags: Any) -> None:
         collected = client.buffers.gc()
         usage = client.buffers.usage()
     if as_json:
-        click.echo(json.dumps({"removed": plain(collected), "usage": plain(usage)}))
+        click.echo(json.dumps({"removed": display.plain(collected), "usage": display.plain(usage)}))
         return
     click.echo(
         f"removed {collected.objects} objects ({display.size(collected.nbytes)}), {collected.outcomes} outcomes, "
