@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
 
 import msgspec
-import numpy as np
 
-from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical, pack_number
+from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical, pack_number, unpack_number
 from kaasq.errors import BadRequest
 from kaasq.model import Buffer, Constant, GraphSpec, Launch, Module, Number, Scalar, dim3
 from kaasq.names import check_printable, is_graph_name
@@ -93,8 +93,7 @@ def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:
 
 def _normal(dtype: str, value: Number, at: str) -> Number:
     """The number that the kernel sees: 2, 2.0 and 0.1 rounded to float32 have one spelling each, hence one hash."""
-    number: Number = np.frombuffer(pack_number(dtype, value, at), np.dtype(dtype).newbyteorder("<"))[0].item()
-    return number
+    return unpack_number(dtype, pack_number(dtype, value, at))
 
 
 def _buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
@@ -167,39 +166,45 @@ def _module(module: Module, at: str, limits: GraphLimits) -> None:
 def _launch(launch: Launch, at: str, names: set[str], modules: Mapping[str, Module]) -> Launch:
     if launch.module not in modules:
         raise BadRequest(f"the graph has no module {launch.module[:64]!r}", at=f"{at}.module")
-    if not launch.kernel.strip():
+    kernel = launch.kernel.strip()
+    if not kernel:
         raise BadRequest("the kernel's name is empty", at=f"{at}.kernel")
-    place = f"{at} ({launch.kernel})"
-    for what, given, bounds in (
-        ("grid", launch.grid, GRID_LIMIT),
-        ("block", launch.block, BLOCK_LIMIT),
-    ):
-        if isinstance(given, tuple) and not 1 <= len(given) <= 3:
-            raise BadRequest(f"{what} has {len(given)} dimensions; 1 to 3 are possible", at=place)
-        for axis, size, bound in zip("xyz", dim3(given), bounds, strict=True):
-            if not 1 <= size <= bound:
-                raise BadRequest(f"{what}.{axis} is {size}; from 1 to {bound} is possible", at=place)
-    threads = math.prod(dim3(launch.block))
-    if threads > THREADS_PER_BLOCK:
-        raise BadRequest(f"a block of {threads} threads; at most {THREADS_PER_BLOCK} are possible", at=place)
+    flaw = _misshapen(launch.grid, launch.block)
     if launch.shared_bytes < 0:
-        raise BadRequest(f"shared_bytes is {launch.shared_bytes}", at=place)
-    args = tuple(_arg(arg, f"{at}.args[{i}]", names) for i, arg in enumerate(launch.args))
+        flaw = flaw or f"shared_bytes is {launch.shared_bytes}"
+    if flaw:
+        raise BadRequest(flaw, at=f"{at} ({launch.kernel})")
     return Launch(
         module=modules[launch.module].hash,
-        kernel=launch.kernel.strip(),
+        kernel=kernel,
         grid=dim3(launch.grid),
         block=dim3(launch.block),
-        args=args,
+        args=tuple([_arg(arg, at, i, names) for i, arg in enumerate(launch.args)]),
         shared_bytes=launch.shared_bytes,
     )
 
 
-def _arg(arg: str | Constant, at: str, names: set[str]) -> str | Constant:
+@functools.lru_cache(maxsize=1024)  # most launches of a graph have one of a few shapes
+def _misshapen(grid: int | tuple[int, ...], block: int | tuple[int, ...]) -> str:
+    """What is wrong with a grid and its blocks; empty if nothing is."""
+    for what, given, bounds in (("grid", grid, GRID_LIMIT), ("block", block, BLOCK_LIMIT)):
+        if isinstance(given, tuple) and not 1 <= len(given) <= 3:
+            return f"{what} has {len(given)} dimensions; 1 to 3 are possible"
+        for axis, size, bound in zip("xyz", dim3(given), bounds, strict=True):
+            if not 1 <= size <= bound:
+                return f"{what}.{axis} is {size}; from 1 to {bound} is possible"
+    threads = math.prod(dim3(block))
+    if threads > THREADS_PER_BLOCK:
+        return f"a block of {threads} threads; at most {THREADS_PER_BLOCK} are possible"
+    return ""
+
+
+def _arg(arg: str | Constant, launch: str, index: int, names: set[str]) -> str | Constant:
     if isinstance(arg, str):
         if arg not in names:
-            raise BadRequest(f"the graph has no buffer or scalar {arg[:64]!r}", at=at)
+            raise BadRequest(f"the graph has no buffer or scalar {arg[:64]!r}", at=f"{launch}.args[{index}]")
         return arg
+    at = f"{launch}.args[{index}]"
     if arg.dtype == "bytes":
         if not 1 <= len(arg.data) <= PARAMETER_BYTES:
             raise BadRequest(f"a struct of {len(arg.data)} bytes; 1 to {PARAMETER_BYTES} are possible", at=at)

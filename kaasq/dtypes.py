@@ -32,6 +32,8 @@ BUFFER_DTYPES = (*SCALAR_DTYPES, "complex64", "complex128")
 
 # NumPy reads far more than names (structures, shapes, even literals, with the errors that go with them).
 _SPELLING = re.compile(r"[<>=|]?(?!a[0-9]*$)[A-Za-z?][a-z]*[0-9]{0,3}_?", re.ASCII)
+_PACKINGS = dict(zip(SCALAR_DTYPES, map(struct.Struct, ("<?", *(f"<{each}" for each in "bhiqBHIQefd"))), strict=True))
+_INTEGERS = {name: f" ({np.iinfo(name).min} to {np.iinfo(name).max})" for name in SCALAR_DTYPES if "int" in name}
 _SIZES = {name: np.dtype(name).itemsize for name in BUFFER_DTYPES}
 
 
@@ -54,17 +56,17 @@ def canonical(dtype: Any) -> str | None:
 
 def pack_number(dtype: str, value: Number, at: str) -> bytes:
     """The value's bytes as the kernel's parameter of that type sees them. Raises BadRequest if it does not fit."""
-    kind = np.dtype(dtype)
-    if kind.kind in "iu":
-        bounds = np.iinfo(kind)
-        if isinstance(value, float) and not value.is_integer():
+    if dtype in _INTEGERS and isinstance(value, float):
+        if not value.is_integer():
             raise BadRequest(f"{value!r} is no {dtype}", at=at)
-        if not bounds.min <= value <= bounds.max:
-            raise BadRequest(f"{value} does not fit {dtype} ({bounds.min} to {bounds.max})", at=at)
-        return int(value).to_bytes(kind.itemsize, "little", signed=kind.kind == "i")
-    if kind.kind == "b":
-        return b"\1" if value else b"\0"
+        value = int(value)
     try:
-        return struct.pack({2: "<e", 4: "<f", 8: "<d"}[kind.itemsize], value)
-    except (OverflowError, struct.error):  # the latter for an int and float16
-        raise BadRequest(f"{value} does not fit {dtype}", at=at) from None
+        return _PACKINGS[dtype].pack(value)
+    except (OverflowError, struct.error):  # the latter for an int that float16 or an integer type cannot hold
+        raise BadRequest(f"{value} does not fit {dtype}{_INTEGERS.get(dtype, '')}", at=at) from None
+
+
+def unpack_number(dtype: str, data: bytes) -> Number:
+    """The number that those bytes hold."""
+    number: Number = _PACKINGS[dtype].unpack(data)[0]
+    return number

@@ -21,13 +21,15 @@ Argument = Buffer | Scalar | np.generic | bool | int | float | bytes
 class Graph:
     r"""A kernel graph under construction.
 
-    >>> graph = Graph("saxpy")
+    >>> graph = Graph("twice")
     >>> x = graph.input("x", shape=(4,), dtype="float32")
     >>> y = graph.output("y", shape=(4,), dtype="float32")
     >>> module = Module.from_source('extern "C" __global__ void twice(const float* x, float* y) {...}')
     >>> graph.launch(module.kernel("twice"), grid=1, block=4, args=[x, y])
-    >>> graph.freeze().hash[:8] == graph.freeze().hash[:8]
-    True
+    >>> graph
+    <Graph 'twice': 1 launches, 2 buffers, 1 iterations>
+    >>> graph.freeze().buffer("y").nbytes
+    16
 
     The name becomes part of the routing key of the graph's events: letters, digits, ``_``, ``-`` and dots.
     """
@@ -39,6 +41,7 @@ class Graph:
         self._scalars: list[Scalar] = []
         self._modules: dict[str, Module] = {}
         self._launches: list[Launch] = []
+        self._declared: set[int] = set()  # ids of the buffers and scalars, all of which live as long as the graph
         self._frozen: GraphSpec | None = None
 
     def input(
@@ -70,6 +73,7 @@ class Graph:
         at = f"graph.scalars[{len(self._scalars)}]"
         scalar = Scalar(name=name, dtype=canonical(dtype) or str(dtype), default=_number(default, f"{at}.default"))
         self._scalars.append(scalar)
+        self._declared.add(id(scalar))
         self._frozen = None
         return scalar
 
@@ -87,10 +91,11 @@ class Graph:
         A Python int or float has no size of its own and is refused: say ``np.int32(n)`` or ``np.float32(a)``.
         """
         at = f"graph.launches[{len(self._launches)}]"
-        self._modules[kernel.module.hash] = kernel.module
+        module = kernel.module.hash
+        self._modules[module] = kernel.module
         self._launches.append(
             Launch(
-                module=kernel.module.hash,
+                module=module,
                 kernel=kernel.name,
                 grid=_dims(grid, f"{at}.grid"),
                 block=_dims(block, f"{at}.block"),
@@ -145,13 +150,14 @@ class Graph:
             const=const,
         )
         self._buffers.append(buffer)
+        self._declared.add(id(buffer))
         self._frozen = None
         return buffer
 
     def _argument(self, arg: Argument, at: str) -> str | Constant:
         match arg:
             case Buffer() | Scalar():
-                if not any(arg is each for each in (*self._buffers, *self._scalars)):
+                if id(arg) not in self._declared:
                     raise BadRequest(f"{arg.name!r} was declared on another graph", at=at)
                 return arg.name
             case bytes():
@@ -161,7 +167,7 @@ class Graph:
             case np.complexfloating():
                 return Constant(dtype="bytes", data=arg.tobytes())
             case np.generic():
-                return Constant(dtype=arg.dtype.name, value=arg.item())
+                return Constant(dtype=canonical(arg.dtype) or arg.dtype.name, value=arg.item())
             case bool() | int() | float():
                 raise BadRequest(
                     f"a Python {type(arg).__name__} has no size: use np.int32(...), np.float32(...) or the like",

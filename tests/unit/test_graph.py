@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import kaasq
+import kaasq.graph
 from kaasq.checks import GraphLimits, check_graph
 from kaasq.codec import JSON, decode
 from kaasq.model import Constant, GraphSpec, Module
@@ -148,3 +151,18 @@ def test_module_hash_covers_options() -> None:
 
 def test_repr_says_how_large_it_is() -> None:
     assert repr(saxpy()) == "<Graph 'saxpy': 1 launches, 3 buffers, 1 iterations>"
+
+
+def test_example_in_the_documentation_is_true() -> None:
+    assert doctest.testmod(kaasq.graph) == doctest.TestResults(failed=0, attempted=7)
+
+
+def test_as_many_launches_as_a_graph_may_have_build_in_seconds() -> None:
+    graph = kaasq.Graph("long")
+    buffers = [graph.inout(f"b{i}", nbytes=64) for i in range(1000)]
+    kernel = MODULE.kernel("saxpy")
+    start = time.perf_counter()
+    for i in range(GraphLimits().launches):
+        graph.launch(kernel, grid=4, block=256, args=[buffers[-1 - i % 1000], np.int32(i)])
+    graph.freeze()
+    assert time.perf_counter() - start < 20  # 1.5 s on an idle machine; what grows with the square takes minutes
