@@ -9,32 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-__all__ = [
-    "BadArguments",
-    "BadRequest",
-    "BrokerLost",
-    "BrokerRefused",
-    "BufferMissing",
-    "BufferSize",
-    "Cancelled",
-    "Conflict",
-    "DeadlineExceeded",
-    "Forbidden",
-    "KaasqError",
-    "KernelFailed",
-    "ModuleRejected",
-    "NameNotFound",
-    "OutOfMemory",
-    "ReplyTimeout",
-    "SlotTaken",
-    "StoreFull",
-    "StoreUnavailable",
-    "Unroutable",
-    "UnknownGraph",
-    "WorkerFailed",
-    "error_from_wire",
-]
-
 
 class KaasqError(Exception):
     """Base of every error of kaasq.
