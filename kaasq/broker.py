@@ -7,6 +7,7 @@ from any thread and returns at once, but for ``open`` and ``close``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Protocol
@@ -130,3 +131,23 @@ class Broker(Protocol):
 
     def remove_reader(self, fd: int) -> None:
         """Stop watching the file descriptor."""
+
+
+def wait_for(operation: Callable[[Done], object], timeout_s: float) -> None:
+    """Start something that calls ``done``, and wait for it, on any thread but the I/O thread.
+
+    Raises its error, or TimeoutError.
+    """
+    finished = threading.Event()
+    errors: list[KaasqError] = []
+
+    def done(error: KaasqError | None) -> None:
+        if error is not None:
+            errors.append(error)
+        finished.set()
+
+    operation(done)
+    if not finished.wait(timeout_s):
+        raise TimeoutError
+    if errors:
+        raise errors[0]

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kaasq.broker import Broker, Delivery, Message
+from kaasq.broker import Broker, Delivery, Done, Message, wait_for
 from kaasq.cli import settings_options
-from kaasq.errors import KaasqError, ReplyTimeout, SlotTaken
+from kaasq.errors import BrokerLost, KaasqError, ReplyTimeout, SlotTaken
 from kaasq.graph import Graph
 from kaasq.ids import new_id
 from kaasq.log import configure
@@ -99,7 +99,7 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
         hint = (
             "Start one (docker run -p 5672:5672 rabbitmq:4, or apt-get install rabbitmq-server), or name yours with "
             "--broker or KAASQ_BROKER_URL."
-            if error.code == "broker_lost"
+            if isinstance(error, BrokerLost)
             else "Correct user, password and virtual host in the URL, or have the user given access."
         )
         yield Finding("broker", "broken", error.message, hint)
@@ -241,20 +241,11 @@ def _round_trip(broker: Broker) -> Finding:
     return Finding("round trip", "ok", f"{took_ms:.1f} ms")
 
 
-def _wait(operation: Callable[[Callable[[KaasqError | None], None]], object]) -> None:
-    finished = threading.Event()
-    errors: list[KaasqError] = []
-
-    def done(error: KaasqError | None) -> None:
-        if error is not None:
-            errors.append(error)
-        finished.set()
-
-    operation(done)
-    if not finished.wait(CHECK_TIMEOUT_S):
-        raise ReplyTimeout(f"the broker did not answer within {CHECK_TIMEOUT_S:.0f} s")
-    if errors:
-        raise errors[0]
+def _wait(operation: Callable[[Done], object]) -> None:
+    try:
+        wait_for(operation, CHECK_TIMEOUT_S)
+    except TimeoutError:
+        raise ReplyTimeout(f"the broker did not answer within {CHECK_TIMEOUT_S:.0f} s") from None
 
 
 def _table(findings: list[Finding]) -> Table:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
-from kaasq.broker import Broker, Consumer, State
+from kaasq.broker import Broker, Consumer, Done, State, wait_for
 from kaasq.errors import KaasqError, WorkerFailed
 from kaasq.log import get_logger
 from kaasq.names import check_word
@@ -94,7 +93,7 @@ class Worker:
         log.info("worker.stopped", drained=drained)
         return drained
 
-    def _start_front(self, done: Callable[[KaasqError | None], None]) -> None:
+    def _start_front(self, done: Done) -> None:
         source = f"/kaasq/{self.settings.pool}/{socket.gethostname()}/{self.settings.slot}"
 
         self._front = Front(self._broker, self._start_executor, Answers(self._broker, source), done)
@@ -111,18 +110,8 @@ class Worker:
         if state is State.FAILED:
             self.failure = error or WorkerFailed("the broker connection failed for good")
 
-    def _wait(self, operation: Callable[[Callable[[KaasqError | None], None]], Any]) -> None:
-        """Run an operation that calls back, and wait for it."""
-        finished = threading.Event()
-        errors: list[KaasqError] = []
-
-        def done(error: KaasqError | None) -> None:
-            if error is not None:
-                errors.append(error)
-            finished.set()
-
-        operation(done)
-        if not finished.wait(START_TIMEOUT_S):
-            raise WorkerFailed(f"the worker did not start within {START_TIMEOUT_S:.0f} s")
-        if errors:
-            raise errors[0]
+    def _wait(self, operation: Callable[[Done], object]) -> None:
+        try:
+            wait_for(operation, START_TIMEOUT_S)
+        except TimeoutError:
+            raise WorkerFailed(f"the worker did not start within {START_TIMEOUT_S:.0f} s") from None

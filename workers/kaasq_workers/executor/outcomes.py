@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import msgspec
 
 from kaasq import codec
-from kaasq.errors import KaasqError
+from kaasq.errors import Cancelled, DeadlineExceeded, KaasqError, UnknownGraph
 from kaasq.messages import EVENT_WORDS, ErrorBody, Output, Reply, Request, Status, Timings, WorkerInfo
 from kaasq.model import GraphSpec, content_hash
 from kaasq_storage import BufferStore, Outcome, Transaction
 from kaasq_workers.executor.engine import Executed
 from kaasq_workers.link import Answer, Job
 
-_STATUS: dict[str, Status] = {"deadline_exceeded": "expired", "cancelled": "cancelled"}
+_STATUS: dict[str, Status] = {DeadlineExceeded.code: "expired", Cancelled.code: "cancelled"}
 
 
 class Ended(msgspec.Struct, kw_only=True):
@@ -119,7 +119,7 @@ def _answer(ended: Ended, reply: Reply | bytes, commit_us: int) -> Answer:
         reply = msgspec.structs.replace(reply, timings=timings)
     word = EVENT_WORDS[reply.status]
     event = None
-    if ended.graph is not None and not (reply.error and reply.error.code == "unknown_graph"):
+    if ended.graph is not None and not (reply.error and reply.error.code == UnknownGraph.code):
         event = codec.encode(reply.without_inline(), codec.JSON)
     return Answer(
         tag=ended.job.tag,
