@@ -9,6 +9,7 @@ from kaasq import codec, topology
 from kaasq.broker import Message
 from kaasq.errors import BrokerRefused, KaasqError, ReplyTimeout, Unroutable
 from kaasq.ids import new_id
+from kaasq.names import check_word
 from kaasq_producers.known_graphs import encode, with_whole_graph
 from kaasq_producers.prepare import Prepared
 from kaasq_producers.result import Result
@@ -23,7 +24,7 @@ class Route:
 
     def __init__(self, tenant: str, pool: str) -> None:
         self.tenant = tenant
-        self.pool = topology.check_word(pool, "pool")
+        self.pool = check_word(pool, "pool")
         self.reply_id = new_id()
         self.key = topology.request_key(tenant, pool)
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kaasq.checks import check_name, pack_number
+from kaasq.dtypes import pack_number
 from kaasq.errors import BadRequest, BufferSize
 from kaasq.messages import Stored
 from kaasq.model import Buffer, Number, Scalar
+from kaasq.names import check_name
 from kaasq_producers.references import BufferRef
 
 # Below this a copy is cheaper than a view; above it the array's own memory goes straight into the message.
