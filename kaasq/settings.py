@@ -22,6 +22,7 @@ DEFAULT_POOL = "default"
 INLINE_LIMIT_BYTES = 256 << 10
 PREFIX = "KAASQ_"
 FILE_NAME = "kaasq.toml"
+TABLES = {"graph_limits"}
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -123,7 +124,11 @@ def load_settings(
             merged[key], origin[key] = value, f"{path}: {key}"
     for key in known:
         text = environ.get(PREFIX + key.upper())
-        if text is not None and key != "graph_limits":
+        if text is not None:
+            if key in TABLES:
+                raise BadRequest(
+                    f"is a table, which fits no variable: write [{key}] into {FILE_NAME}", at=PREFIX + key.upper()
+                )
             merged[key], origin[key] = text, PREFIX + key.upper()
     for key, value in (flags or {}).items():
         if value is not None:

@@ -13,7 +13,6 @@ from kaasq.messages import Timings
 from kaasq_producers.demo import pipeline, reference
 from kaasq_producers.demo.execution import Execution, Run
 from kaasq_producers.demo.photo import load_photo
-from kaasq_producers.demo.report import duration
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -161,21 +160,3 @@ def test_the_warm_run_is_the_median_of_the_later_ones():
     assert execution.cold.request_us == 9000
     assert execution.warm.request_us == 200
     assert execution.warm.client_us == 100
-
-
-@pytest.mark.parametrize(
-    ("us", "words"),
-    [
-        (0, "0 µs"),
-        (999, "999 µs"),
-        (1000, "1.00 ms"),
-        (9994, "9.99 ms"),
-        (12_340, "12.3 ms"),
-        (123_400, "123 ms"),
-        (999_499, "999 ms"),
-        (999_500, "1.00 s"),
-        (2_410_000, "2.41 s"),
-    ],
-)
-def test_durations_read_well(us: int, words: str):
-    assert duration(us) == words

@@ -1,4 +1,4 @@
-"""What the command line prints: sizes, ages, tables and summaries for people, plain values for programs."""
+"""What the command line prints: tables and summaries for people, plain values for programs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kaasq.units import age, duration, size
 from kaasq_producers.result import Result
 from kaasq_storage.protocol import Named, Object, Usage
 
@@ -25,41 +26,13 @@ def console() -> Console:
     return made if made.is_terminal else Console(highlight=False, width=PIPE_COLUMNS)
 
 
-def size(nbytes: int) -> str:
-    """1536 -> 1.5 KiB."""
-    if nbytes < 1024:
-        return f"{nbytes} B"
-    value = float(nbytes)
-    for unit in ("KiB", "MiB", "GiB"):
-        value /= 1024
-        if value < 1024:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1024:.1f} TiB"
-
-
-def duration(seconds: float) -> str:
-    """3700 -> 1 h; rounded down to the largest unit."""
-    seconds = max(0.0, seconds)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{int(seconds)} s"
-
-
-def microseconds(us: float) -> str:
-    """1234 -> 1.2 ms."""
-    if us < 1000:
-        return f"{us:.0f} us"
-    return f"{us / 1000:.1f} ms" if us < 1e6 else f"{us / 1e6:.2f} s"
-
-
 def names_table(names: list[Named]) -> Table:
     """What ``kaasq ls`` shows."""
     now = time.time()
     table = _table("NAME", ">VERSION", "DTYPE", "SHAPE", ">SIZE", ">AGE", "REF")
     for each in names:
         table.add_row(
-            Text(each.name), str(each.version), *_array(each.object), duration(now - each.updated), each.object.ref[:12]
+            Text(each.name), str(each.version), *_array(each.object), age(now - each.updated), each.object.ref[:12]
         )
     return table
 
@@ -69,8 +42,8 @@ def objects_table(objects: list[Object]) -> Table:
     now = time.time()
     table = _table("REF", "DTYPE", "SHAPE", ">SIZE", ">AGE", ">EXPIRES IN")
     for each in objects:
-        expires = "named" if each.expires is None else duration(each.expires - now)
-        table.add_row(each.ref, *_array(each), duration(now - each.created), expires)
+        expires = "named" if each.expires is None else age(each.expires - now)
+        table.add_row(each.ref, *_array(each), age(now - each.created), expires)
     return table
 
 
@@ -97,10 +70,10 @@ def result_lines(result: Result, written: dict[str, str]) -> list[str]:
         where = f" -> {written[name]}" if name in written else ""
         lines.append(f"  {name}: {array.dtype} {array.shape} {values}{where}")
     timings = result.timings
-    steps = ", ".join(f"{step} {microseconds(getattr(timings, step))}" for step in _STEPS)
+    steps = ", ".join(f"{step} {duration(getattr(timings, step))}" for step in _STEPS)
     worker = result.worker
-    there_and_back = microseconds(result.elapsed * 1e6)
-    ran_in = f"{microseconds(timings.total)} ({there_and_back} with the way there and back)"
+    there_and_back = duration(result.elapsed * 1e6)
+    ran_in = f"{duration(timings.total)} ({there_and_back} with the way there and back)"
     return [
         f"request {result.request_id} ran on {worker.device} of {worker.host} in {ran_in}",
         *lines,

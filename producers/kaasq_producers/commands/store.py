@@ -15,6 +15,7 @@ from kaasq.cli import settings_options
 from kaasq.errors import BadRequest, StoreUnavailable
 from kaasq.log import configure
 from kaasq.settings import Settings, load_settings
+from kaasq.units import size
 from kaasq_producers.client import Client
 from kaasq_producers.commands import display
 from kaasq_producers.commands.files import read_value, write_value
@@ -49,7 +50,7 @@ def put(
     if as_json:
         click.echo(msgspec.json.encode(ref))
     else:
-        click.echo(f"{ref.ref}  {display.size(ref.nbytes)}" + (f"  {name} version {ref.version}" if name else ""))
+        click.echo(f"{ref.ref}  {size(ref.nbytes)}" + (f"  {name} version {ref.version}" if name else ""))
 
 
 @click.command()
@@ -65,7 +66,7 @@ def get(key: str, file: Path, **flags: Any) -> None:
     with _existing(flags) as client:
         array = client.get(key)
     write_value(file, array)
-    click.echo(f"{file}: {array.dtype} {array.shape}, {display.size(array.nbytes)}")
+    click.echo(f"{file}: {array.dtype} {array.shape}, {size(array.nbytes)}")
 
 
 @click.command()
@@ -124,7 +125,7 @@ def gc(as_json: bool, **flags: Any) -> None:
         click.echo(json.dumps({"removed": display.plain(collected), "usage": display.plain(usage)}))
         return
     click.echo(
-        f"removed {collected.objects} objects ({display.size(collected.nbytes)}), {collected.outcomes} outcomes, "
+        f"removed {collected.objects} objects ({size(collected.nbytes)}), {collected.outcomes} outcomes, "
         f"{collected.orphans} orphans, {collected.stale_readers} stale readers in {time.monotonic() - started:.2f} s"
     )
     click.echo(display.usage_line(usage))

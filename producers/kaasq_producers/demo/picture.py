@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from kaasq.units import duration
 from kaasq_producers.demo.execution import Execution, Run
 from kaasq_producers.demo.photo import Photo
 from kaasq_producers.demo.pipeline import Bytes
 from kaasq_producers.demo.reference import Counts
-from kaasq_producers.demo.report import duration
 
 DPI = 160
 NIGHT, INK, MUTED, FAINT = "#0b0d18", "#eceaf4", "#8f90a8", "#2a2c40"

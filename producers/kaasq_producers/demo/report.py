@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from kaasq.model import GraphSpec
+from kaasq.units import duration
 from kaasq_producers.demo.execution import Execution, Run
 from kaasq_producers.demo.reference import Check
 
@@ -107,14 +108,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             console.print(
                 "Please report this, with the output of [cyan]kaasq demo --json[/] and [cyan]kaasq doctor[/]."
             )
-
-
-def duration(us: int) -> str:
-    """Microseconds in the unit that reads best: ``840 µs``, ``12.3 ms``, ``2.41 s``."""
-    if us < 1000:
-        return f"{us} µs"
-    value, unit = (us / 1000, "ms") if us < 999_500 else (us / 1_000_000, "s")
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
 
 
 def _verdict(check: Check) -> str:

@@ -1,0 +1,32 @@
+"""Sizes and times in the unit that reads best, for people."""
+
+from __future__ import annotations
+
+
+def size(nbytes: int) -> str:
+    """Bytes: ``1.5 KiB``."""
+    if nbytes < 1024:
+        return f"{nbytes} B"
+    value = float(nbytes)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        if value < 1023.95:  # what would read 1024.0
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} TiB"
+
+
+def duration(us: float) -> str:
+    """Microseconds, in three digits: ``840 µs``, ``12.3 ms``, ``2.41 s``."""
+    if us < 999.5:
+        return f"{us:.0f} µs"
+    value, unit = (us / 1000, "ms") if us < 999_500 else (us / 1_000_000, "s")
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
+def age(seconds: float) -> str:
+    """Seconds, rounded down to the largest unit: ``1 h``."""
+    seconds = max(0.0, seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"

@@ -1,0 +1,50 @@
+"""Sizes and times for people."""
+
+from __future__ import annotations
+
+import pytest
+
+from kaasq.units import age, duration, size
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "words"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        ((1 << 20) - 1, "1.0 MiB"),
+        (3 << 20, "3.0 MiB"),
+        (64 << 30, "64.0 GiB"),
+        (5 << 40, "5.0 TiB"),
+        (5000 << 40, "5000.0 TiB"),
+    ],
+)
+def test_size_reads_well(nbytes: int, words: str) -> None:
+    assert size(nbytes) == words
+
+
+@pytest.mark.parametrize(
+    ("us", "words"),
+    [
+        (0, "0 µs"),
+        (12, "12 µs"),
+        (999, "999 µs"),
+        (999.7, "1.00 ms"),
+        (1000, "1.00 ms"),
+        (9994, "9.99 ms"),
+        (12_340, "12.3 ms"),
+        (123_400, "123 ms"),
+        (999_499, "999 ms"),
+        (999_500, "1.00 s"),
+        (2_410_000, "2.41 s"),
+    ],
+)
+def test_duration_reads_well(us: float, words: str) -> None:
+    assert duration(us) == words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(-1, "0 s"), (59, "59 s"), (3700, "1 h"), (3 * 86400, "3 d")])
+def test_age_reads_well(seconds: float, words: str) -> None:
+    assert age(seconds) == words
