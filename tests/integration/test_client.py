@@ -18,11 +18,11 @@ from kaasq.messages import Reply, Request
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings
 from real_broker import Broker
-from tests.support import specs
+from tests.support import graphs
 from tests.support.fake_worker import FakeWorker, saxpy, sends_hash
 
 X = np.arange(4, dtype=np.float32)
-GRAPH = specs.saxpy()
+GRAPH = graphs.saxpy()
 
 
 @pytest.fixture

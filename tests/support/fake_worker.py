@@ -22,7 +22,7 @@ Answer = Callable[[Request, Message], "Reply | None"]
 
 
 def saxpy(request: Request, message: Message) -> Reply:
-    """What a worker replies to tests.unit.specs.saxpy."""
+    """What a worker replies to tests.unit.graphs.saxpy."""
     assert message.message_id is not None
     x, y = (np.frombuffer(_inline(request, name), np.float32) for name in ("x", "y"))
     out = np.float32(request.scalars.get("a", 2.0)) * x + y

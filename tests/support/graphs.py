@@ -1,15 +1,21 @@
-"""Graphs that tests run on any device, and what they should give."""
+"""Graphs that several tests use: ones that any device runs, and one whose kernel only has a name."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from kaasq import Graph, Module
+from kaasq.model import Buffer, GraphSpec, Launch
 
 SAXPY = r"""
 extern "C" __global__ void saxpy(float a, const float* x, const float* y, float* out, int n)
 { int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) out[i] = a * x[i] + y[i]; }
 """
+
+SOURCE = 'extern "C" __global__ void k(...) {}'
+MODULE = Module.from_source(SOURCE)  # for tests that run nothing
 
 SCRIBBLE = r"""
 extern "C" __global__ void scribble(float* x, float* out, int n)
@@ -43,9 +49,9 @@ extern "C" __global__ void total(const float* t, float* out, int n)
 """
 
 
-def saxpy(n: int, *, const: bool = True, source: str = SAXPY, kernel: str = "saxpy") -> Graph:
-    """out = a x + y, a rebindable, 2 by default."""
-    graph = Graph("test.saxpy")
+def saxpy(n: int = 4, name: str = "saxpy", *, const: bool = True, source: str = SAXPY, kernel: str = "saxpy") -> Graph:
+    """out = a x + y over n floats, a rebindable, 2 by default."""
+    graph = Graph(name)
     x = graph.input("x", shape=n, dtype="float32", const=const)
     y = graph.input("y", shape=n, dtype="float32", const=const)
     out = graph.output("out", shape=n, dtype="float32")
@@ -82,3 +88,14 @@ def only_output(source: str, kernel: str, nbytes: int = 64) -> Graph:
     out = graph.output("out", nbytes=nbytes)
     graph.launch(Module.from_source(source).kernel(kernel), grid=1, block=1, args=[out])
     return graph
+
+
+def spec(*buffers: Buffer, **changes: Any) -> GraphSpec:
+    """An unchecked graph of one launch that takes all the buffers."""
+    fields: dict[str, Any] = {
+        "name": "g",
+        "buffers": buffers,
+        "modules": {"m": MODULE},
+        "launches": (Launch(module="m", kernel="k", args=tuple(each.name for each in buffers)),),
+    }
+    return GraphSpec(**{**fields, **changes})

@@ -15,7 +15,7 @@ from kaasq.checks import GraphLimits, check_graph
 from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical, pack_number
 from kaasq.errors import BadRequest, BufferMissing, BufferSize, KaasqError
 from kaasq.model import Buffer, Constant, GraphSpec, Launch, Module, Scalar
-from tests.support.specs import MODULE, saxpy, spec
+from tests.support.graphs import MODULE, saxpy, spec
 
 LIMITS = GraphLimits()
 X = Buffer(name="x", role="input", nbytes=4)

@@ -34,12 +34,12 @@ from kaasq_producers import Client, Keep, Result
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.futures import ResultFuture
 from kaasq_producers.prepare import Preparer
-from tests.support import specs
+from tests.support import graphs
 from tests.support.fake_worker import FakeWorker, saxpy, sends_hash, unknown_graph
 
 X = np.arange(4, dtype=np.float32)
 Y = np.ones(4, dtype=np.float32)
-GRAPH = specs.saxpy()
+GRAPH = graphs.saxpy()
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_known_graph_travels_as_its_hash(client: Client, worker: FakeWorker) -> 
 
 def test_graph_is_known_by_its_meaning(client: Client, worker: FakeWorker) -> None:
     client.run(GRAPH, x=X, y=Y)
-    client.run(specs.saxpy(), x=X, y=Y)
+    client.run(graphs.saxpy(), x=X, y=Y)
     client.run(GRAPH.freeze(), x=X, y=Y)
     assert [sends_hash(each) for each in worker.messages] == [False, True, True]
 
@@ -193,7 +193,7 @@ def test_each_worker_of_a_pool_learns_the_graph(client: Client, node: MemoryNode
 def test_names_that_clash_with_parameters_go_into_bind_and_scalars(client: Client, worker: FakeWorker) -> None:
     graph = kaasq.Graph("g")
     args: list[Any] = [graph.input("timeout", nbytes=4), graph.scalar("bind", "int32"), graph.inout("keep", nbytes=4)]
-    graph.launch(specs.MODULE.kernel("k"), grid=1, block=1, args=args)
+    graph.launch(graphs.MODULE.kernel("k"), grid=1, block=1, args=args)
     worker.answer = lambda _, message: Reply(id=message.message_id or "", status="ok")
     client.run(graph, timeout=3, bind={"timeout": b"1234", "keep": b"5678"}, scalars={"bind": 1}, keep={"keep": "n"})
     (request,) = worker.requests
@@ -576,7 +576,7 @@ def test_store_alone_needs_no_broker(settings: Settings) -> None:
 
 
 def test_largest_inputs_travel_through_the_store(client: Client, worker: FakeWorker) -> None:
-    graph = specs.saxpy(n=100)
+    graph = graphs.saxpy(n=100)
     small = limited(client, inline_limit=500)
     x = np.arange(100, dtype=np.float32)
 

@@ -26,7 +26,7 @@ from kaasq.messages import (
     WorkerInfo,
 )
 from kaasq.model import GraphSpec
-from tests.support.specs import saxpy
+from tests.support.graphs import saxpy
 
 GRAPH = saxpy().freeze()
 REQUEST = Request(
@@ -145,7 +145,7 @@ WRONG_TYPES: list[tuple[tuple[str | int, ...], Any, str]] = [
     (("graph", "buffers", 0, "shape"), [1.5], "graph.buffers[0].shape[0]: Expected `int`"),
     (("graph", "launches", 0, "grid"), "1", "graph.launches[0].grid: Expected `int | array`"),
     (("graph", "launches", 0, "args"), [5], "graph.launches[0].args[0]: Expected `str | object`"),
-    (("graph", "launches", 0, "block"), 0, "graph.launches[0] (k): block.x is 0"),
+    (("graph", "launches", 0, "block"), 0, "graph.launches[0] (saxpy): block.x is 0"),
     (("graph", "modules"), [], "graph.modules: Expected `object`"),
     (("graph", "modules", "m"), 5, "graph.modules.m: Expected `object`"),
     (("graph", "modules", "m"), {"options": ["-O", 5]}, "graph.modules.m.options[1]: Expected `str`"),

@@ -15,7 +15,7 @@ import kaasq.graph
 from kaasq.checks import GraphLimits, check_graph
 from kaasq.codec import JSON, decode
 from kaasq.model import Constant, GraphSpec, Module
-from tests.support.specs import MODULE, SOURCE, saxpy
+from tests.support.graphs import MODULE, SOURCE, saxpy
 
 
 def test_two_graphs_built_alike_have_one_hash() -> None:

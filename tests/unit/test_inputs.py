@@ -19,7 +19,7 @@ from kaasq.model import Buffer
 from kaasq_producers.inputs import Binder, too_large
 from kaasq_producers.references import BufferRef, Keep
 from kaasq_producers.values import COPY_BYTES, InputField
-from tests.support.specs import MODULE, saxpy
+from tests.support.graphs import MODULE, saxpy
 
 X = np.arange(4, dtype=np.float32)
 REF = BufferRef(ref="ab" * 32, nbytes=16, dtype="float32", shape=(4,))

@@ -13,7 +13,7 @@ from kaasq.messages import CacheUse, ErrorBody, Output, Reply, Timings, WorkerIn
 from kaasq_producers.buffers import Buffers, owned
 from kaasq_producers.references import BufferRef
 from kaasq_producers.result import Result, failure
-from tests.support.specs import saxpy
+from tests.support.graphs import saxpy
 
 GRAPH = saxpy().freeze()
 VALUES = np.arange(4, dtype=np.float32)
