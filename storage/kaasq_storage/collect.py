@@ -16,10 +16,9 @@ import lmdb
 from kaasq_storage.environment import Environment
 from kaasq_storage.ledger import Ledger
 from kaasq_storage.protocol import Collected
-from kaasq_storage.records import OBJECT, REPLY, decode_object, decode_outcome, scope
+from kaasq_storage.records import OBJECT, OUTCOME, decode_object, decode_outcome, scan, scope
 from kaasq_storage.staging import sweep
 from kaasq_storage.transaction import LmdbTransaction
-from kaasq_storage.views import scan
 
 
 def collect(env: Environment, now: float) -> Collected:
@@ -83,7 +82,7 @@ def _in_order(env: Environment, prefix: bytes) -> bool:
     """Whether bytes and records match at a first look, for which the records are not decoded."""
     with env.blobs.begin() as txn:
         blobs = _keys(txn, prefix)
-    if prefix[:1] == REPLY:  # most replies lie in their records: ask only for those that do not
+    if prefix[:1] == OUTCOME:  # most replies lie in their records: ask only for those that do not
         with env.read() as txn:
             return all((raw := txn.get(key)) is not None and decode_outcome(raw).reply is None for key in blobs)
     files = _files(env, prefix)
@@ -107,7 +106,7 @@ def _tenants(env: Environment) -> list[str]:
     """All who have a record with bytes elsewhere, or bytes."""
     found = {each.name for each in (env.path / "objects").iterdir()}
     for lmdb_env in (env.meta, env.blobs):
-        for kind in (OBJECT, REPLY):
+        for kind in (OBJECT, OUTCOME):
             with lmdb_env.begin() as txn, txn.cursor() as cursor:
                 more = cursor.set_range(kind)
                 while more and cursor.key()[:1] == kind:
@@ -121,7 +120,7 @@ def _pieces(tenant: str) -> Iterator[bytes]:
     """Key prefixes that together cover a tenant, each for a bounded amount of work; objects by their folder."""
     for first in range(256):
         yield scope(OBJECT, tenant) + bytes([first])
-    yield scope(REPLY, tenant)
+    yield scope(OUTCOME, tenant)
 
 
 def _recorded(txn: lmdb.Transaction[bytes], prefix: bytes) -> dict[bytes, bool]:

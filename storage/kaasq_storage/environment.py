@@ -14,7 +14,7 @@ import msgspec
 from kaasq.errors import StoreFull
 from kaasq.log import get_logger
 from kaasq_storage import staging
-from kaasq_storage.faults import REMEDY, Faults
+from kaasq_storage.errors import REMEDY, Faults
 from kaasq_storage.identity import identify, make_folder
 from kaasq_storage.mounts import network_file_system
 from kaasq_storage.reading import Snapshots

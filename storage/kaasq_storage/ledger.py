@@ -5,6 +5,7 @@ Knows nothing of where bytes lie; what has to be removed once the transaction is
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import lmdb
@@ -28,14 +29,17 @@ from kaasq_storage.records import (
     expiring,
     expiry_key,
     name_key,
+    named,
     object_key,
+    scan,
     scope,
     split,
 )
-from kaasq_storage.views import named, scan
 
 GRACE_S: Final = 600.0
 """How long an object outlives the name that moved on: requests in flight may have resolved the name already."""
+_LONG_S: Final = 3600.0
+_STEP_S: Final = 900.0
 
 
 class Ledger:
@@ -78,13 +82,13 @@ class Ledger:
         *,
         dtype: str | None,
         shape: tuple[int, ...] | None,
-        lease: float = 0.0,
+        kept_until: float = 0.0,
         names: int = 0,
     ) -> ObjectRecord:
-        """Prolong an object's life: a later lease, or one more name."""
+        """Prolong an object's life: kept for longer, or by one more name."""
         record = self._known(key)
         due = _due(record)
-        record.lease = max(record.lease, lease)
+        record.kept_until = max(record.kept_until, kept_until)
         record.names += names
         if dtype is not None or shape is not None:
             record.dtype, record.shape = dtype, shape
@@ -92,11 +96,11 @@ class Ledger:
         return record
 
     def release(self, key: bytes, *, grace_s: float) -> None:
-        """One name fewer; the last one gone, the object stays for its lease or the grace."""
+        """One name fewer; the last one gone, the object stays as long as it was stored for, or for the grace."""
         record = self._known(key)
         record.names -= 1
         if grace_s:
-            record.lease = max(record.lease, self.now + grace_s)
+            record.kept_until = max(record.kept_until, self.now + grace_s)
         if record.alive(self.now):
             self._save(key, record, None)
         else:
@@ -246,4 +250,15 @@ class Ledger:
 
 def _due(record: ObjectRecord) -> float | None:
     """When the expiry index lists the object; None for one with a name, and for one just made."""
-    return record.lease if not record.names and record.lease else None
+    return record.kept_until if not record.names and record.kept_until else None
+
+
+def keep_until(now: float, ttl_s: float) -> float:
+    """Until when an object stored now is kept without a name. Raises BadRequest.
+
+    Long times are rounded up, so that storing the same contents again and again mostly changes nothing.
+    """
+    if not ttl_s > 0:
+        raise BadRequest(f"ttl_s is {ttl_s}: an object needs some time to live")
+    end = min(now + ttl_s, 1e12)
+    return end if ttl_s < _LONG_S else math.ceil(end / _STEP_S) * _STEP_S

@@ -1,4 +1,4 @@
-"""The buffer store as everybody else sees it. kaasq_storage.lmdb implements it; an object store may later.
+"""The buffer store as everybody else sees it. LmdbStore implements it; an object store may later.
 
 Objects are immutable, addressed by content hash and owned by one tenant. A name is a tenant's mutable pointer to an
 object; each change gives it the next version. An unnamed object lives until it expires, a named one as long as its

@@ -1,4 +1,4 @@
-"""Keys and records of the two LMDB environments.
+"""Keys and records of the two LMDB environments, and how others see them.
 
 Keys start with one letter for their kind, then the tenant and a NUL, so that a tenant's entries lie together and one
 tenant can never spell another's key. The blob environment uses the same keys for the bytes that belong to them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 import lmdb
@@ -15,6 +16,7 @@ import msgspec
 
 from kaasq.errors import Forbidden, NameNotFound
 from kaasq.names import check_name, check_request_id, is_ref, is_word
+from kaasq_storage.protocol import Object
 
 FORMAT: Final = 1
 STORE: Final = b"S"  # which store this is: StoreRecord
@@ -22,7 +24,7 @@ COUNTERS: Final = b"U"
 CAPACITY: Final = b"C"
 OBJECT: Final = b"o"  # + tenant NUL hash: ObjectRecord
 NAME: Final = b"n"  # + tenant NUL name: NameRecord
-REPLY: Final = b"r"  # + tenant NUL request id: OutcomeRecord
+OUTCOME: Final = b"r"  # + tenant NUL request id: OutcomeRecord
 EXPIRY: Final = b"e"  # + time + key of what expires then
 FLOOR: Final = b"f"  # + tenant NUL: the highest version that a deleted name ever had
 
@@ -39,13 +41,16 @@ class StoreRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ObjectRecord(msgspec.Struct, array_like=True):
-    """An object. ``names`` point to it; without any it lives until ``lease``. ``file``: not in the blob environment."""
+    """An object. ``names`` point to it; without any it lives until ``kept_until``.
+
+    ``file``: its bytes are not in the blob environment.
+    """
 
     nbytes: int
     created: float
     file: bool
     names: int = 0
-    lease: float = 0.0
+    kept_until: float = 0.0
     dtype: str | None = None
     shape: tuple[int, ...] | None = None
 
@@ -56,7 +61,7 @@ class ObjectRecord(msgspec.Struct, array_like=True):
 
     def alive(self, now: float) -> bool:
         """Whether it can be found; if not it only waits for its removal."""
-        return self.names > 0 or self.lease > now
+        return self.names > 0 or self.kept_until > now
 
 
 class NameRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -128,9 +133,9 @@ def name_key(tenant: str, name: str) -> bytes:
     return scope(NAME, tenant) + check_name(name)
 
 
-def reply_key(tenant: str, request_id: str) -> bytes:
+def outcome_key(tenant: str, request_id: str) -> bytes:
     """The key of a request's outcome. Raises BadRequest for what is no request id."""
-    return scope(REPLY, tenant) + check_request_id(request_id)
+    return scope(OUTCOME, tenant) + check_request_id(request_id)
 
 
 def expiry_key(when: float, key: bytes) -> bytes:
@@ -147,3 +152,32 @@ def split(key: bytes) -> tuple[str, bytes]:
     """Tenant, and hash, name or request id, of a key."""
     tenant, rest = key[1:].split(b"\0", 1)
     return tenant.decode(), rest
+
+
+def described(ref: str, record: ObjectRecord) -> Object:
+    """The object as others see it."""
+    return Object(
+        ref=ref,
+        nbytes=record.nbytes,
+        dtype=record.dtype,
+        shape=record.shape,
+        created=record.created,
+        expires=None if record.names else record.kept_until,
+    )
+
+
+def named(ref: str, record: ObjectRecord, name: NameRecord) -> Object:
+    """The object as seen through one of its names, which says what the bytes mean there."""
+    return Object(ref=ref, nbytes=record.nbytes, dtype=name.dtype, shape=name.shape, created=record.created)
+
+
+def scan(txn: lmdb.Transaction[bytes], prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """Keys that start so, and their values, in order; ``after`` a key leaves out that one and those before it."""
+    with txn.cursor() as cursor:
+        if not cursor.set_range(max(prefix, after)):
+            return
+        for key, value in cursor.iternext():
+            if not key.startswith(prefix):
+                return
+            if key != after:
+                yield key, value

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kaasq.errors import StoreUnavailable
 from kaasq_storage.environment import Environment, Options
-from kaasq_storage.faults import Faults
+from kaasq_storage.errors import Faults
 
 _open_stores: dict[Path, Environment] = {}
 _lock = threading.Lock()

@@ -12,6 +12,7 @@ from kaasq.names import NAME_BYTES
 from kaasq_storage import collect, registry
 from kaasq_storage.admission import admit
 from kaasq_storage.environment import INLINE_BYTES, MAX_READERS, Environment, Options
+from kaasq_storage.ledger import keep_until
 from kaasq_storage.protocol import DEFAULT_TTL_S, Collected, Named, Object, Outcome, Usage
 from kaasq_storage.reading import GuardedReading, mapped
 from kaasq_storage.records import (
@@ -21,14 +22,17 @@ from kaasq_storage.records import (
     decode_name,
     decode_object,
     decode_outcome,
+    described,
     name_key,
+    named,
     object_key,
-    reply_key,
+    outcome_key,
+    scan,
     scope,
 )
-from kaasq_storage.staging import Bytes, StagedData, as_bytes, hash_of
+from kaasq_storage.staged import StagedData, as_bytes, hash_of
+from kaasq_storage.staging import Bytes
 from kaasq_storage.transaction import LmdbTransaction, outcome_of
-from kaasq_storage.views import described, lease_end, named, scan
 
 _PAGE: Final = 256  # entries that an iteration fetches at a time
 
@@ -66,11 +70,13 @@ class LmdbStore:
         """See the protocol. Contents that are there already, for long enough, are not written at all."""
         env, contents = self._env, as_bytes(data)
         ref = hash_of(contents)
-        lease = lease_end(self._clock(), ttl_s)
+        kept_until = keep_until(self._clock(), ttl_s)
         record = self._record(env, object_key(tenant, ref))
         if name is not None:
             name_key(tenant, name)
-        elif record is not None and record.lease >= lease and (dtype, shape) in ((None, None), record.meaning):
+        elif (
+            record is not None and record.kept_until >= kept_until and (dtype, shape) in ((None, None), record.meaning)
+        ):
             return described(ref, record), None
         if record is not None or contents.nbytes <= env.inline_bytes:
             # No file, so there is no room to reserve; publishing looks whether there is any.
@@ -143,7 +149,7 @@ class LmdbStore:
 
     def outcome(self, tenant: str, request_id: str) -> Outcome | None:
         """See the protocol."""
-        env, key = self._env, reply_key(tenant, request_id)
+        env, key = self._env, outcome_key(tenant, request_id)
         with env.faults(), env.read() as txn:
             raw = txn.get(key)
         if raw is None:

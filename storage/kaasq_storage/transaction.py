@@ -16,11 +16,10 @@ from typing import Final, Self
 import lmdb
 
 from kaasq_storage.environment import Environment
-from kaasq_storage.ledger import Ledger
+from kaasq_storage.ledger import Ledger, keep_until
 from kaasq_storage.protocol import DEFAULT_TTL_S, Object, Outcome, Staged
-from kaasq_storage.records import CAPACITY, OutcomeRecord, name_key, object_key, reply_key
-from kaasq_storage.staging import StagedData
-from kaasq_storage.views import described, lease_end
+from kaasq_storage.records import CAPACITY, OutcomeRecord, described, name_key, object_key, outcome_key
+from kaasq_storage.staged import StagedData
 
 INLINE_REPLY_BYTES: Final = 8 << 10
 """Replies up to this size lie beside their outcome, so that recording them takes one commit and not two."""
@@ -82,7 +81,7 @@ class LmdbTransaction:
         # Whatever may be refused comes before the first change: the caller may catch it and commit the rest.
         tenant, ref = staged.tenant, staged.seal()
         key = object_key(tenant, ref)
-        lease = lease_end(self._now, ttl_s)
+        kept_until = keep_until(self._now, ttl_s)
         if name is not None:
             name_key(tenant, name)
         with self._env.faults(staged.nbytes):
@@ -96,12 +95,12 @@ class LmdbTransaction:
                 self._duplicates.append(staged)
             if name is not None:
                 return self.ledger.point(tenant, name, ref, dtype, shape)
-            record = self.ledger.hold(key, dtype=dtype, shape=shape, lease=lease)
+            record = self.ledger.hold(key, dtype=dtype, shape=shape, kept_until=kept_until)
             return described(ref, record), None
 
     def outcome(self, tenant: str, request_id: str) -> Outcome | None:
         """See the protocol."""
-        key = reply_key(tenant, request_id)
+        key = outcome_key(tenant, request_id)
         with self._env.faults():
             record = self.ledger.outcome(key)
         if record is None:
@@ -111,7 +110,7 @@ class LmdbTransaction:
 
     def record(self, tenant: str, request_id: str, outcome: Outcome) -> bool:
         """See the protocol. ``created`` or ``expires`` left at 0 become now, and a day later."""
-        key = reply_key(tenant, request_id)
+        key = outcome_key(tenant, request_id)
         nbytes = len(outcome.reply)
         with self._env.faults(nbytes):
             if self.outcome(tenant, request_id) is not None:

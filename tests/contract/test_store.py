@@ -287,7 +287,7 @@ def test_the_later_expiry_counts(store: BufferStore, clock: Clock) -> None:
     assert read(store, "a", ref) == b"data"
 
 
-def test_a_long_lease_lasts_at_least_as_long_as_asked(store: BufferStore, clock: Clock) -> None:
+def test_an_object_lives_at_least_as_long_as_asked(store: BufferStore, clock: Clock) -> None:
     first = store.put("a", b"data", ttl_s=86_400)[0]
     assert first.expires is not None
     assert clock.now + 86_400 <= first.expires <= clock.now + 86_400 + 900

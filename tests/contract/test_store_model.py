@@ -29,7 +29,7 @@ TTLS = st.sampled_from([1.0, 50.0, 3000.0])
 @dataclasses.dataclass
 class Item:
     data: bytes
-    lease: float = 0.0
+    kept_until: float = 0.0
     names: set[str] = dataclasses.field(default_factory=set)
 
 
@@ -53,7 +53,7 @@ class StoreMachine(RuleBasedStateMachine):
     # -------------------------------------------------------------------------------------------------------- model
 
     def forget_expired(self) -> None:
-        self.items = {key: each for key, each in self.items.items() if each.names or each.lease > self.now}
+        self.items = {key: each for key, each in self.items.items() if each.names or each.kept_until > self.now}
         self.outcomes = {key: each for key, each in self.outcomes.items() if each.expires > self.now}
 
     def publish(self, tenant: str, data: bytes, name: str | None, ttl_s: float) -> int | None:
@@ -61,14 +61,14 @@ class StoreMachine(RuleBasedStateMachine):
         ref = content_hash(data)
         item = self.items.setdefault((tenant, ref), Item(data))
         if name is None:
-            item.lease = max(item.lease, self.now + ttl_s)
+            item.kept_until = max(item.kept_until, self.now + ttl_s)
             return None
         old, version = self.names.get((tenant, name), (None, self.floor.get(tenant, 0)))
         item.names.add(name)
         if old not in (None, ref):
             before = self.items[tenant, str(old)]
             before.names.discard(name)
-            before.lease = max(before.lease, self.now + GRACE_S)
+            before.kept_until = max(before.kept_until, self.now + GRACE_S)
         self.names[tenant, name] = ref, version + 1
         return version + 1
 
@@ -162,7 +162,9 @@ class StoreMachine(RuleBasedStateMachine):
         for tenant in ("a", "b"):
             objects = {each.ref: each.expires for each in self.store.objects(tenant)}
             assert objects == {
-                ref: None if item.names else item.lease for (owner, ref), item in self.items.items() if owner == tenant
+                ref: None if item.names else item.kept_until
+                for (owner, ref), item in self.items.items()
+                if owner == tenant
             }
             names = [(each.name, each.object.ref, each.version) for each in self.store.names(tenant)]
             assert names == sorted((n, *where) for (owner, n), where in self.names.items() if owner == tenant)

@@ -19,7 +19,7 @@ import structlog.testing
 from kaasq import errors
 from kaasq.model import content_hash
 from kaasq_storage import Outcome, open_store
-from kaasq_storage.faults import translated
+from kaasq_storage.errors import translated
 from kaasq_storage.mounts import network_file_system
 
 # --------------------------------------------------------------------------------------------------------- full disks
