@@ -1,6 +1,6 @@
 """RabbitMQ as kaasq's broker. The only package that imports pika."""
 
 from kaasq.rabbit.broker import RabbitBroker
-from kaasq.rabbit.publishing import Limits
+from kaasq.rabbit.publishing import PublishLimits
 
-__all__ = ["Limits", "RabbitBroker"]
+__all__ = ["PublishLimits", "RabbitBroker"]

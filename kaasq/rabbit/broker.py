@@ -9,11 +9,11 @@ from enum import Enum
 from kaasq.broker import Consumer, Done, Message, OnDelivery, State
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
 from kaasq.io_thread import IoBroker
-from kaasq.rabbit.connection import Connection, Events
+from kaasq.rabbit.connection import Callbacks, Connection
 from kaasq.rabbit.consuming import Consumers, Subscription
 from kaasq.rabbit.declaring import Declarer
 from kaasq.rabbit.parameters import connection_parameters, quieten_pika
-from kaasq.rabbit.publishing import Limits, Publish, Publisher
+from kaasq.rabbit.publishing import Publish, Publisher, PublishLimits
 from kaasq.rabbit.wire import WireConnection
 from kaasq.topology import Queue, Topology
 
@@ -47,7 +47,7 @@ class RabbitBroker(IoBroker):
         url: str,
         *,
         heartbeat_s: int = 60,
-        limits: Limits = Limits(),  # noqa: B008  # frozen
+        limits: PublishLimits = PublishLimits(),  # noqa: B008  # frozen
         max_pause_s: float = 5.0,
         give_up_s: float | None = None,
         lock_grace_s: float | None = None,
@@ -132,8 +132,8 @@ class RabbitBroker(IoBroker):
     # what follows runs on the I/O thread
 
     def _start(self) -> None:
-        publishing = Events(self._publisher.attach, self._publish_down, self._attempt_failed, self._block)
-        consuming = Events(self._declarer.attach, self._consume_down, self._attempt_failed, lambda _: None)
+        publishing = Callbacks(self._publisher.attach, self._publish_down, self._attempt_failed, self._block)
+        consuming = Callbacks(self._declarer.attach, self._consume_down, self._attempt_failed, lambda _: None)
         self._publishing.start(publishing)
         self._consuming.start(consuming)
         self._tick()

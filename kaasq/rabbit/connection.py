@@ -13,7 +13,7 @@ import pika
 from kaasq.errors import KaasqError
 from kaasq.io_thread import IoThread
 from kaasq.log import get_logger
-from kaasq.rabbit.translate import Where, connection_error
+from kaasq.rabbit.errors import Where, connection_error
 from kaasq.rabbit.wire import IoServices, WireConnection
 
 log = get_logger()
@@ -38,7 +38,7 @@ class Backoff:
 
 
 @dataclass(frozen=True)
-class Events:
+class Callbacks:
     """Whom to call, on the I/O thread, when something happens to a connection."""
 
     on_up: Callable[[WireConnection], None]
@@ -67,15 +67,15 @@ class Connection:
         properties["connection_name"] = f"{properties.get('connection_name', 'kaasq')} {role}"
         self._parameters.client_properties = properties
         self._backoff = Backoff(max_s=max_pause_s)
-        self._events: Events | None = None
+        self._callbacks: Callbacks | None = None
         self._connection: WireConnection | None = None
         self._up_since: float | None = None
         self._cancel_retry: Callable[[], None] | None = None
         self._on_closed: Callable[[], None] | None = None
         self._closing = False
 
-    def start(self, events: Events) -> None:
-        self._events = events
+    def start(self, callbacks: Callbacks) -> None:
+        self._callbacks = callbacks
         self._services = IoServices(self._io)
         self._connect()
 
@@ -96,7 +96,7 @@ class Connection:
 
     def drop(self) -> None:
         """Lose the present connection, without a word to the broker."""
-        if self._events is not None:
+        if self._callbacks is not None:
             self._services.drop()
 
     def _connect(self) -> None:
@@ -110,21 +110,21 @@ class Connection:
         )
 
     def _opened(self, connection: pika.connection.Connection) -> None:
-        assert self._events is not None
+        assert self._callbacks is not None
         assert isinstance(connection, WireConnection)
         log.info("connection.up", role=self._role, broker=str(self._where))
         self._up_since = self._io.loop.time()
-        on_blocked = self._events.on_blocked
+        on_blocked = self._callbacks.on_blocked
         connection.add_on_connection_blocked_callback(lambda *_: on_blocked(True))
         connection.add_on_connection_unblocked_callback(lambda *_: on_blocked(False))
-        self._events.on_up(connection)
+        self._callbacks.on_up(connection)
 
     def _failed(self, _connection: pika.connection.Connection, reason: BaseException) -> None:
         self._connection = None
-        if self._events is not None and not self._closing:
+        if self._callbacks is not None and not self._closing:
             error = connection_error(reason, self._where)
             log.info("connection.failed", role=self._role, broker=str(self._where), error=error.message)
-            self._events.on_failed(error)
+            self._callbacks.on_failed(error)
         self._again()
 
     def _closed(self, _connection: pika.connection.Connection, reason: BaseException) -> None:
@@ -132,10 +132,10 @@ class Connection:
         if self._io.loop.time() - self._up_since > self.STABLE_S:
             self._backoff.reset()
         self._connection = self._up_since = None
-        if self._events is not None and not self._closing:
+        if self._callbacks is not None and not self._closing:
             error = connection_error(reason, self._where)
             log.warning("connection.down", role=self._role, broker=str(self._where), error=error.message)
-            self._events.on_down(error)
+            self._callbacks.on_down(error)
         self._again()
 
     def _again(self) -> None:

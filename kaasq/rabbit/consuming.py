@@ -13,8 +13,8 @@ from kaasq.errors import KaasqError
 from kaasq.io_thread import IoThread, invoke
 from kaasq.log import get_logger
 from kaasq.rabbit.connection import Backoff
+from kaasq.rabbit.errors import ACCESS_REFUSED, reply_code, translate
 from kaasq.rabbit.properties import to_message
-from kaasq.rabbit.translate import ACCESS_REFUSED, reply_code, translate
 from kaasq.rabbit.wire import WireConnection
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from kaasq.errors import BrokerRefused, KaasqError, SlotTaken
 from kaasq.io_thread import IoThread, invoke
 from kaasq.log import get_logger
 from kaasq.rabbit.connection import Backoff
-from kaasq.rabbit.translate import (
+from kaasq.rabbit.errors import (
     ACCESS_REFUSED,
     PRECONDITION_FAILED,
     RESOURCE_LOCKED,

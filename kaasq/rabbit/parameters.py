@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pika
 
 from kaasq.errors import BrokerRefused
-from kaasq.rabbit.translate import Where
+from kaasq.rabbit.errors import Where
 
 CONNECT_TIMEOUT_S = 5
 HANDSHAKE_TIMEOUT_S = 10

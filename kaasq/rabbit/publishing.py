@@ -16,14 +16,14 @@ from kaasq.broker import Done, Message
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, Unroutable
 from kaasq.io_thread import invoke
 from kaasq.log import get_logger
+from kaasq.rabbit.errors import ENCODING_ERRORS, culprit, reply_code, translate
 from kaasq.rabbit.properties import to_properties
-from kaasq.rabbit.translate import ENCODING_ERRORS, culprit, reply_code, translate
 from kaasq.rabbit.wire import WireConnection
 
 log = get_logger()
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class PublishLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much may be under way: at the broker, unconfirmed; and here, waiting for room or for the broker."""
 
     unconfirmed: int = 1024
@@ -54,7 +54,7 @@ class Publisher:
     a quorum queue without a leader never confirms, and must not fill the window for all the others.
     """
 
-    def __init__(self, tenant: str, limits: Limits, on_ready: Callable[[], None]) -> None:
+    def __init__(self, tenant: str, limits: PublishLimits, on_ready: Callable[[], None]) -> None:
         self._tenant = tenant
         self._limits = limits
         self._on_ready = on_ready

@@ -18,7 +18,7 @@ import pytest
 
 from kaasq.broker import Message, State
 from kaasq.errors import BrokerLost, BrokerRefused, SlotTaken
-from kaasq.rabbit import Limits, RabbitBroker
+from kaasq.rabbit import PublishLimits, RabbitBroker
 from kaasq.topology import slot_lock
 from real_broker import Broker as Server
 from tests.support.messaging import (
@@ -114,7 +114,7 @@ def test_a_killed_server_loses_nothing_it_confirmed(own_rabbit: Server, mq: Rabb
 
 
 def test_waiting_publishes_are_bounded(own_rabbit: Server) -> None:
-    broker = RabbitBroker(own_rabbit.url, limits=Limits(unconfirmed=1, waiting=10, waiting_bytes=1000))
+    broker = RabbitBroker(own_rabbit.url, limits=PublishLimits(unconfirmed=1, waiting=10, waiting_bytes=1000))
     done = Outcomes()
     for _ in range(12):  # before open(), so all of them wait
         broker.publish(Message(body=b"x"), exchange="", routing_key="no-queue", done=done)
@@ -127,7 +127,7 @@ def test_waiting_publishes_are_bounded(own_rabbit: Server) -> None:
 
 
 def test_what_is_never_confirmed_is_told_so_and_makes_room(own_rabbit: Server) -> None:
-    limits = Limits(unconfirmed=1, confirm_timeout_s=0.5)
+    limits = PublishLimits(unconfirmed=1, confirm_timeout_s=0.5)
     with Proxy(own_rabbit.url) as proxy:
         mq = RabbitBroker(proxy.url, limits=limits)
         mq.open(10)

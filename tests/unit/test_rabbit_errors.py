@@ -12,7 +12,7 @@ from pika import exceptions
 from pika.adapters.utils import connection_workflow as workflow
 
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, Unroutable
-from kaasq.rabbit.translate import Culprit, Where, connection_error, culprit, translate
+from kaasq.rabbit.errors import Culprit, Where, connection_error, culprit, translate
 
 WHERE = Where(host="mq.example", port=5672, vhost="/team", user="ann")
 
