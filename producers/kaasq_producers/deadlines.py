@@ -19,15 +19,18 @@ COARSENESS_S = 0.01  # so that many different deadlines do not mean a look at al
 class Deadlines:
     """Calls ``expire(now)`` when a deadline is due; it returns the earliest remaining one. Thread-safe."""
 
-    def __init__(self, broker: Broker, expire: Callable[[float], float | None]) -> None:
+    def __init__(
+        self, broker: Broker, expire: Callable[[float], float | None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._broker = broker
         self._expire = expire
+        self._clock = clock
         self._next = float("inf")
         self._cancel: Callable[[], None] | None = None
         self._lock = threading.Lock()
 
     def add(self, deadline: float) -> None:
-        """Take a deadline (on ``time.monotonic``'s clock) into account."""
+        """Take a deadline (on that clock) into account."""
         if deadline >= self._next:
             return
         with self._lock:
@@ -43,7 +46,7 @@ class Deadlines:
     def _arm(self, deadline: float) -> None:
         self._disarm()
         self._next = deadline
-        self._cancel = self._broker.call_later(max(COARSENESS_S, deadline - time.monotonic()), self._fire)
+        self._cancel = self._broker.call_later(max(COARSENESS_S, deadline - self._clock()), self._fire)
 
     def _disarm(self) -> None:
         if self._cancel is not None:
@@ -56,6 +59,6 @@ class Deadlines:
                 return
             self._cancel = None
             self._next = float("inf")  # what is added from here on sets a timer of its own
-        earliest = self._expire(time.monotonic())
+        earliest = self._expire(self._clock())
         if earliest is not None:
             self.add(earliest)

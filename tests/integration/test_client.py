@@ -95,7 +95,10 @@ def test_every_request_is_answered_though_the_broker_is_killed(own_rabbit: Broke
 
         submitting = threading.Thread(target=submit)
         submitting.start()
-        time.sleep(0.2)
+        until = time.monotonic() + 30
+        while len(futures) < 100:  # under way, and not yet at the end
+            assert time.monotonic() < until
+            time.sleep(0.001)
         own_rabbit.restart(graceful=False)
         submitting.join()
         slowly.set()
