@@ -168,6 +168,12 @@ class Forbidden(KaasqError):
     code = "forbidden"
 
 
+class DeviceUnavailable(KaasqError):
+    """A worker's device cannot be used: there is no such GPU, driver or library."""
+
+    code = "device_unavailable"
+
+
 class WorkerFailed(KaasqError):
     """The worker itself broke (not the request); the request is safe to send again."""
 

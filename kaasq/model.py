@@ -82,7 +82,8 @@ class Module(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     @cached_property
     def hash(self) -> str:
         """Content hash of the canonical encoding."""
-        return content_hash(b"kaasq module 1\0" + _canonical.encode(self))
+        # Field by field: msgspec leaves defaults out by identity, and a decoded or unpickled "source" is another one.
+        return content_hash(b"kaasq module 1\0" + _canonical.encode((self.kind, self.source, self.code, self.options)))
 
 
 class Buffer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -164,7 +165,8 @@ class GraphSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, d
     @cached_property
     def hash(self) -> str:
         """The graph's identity: content hash of its canonical encoding. Meaningful on a checked graph only."""
-        return content_hash(b"kaasq graph 1\0" + _canonical.encode(self))
+        parts = (self.name, self.buffers, self.scalars, sorted(self.modules), self.launches, self.iterations)
+        return content_hash(b"kaasq graph 1\0" + _canonical.encode(parts))
 
 
 def dim3(value: int | tuple[int, ...]) -> Dim3:

@@ -31,6 +31,7 @@ def test_codes_are_pinned_and_unique() -> None:
         "cancelled",
         "conflict",
         "deadline_exceeded",
+        "device_unavailable",
         "forbidden",
         "internal",
         "kernel_failed",

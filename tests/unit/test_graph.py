@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
+import pickle  # noqa: TID251 - what users do with a graph
 import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -166,3 +169,15 @@ def test_as_many_launches_as_a_graph_may_have_build_in_seconds() -> None:
         graph.launch(kernel, grid=4, block=256, args=[buffers[-1 - i % 1000], np.int32(i)])
     graph.freeze()
     assert time.perf_counter() - start < 20  # 1.5 s on an idle machine; what grows with the square takes minutes
+
+
+def test_a_copy_has_the_same_hash_however_it_was_made() -> None:
+    spec = saxpy().freeze()
+    module = next(iter(spec.modules.values()))
+    explicit = Module(kind="".join(("sou", "rce")), source=module.source, code=bytes(bytearray()), options=())  # type: ignore[arg-type]
+    for copied in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module), explicit):
+        assert copied == module
+        assert copied.hash == module.hash
+    decoded = msgspec.json.decode(msgspec.json.encode(spec), type=GraphSpec)
+    for same in (pickle.loads(pickle.dumps(spec)), copy.deepcopy(spec), decoded):
+        assert same.hash == spec.hash

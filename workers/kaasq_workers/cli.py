@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 import click
@@ -38,7 +39,11 @@ log = get_logger()
 @click.option("--device-memory", type=int, metavar="BYTES", help="Most device memory to use.")
 @click.option("--compiler", metavar="PATH", help="C++ compiler of the CPU device.")
 @click.option(
-    "--drain", type=float, default=DRAIN_TIMEOUT_S, show_default=True, help="Seconds to finish in when told to stop."
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=DRAIN_TIMEOUT_S,
+    show_default=True,
+    help="Seconds to finish in when told to stop.",
 )
 def worker(drain: float, **flags: Any) -> None:
     r"""Take kernel-graph requests from RabbitMQ and run them on a device.
@@ -53,23 +58,23 @@ def worker(drain: float, **flags: Any) -> None:
     """
     settings = load_settings(flags)
     configure(settings.log_level, settings.log_format)
-    stop = threading.Event()
+    stop, serving = threading.Event(), threading.Event()
     stops = 0
 
     def on_signal(_number: int, _frame: object) -> None:
         nonlocal stops
         stops += 1
         stop.set()
-        if stops > 1:
+        if stops > 1 or not serving.is_set():
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    sys.exit(serve(settings, stop, drain))
+    sys.exit(serve(settings, stop, serving, drain))
 
 
-def serve(settings: Settings, stop: threading.Event, drain_s: float) -> int:
-    """Run a worker for each device until ``stop`` or a failure; the exit code."""
+def serve(settings: Settings, stop: threading.Event, serving: threading.Event, drain_s: float) -> int:
+    """Run a worker for each device until ``stop`` or a failure; the exit code. Sets ``serving`` once all are up."""
     names = device_names(settings.device)
     started: list[Worker] = []
     try:
@@ -81,10 +86,16 @@ def serve(settings: Settings, stop: threading.Event, drain_s: float) -> int:
             )
             each.start()
             started.append(each)
+        serving.set()
         while not stop.wait(0.5):
             failure = next((each.failure for each in started if each.failure), None)
             if failure is not None:
                 raise failure
+        log.info("worker.draining", at_most_s=drain_s, hint="stop again to stop at once")
+        for each in started:
+            each.pause()
+        until = time.monotonic() + drain_s
+        drained = [each.stop(max(0.0, until - time.monotonic())) for each in started]
     except KaasqError as error:
         log.error("worker.failed", code=error.code, error=error.message)
         for each in started:
@@ -94,5 +105,4 @@ def serve(settings: Settings, stop: threading.Event, drain_s: float) -> int:
         for each in started:
             each.stop(0.0)
         return 130
-    drained = [each.stop(drain_s) for each in started]
     return 0 if all(drained) else 3

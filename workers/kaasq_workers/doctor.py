@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import queue
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -17,25 +17,37 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kaasq import codec
 from kaasq.broker import Broker, Delivery, Done, Message, wait_for
 from kaasq.cli import settings_options
-from kaasq.errors import BrokerLost, KaasqError, ReplyTimeout, SlotTaken
+from kaasq.errors import (
+    BadRequest,
+    BrokerLost,
+    DeviceUnavailable,
+    KaasqError,
+    ModuleRejected,
+    ReplyTimeout,
+    Unroutable,
+)
 from kaasq.graph import Graph
 from kaasq.ids import new_id
 from kaasq.log import configure
 from kaasq.messages import Request
-from kaasq.model import Module
+from kaasq.model import GraphSpec, Module
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings, load_settings
-from kaasq.topology import REPLIES, Topology, pool_topology, reply_key, reply_queue, reply_topology, slot_lock
+from kaasq.topology import REQUESTS, reply_queue, reply_topology, request_key
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.devices.gpus import count_gpus
-from kaasq_workers.devices.opening import default_slot, device_names, open_device
+from kaasq_workers.devices.opening import open_device
 from kaasq_workers.executor.engine import Engine
 
 CHECK_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 5.0
 LOW_DISK_BYTES = 1 << 30
 
+_GPU_HINT = "With an NVIDIA GPU and driver: install the extra cuda13 (or cuda12, by the driver's version)."
 _PROBE = 'extern "C" __global__ void probe(int* out) { out[threadIdx.x] = threadIdx.x + 1; }'
 
 
@@ -53,9 +65,9 @@ class Finding(msgspec.Struct, frozen=True):
 @click.option("--device", metavar="NAME", help="Check this device only (default: the CPU and every GPU).")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(as_json: bool, **flags: Any) -> None:
-    """Check broker, permissions, topology, store, compiler and devices, and say how to mend each.
+    """Check store, broker, permissions, workers, compiler and devices, and say how to mend each.
 
-    Exits 1 if something is broken. Changes nothing but what a worker or client would declare anyway.
+    Exits 1 if something is broken. It sends one tiny request to the pool and makes the store's folder if there is none.
     """
     settings = load_settings(flags)
     configure("error", "console")  # what is found is told in the table
@@ -72,29 +84,30 @@ def doctor(as_json: bool, **flags: Any) -> None:
 
 def examine(settings: Settings, device: str | None = None) -> Iterator[Finding]:
     """Run every check."""
-    yield from check_broker(settings)
+    store: BufferStore | None = None
     try:
         store = open_store(settings.store_path, capacity=settings.store_capacity, sync=settings.store_sync)
+        yield from check_store(store)
     except KaasqError as error:
         yield Finding("store", "broken", error.message, "Name another folder with --store or KAASQ_STORE.")
+    yield from check_broker(settings, store.id if store else None)
+    if store is None:
         return
     try:
-        yield from check_store(store)
         gpus = count_gpus()
-        names = ["cpu", *(f"cuda:{index}" for index in range(gpus))]
-        for name in device_names(device) if device else names:
+        for name in [device] if device else ["cpu", *(f"cuda:{index}" for index in range(gpus))]:
             yield check_device(settings, store, name)
         if not gpus and not device:
-            yield Finding("gpu", "warning", "none that kaasq can use", _gpu_hint())
+            yield Finding("gpu", "warning", "none that kaasq can use", _GPU_HINT)
     finally:
         store.close()
 
 
-def check_broker(settings: Settings) -> Iterator[Finding]:
-    """Connection, permissions, the pool's topology, whether somebody serves the pool, a round trip."""
+def check_broker(settings: Settings, store_id: str | None) -> Iterator[Finding]:
+    """Connection, permissions, and whether a worker of the pool answers."""
     broker = RabbitBroker(settings.broker_url, connection_name="kaasq doctor")
     try:
-        broker.open(settings.connect_timeout)
+        broker.open(min(settings.connect_timeout, CONNECT_TIMEOUT_S))
     except KaasqError as error:
         hint = (
             "Start one (docker run -p 5672:5672 rabbitmq:4, or apt-get install rabbitmq-server), or name yours with "
@@ -106,9 +119,10 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
         return
     try:
         yield Finding("broker", "ok", f"connected as {broker.tenant}")
-        yield _permissions(broker)
-        yield from _topology(broker, settings)
-        yield _round_trip(broker)
+        permissions = _permissions(broker)
+        yield permissions
+        if permissions.state == "ok":
+            yield from _request(broker, settings, store_id)
     finally:
         broker.close()
 
@@ -144,10 +158,7 @@ def check_store(store: BufferStore) -> Iterator[Finding]:
 
 def check_device(settings: Settings, store: BufferStore, name: str) -> Finding:
     """Compile a kernel, run it, compare."""
-    graph = Graph("doctor")
-    out = graph.output("out", shape=32, dtype="int32")
-    graph.launch(Module.from_source(_PROBE).kernel("probe"), grid=1, block=32, args=[out])
-    spec = graph.freeze()
+    spec = _probe()
     try:
         device = open_device(msgspec.structs.replace(settings, device=name))
         try:
@@ -161,12 +172,7 @@ def check_device(settings: Settings, store: BufferStore, name: str) -> Finding:
         finally:
             device.close()
     except KaasqError as error:
-        hint = (
-            "Install a C++ compiler (apt-get install g++, or pip install ziglang)."
-            if name == "cpu"
-            else "Compare the driver (nvidia-smi) with the installed extra: kaasq[cuda12] or kaasq[cuda13]."
-        )
-        return Finding(name, "broken", error.message.splitlines()[0], hint)
+        return Finding(name, "broken", error.message.splitlines()[0], _mend(error))
     if not right:
         return Finding(name, "broken", f"{description}: a kernel gave a wrong answer", "Do not use this device.")
     return Finding(name, "ok", f"{description}; compiled and ran a kernel in {took_ms:.0f} ms")
@@ -186,59 +192,62 @@ def _permissions(broker: Broker) -> Finding:
     return Finding("permissions", "ok", "may declare exchanges and reply queues")
 
 
-def _topology(broker: Broker, settings: Settings) -> Iterator[Finding]:
-    wanted = pool_topology(settings.pool, "doctor", settings.queue_type)
-    shared = Topology(exchanges=wanted.exchanges, queues=wanted.queues[:2], bindings=wanted.bindings[:2])
-    try:
-        _wait(lambda done: broker.declare(shared, done))
-    except KaasqError as error:
-        yield Finding(
-            "topology", "broken", error.message, "Use the queue_type it was made with, or delete the queue if empty."
-        )
-        return
-    yield Finding("topology", "ok", f"exchanges, dead-letter queue and the queue of pool {settings.pool!r} stand")
-    slot = settings.slot or default_slot(device_names(settings.device)[0])
-    try:
-        _wait(lambda done: broker.lock(slot_lock(settings.pool, slot), done))
-    except SlotTaken:
-        yield Finding("worker", "ok", f"a worker serves slot {slot!r} of pool {settings.pool!r}")
-    except KaasqError as error:
-        yield Finding("worker", "broken", error.message)
-    else:
-        yield Finding(
-            "worker",
-            "warning",
-            f"nobody serves slot {slot!r} of pool {settings.pool!r}",
-            f"Start one: kaasq worker --pool {settings.pool}",
-        )
-
-
-def _round_trip(broker: Broker) -> Finding:
-    """A message to ourselves, over the exchange that replies take."""
+def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterator[Finding]:
+    """The whole way: a request of one tiny kernel to the pool."""
     reply_id = new_id()
-    arrived = threading.Event()
+    replies: queue.Queue[Message] = queue.Queue()
 
     def on_delivery(delivery: Delivery) -> None:
         delivery.ack()
-        arrived.set()
+        replies.put(delivery.message)
 
+    start = f"Start one: kaasq worker --pool {settings.pool}"
+    started = time.perf_counter()
     try:
         _wait(lambda done: broker.declare(reply_topology(broker.tenant, reply_id), done))
-        consumer = broker.consume(reply_queue(broker.tenant, reply_id), on_delivery, prefetch=1)
-        started = time.perf_counter()
-        message = Message(body=b"", user_id=broker.tenant)
-        _wait(
-            lambda done: broker.publish(
-                message, exchange=REPLIES, routing_key=reply_key(broker.tenant, reply_id), mandatory=True, done=done
-            )
+        broker.consume(reply_queue(broker.tenant, reply_id), on_delivery, prefetch=1)
+        message = Message(
+            body=codec.encode(Request(graph=_probe())),
+            content_type=codec.MSGPACK,
+            message_id=new_id(),
+            user_id=broker.tenant,
+            reply_to=reply_id,
+            expiration_ms=int(ANSWER_TIMEOUT_S * 1000),
+            timestamp_ms=int(time.time() * 1000),
         )
-        if not arrived.wait(CHECK_TIMEOUT_S):
-            raise ReplyTimeout("a message to ourselves did not arrive")
-        took_ms = (time.perf_counter() - started) * 1e3
-        consumer.cancel()
+        key = request_key(broker.tenant, settings.pool)
+        _wait(lambda done: broker.publish(message, exchange=REQUESTS, routing_key=key, mandatory=True, done=done))
+        answer = replies.get(timeout=ANSWER_TIMEOUT_S)
+        reply = codec.decode_reply(answer.body, answer.content_type)
+    except Unroutable:
+        yield Finding("worker", "warning", f"no worker ever served pool {settings.pool!r}", start)
+        return
+    except queue.Empty:
+        found = f"pool {settings.pool!r} has a queue, but no worker answered within {ANSWER_TIMEOUT_S:.0f} s"
+        yield Finding("worker", "warning", found, f"They are busy, or gone. {start}")
+        return
     except KaasqError as error:
-        return Finding("round trip", "broken", error.message, "Check the user's topic permissions.")
-    return Finding("round trip", "ok", f"{took_ms:.1f} ms")
+        yield Finding("worker", "broken", error.message)
+        return
+    took_ms = (time.perf_counter() - started) * 1e3
+    if reply.error is not None or reply.worker is None:
+        yield Finding("worker", "broken", reply.error.message if reply.error else "it sent an empty answer")
+        return
+    yield Finding("worker", "ok", f"{reply.worker.device} on {reply.worker.host} answered in {took_ms:.0f} ms")
+    if store_id is not None and reply.worker.store != store_id:
+        yield Finding(
+            "store",
+            "warning",
+            "the worker uses another store than the one named here: large inputs and names will not be found",
+            "Give both the same --store (or KAASQ_STORE), on one host.",
+        )
+
+
+def _probe() -> GraphSpec:
+    graph = Graph("doctor")
+    out = graph.output("out", shape=32, dtype="int32")
+    graph.launch(Module.from_source(_PROBE).kernel("probe"), grid=1, block=32, args=[out])
+    return graph.freeze()
 
 
 def _wait(operation: Callable[[Done], object]) -> None:
@@ -250,7 +259,7 @@ def _wait(operation: Callable[[Done], object]) -> None:
 
 def _table(findings: list[Finding]) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    marks = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "broken": "[bold red]broken[/]"}
+    marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "broken": "[bold red]broken[/]"}
     for each in findings:
         table.add_row(marks[each.state], f"[bold]{each.check}[/]", escape(each.found))
         if each.mend:
@@ -258,8 +267,15 @@ def _table(findings: list[Finding]) -> Table:
     return table
 
 
-def _gpu_hint() -> str:
-    return "With an NVIDIA GPU and driver: pip install 'kaasq[cuda13]' (or cuda12, by the driver's version)."
+def _mend(error: KaasqError) -> str:
+    match error:
+        case BadRequest():
+            return ""  # the message says which devices there are
+        case DeviceUnavailable():
+            return "Compare the driver (nvidia-smi) with the installed extra: kaasq[cuda12] or kaasq[cuda13]."
+        case ModuleRejected():
+            return "Install a C++ compiler: apt-get install g++, or pip install ziglang."
+    return "See --cache-dir (KAASQ_CACHE_DIR) and the log of 'kaasq worker --log-level debug'."
 
 
 def _size(nbytes: int) -> str:

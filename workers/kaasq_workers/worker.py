@@ -63,14 +63,18 @@ class Worker:
             self._consumers.append(self._broker.consume(queue, self._front.take, prefetch=settings.prefetch))
         log.info("worker.started", pool=settings.pool, slot=settings.slot, device=settings.device)
 
+    def pause(self) -> None:
+        """Take no more requests. Idempotent."""
+        for consumer in self._consumers:
+            consumer.cancel()
+        self._consumers.clear()
+
     def stop(self, timeout_s: float = DRAIN_TIMEOUT_S) -> bool:
         """Take no more, finish what was taken (within the timeout), end. Whether all of it was finished.
 
         What was not finished goes back to its queue. Idempotent.
         """
-        for consumer in self._consumers:
-            consumer.cancel()
-        self._consumers.clear()
+        self.pause()
         front, self._front = self._front, None
         drained = True
         if front is not None:

@@ -24,6 +24,8 @@ from kaasq_workers.front.intake import Accepted, Refused, examine
 from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal
 
 RETRY_SEND_S = 0.001
+REAP_S = 2.0  # for a process to end after it has hung up, before it is killed
+REAP_POLL_S = 0.005
 WATCH_S = 0.25  # how often a running request is held against its deadline
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without having served anything
 
@@ -121,7 +123,14 @@ class Front:
     # -- executor -------------------------------------------------------------------------------------------------
 
     def _start_executor(self) -> None:
-        self._handle = self._start_handle()
+        if self._closing:
+            return
+        try:
+            self._handle = self._start_handle()
+        except OSError as error:  # no process or memory to be had just now
+            log.error("executor.not_started", error=str(error))
+            self._broker.call_later(RESTART_DELAYS_S[-1], self._start_executor)
+            return
         self._broker.add_reader(self._handle.link.fileno(), self._readable)
 
     def _pump(self) -> None:
@@ -186,8 +195,11 @@ class Front:
                 log.info("executor.ready", pid=worker.pid, device=worker.device, description=description)
                 self._report_ready(None)
             case Refusal(error=error):
-                log.error("executor.refused", code=error.code, error=error.message)
-                self._report_ready(error.exception())
+                if self._on_ready is None:  # it has served before: try again later
+                    log.error("executor.refused", code=error.code, error=error.message)
+                else:
+                    self._closing = True
+                    self._report_ready(error.exception())
 
     def _answered(self, answer: Answer) -> None:
         pending = self._pending.pop(answer.tag, None)
@@ -201,22 +213,31 @@ class Front:
         assert self._handle is not None
         handle, self._handle, self._worker = self._handle, None, None
         self._broker.remove_reader(handle.link.fileno())
-        running, _ = handle.link.vitals.running
-        how = handle.wait(1.0)
+        self._reap(handle, time.monotonic() + REAP_S)
+
+    def _reap(self, handle: Handle, until: float) -> None:
+        """Wait for the process to end, without blocking the I/O thread; then see to what it left."""
+        how = handle.wait(0.0)
         if how is None:
-            handle.kill()
-            how = handle.wait(1.0) or "killed"
+            if time.monotonic() > until:
+                handle.kill()
+            self._broker.call_later(REAP_POLL_S, lambda: self._reap(handle, until))
+            return
+        running, _ = handle.link.vitals.running
         handle.link.dispose()
+        self._executor_ended(how, running)
+
+    def _executor_ended(self, how: str, running: int) -> None:
         in_flight = list(self._sent)
         self._sent.clear()
+        if self._closing:
+            return  # what is in flight goes back to the queue with the connection
         overdue, self._overdue = self._overdue, None
         if overdue is not None and overdue in in_flight:
             in_flight.remove(overdue)
             self._expire(overdue)
             self._waiting = in_flight + self._waiting
             self._start_executor()
-            return
-        if self._closing and not in_flight:
             return
         if self._on_ready is not None:
             self._report_ready(WorkerFailed(f"the executor ended before it was ready ({how}); see its log"))

@@ -13,20 +13,21 @@ from typing import Any
 from cuda.bindings import nvjitlink, nvrtc
 
 from kaasq.checks import MODULE_OPTION
-from kaasq.errors import ModuleRejected, WorkerFailed
+from kaasq.errors import DeviceUnavailable, ModuleRejected, WorkerFailed
 from kaasq.log import get_logger
-from kaasq_workers.devices.cuda.code_cache import CodeCache, Compiled
+from kaasq_workers.devices.code_cache import code_key
+from kaasq_workers.devices.cuda.compiled import Compiled, CompiledCache
 from kaasq_workers.devices.cuda.headers import Headers, find_headers
-from kaasq_workers.devices.cuda.images import Image, no_kernel, ptx_kernels, ptx_target, resolve, source_kernels
+from kaasq_workers.devices.cuda.images import Image, ptx_kernels, ptx_target, resolve, source_kernels
 from kaasq_workers.devices.cuda.parameters import read_cubin
+from kaasq_workers.devices.rejections import LOG_CHARS, does_not_compile, no_kernel
 
 log = get_logger()
 
-CACHE_VERSION = "1"  # to be raised when the same source would compile to something else
+CACHE_VERSION = "1"  # to be raised when the same source would compile to something else, or Compiled changes
 DEFAULT_STANDARD = "-std=c++17"
 SHOWN_ERRORS = 5
 SHOWN_CHARACTERS = 200  # of each
-LOG_CHARACTERS = 64 << 10  # what of a log travels in a reply
 
 _FILE = b"kernel.cu"
 # 47: a macro defined twice, as CUDA's C++ library does with those of our stand-ins.
@@ -44,20 +45,22 @@ def architecture(capability: tuple[int, int]) -> str:
 
 
 class Compiler:
-    """NVRTC and nvJitLink for one architecture, behind a cache on disk. Raises WorkerFailed if NVRTC is not there."""
+    """NVRTC and nvJitLink for one architecture, behind a cache on disk. Raises DeviceUnavailable without NVRTC."""
 
-    def __init__(self, capability: tuple[int, int], cache: CodeCache) -> None:
+    def __init__(self, capability: tuple[int, int], cache: CompiledCache) -> None:
         self.architecture = architecture(capability)
         self._cache = cache
         try:
             major, minor = _done(nvrtc.nvrtcVersion())
             supported = _done(nvrtc.nvrtcGetSupportedArchs())
         except RuntimeError as error:  # the bindings are there, the library is not
-            raise WorkerFailed(f"NVRTC is missing: pip install 'kaasq[cuda13]' brings it ({_first(error)})") from error
+            raise DeviceUnavailable(
+                f"NVRTC is missing: pip install 'kaasq[cuda13]' brings it ({_first(error)})"
+            ) from error
         self.version = f"{major}.{minor}"
         number = capability[0] * 10 + capability[1]
         if number not in supported:
-            raise WorkerFailed(
+            raise DeviceUnavailable(
                 f"NVRTC {self.version} does not know the device's architecture sm_{number}; "
                 f"it knows sm_{supported[0]} to sm_{supported[-1]}: install another nvidia-cuda-nvrtc"
             )
@@ -80,11 +83,9 @@ class Compiler:
         if not any(each.lstrip("-").startswith("std=") for each in options):
             arguments.append(DEFAULT_STANDARD)
         arguments += [f"-I{each}" for each in self.headers.folders]
-        key = CodeCache.key(CACHE_VERSION, "source", self.version, source, *arguments, "", *sorted(kernels))
-        compiled = self._cache.get(key)
-        if compiled is None:
-            compiled = _compile(source, arguments, self.headers.texts, kernels)
-            self._cache.put(key, compiled)
+        texts = self.headers.texts
+        key = code_key(CACHE_VERSION, "source", self.version, source, *arguments, "", *sorted(kernels))
+        compiled = self._cache.get_or_make(key, lambda: _compile(source, arguments, texts, kernels))
         return Image(compiled.code, compiled.symbols, read_cubin(compiled.code))
 
     def compile_ptx(self, ptx: bytes, kernels: tuple[str, ...]) -> Image:
@@ -94,11 +95,8 @@ class Compiler:
         except RuntimeError as error:  # no nvJitLink here: leave it to the driver, which sees older PTX only
             log.info("compiler.no_nvjitlink", reason=_first(error))
             return Image(ptx + b"\0", resolve(kernels, ptx_kernels(ptx)))
-        key = CodeCache.key(CACHE_VERSION, "ptx", version, self.architecture, ptx)
-        compiled = self._cache.get(key)
-        if compiled is None:
-            compiled = Compiled(self._assemble(ptx), {})
-            self._cache.put(key, compiled)
+        key = code_key(CACHE_VERSION, "ptx", version, self.architecture, ptx)
+        compiled = self._cache.get_or_make(key, lambda: Compiled(self._assemble(ptx), {}))
         cubin = read_cubin(compiled.code)
         return Image(compiled.code, resolve(kernels, cubin.kernels), cubin)
 
@@ -115,7 +113,7 @@ class Compiler:
                 raise ModuleRejected(
                     f"the PTX (for {ptx_target(ptx) or 'no architecture'}) does not assemble for "
                     f"{self.architecture}: {_shown(told) or _first(error)}",
-                    log=text[:LOG_CHARACTERS],
+                    log=text[:LOG_CHARS],
                     device=self.architecture,
                 ) from error
             cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
@@ -157,8 +155,7 @@ def _rejected(text: str, source: str) -> ModuleRejected:
     if missing is not None and not errors:
         reason, kernel = missing.groups()
         return no_kernel(kernel, source_kernels(source), reason)
-    shown = _shown(errors or text.strip().splitlines())
-    return ModuleRejected(f"the module does not compile: {shown}", log=text[:LOG_CHARACTERS])
+    return does_not_compile(_shown(errors or text.strip().splitlines()), text)
 
 
 def _shown(errors: list[str]) -> str:

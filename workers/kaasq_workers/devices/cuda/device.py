@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kaasq.errors import KaasqError, ModuleRejected, WorkerFailed
+from kaasq.errors import DeviceUnavailable, KaasqError, ModuleRejected
 from kaasq.log import get_logger
 from kaasq.model import Module
 from kaasq_workers.devices.cuda.code_cache import CodeCache
@@ -31,7 +31,7 @@ class CudaDevice:
 
     It shares the GPU's primary context with CuPy, cuda.core and any library in the process. ``memory_limit``: bytes
     that allocations may take together. ``cache_dir``: where compiled code is kept, None for nowhere. Raises
-    WorkerFailed if there is no such GPU or CUDA is not installed.
+    DeviceUnavailable if there is no such GPU or CUDA is not installed.
     """
 
     def __init__(self, index: int = 0, *, memory_limit: int | None = None, cache_dir: Path | None = None) -> None:
@@ -46,7 +46,7 @@ class CudaDevice:
             from kaasq_workers.devices.cuda.module import CudaModule
             from kaasq_workers.devices.cuda.stream import CudaStream
         except ImportError as error:
-            raise WorkerFailed(
+            raise DeviceUnavailable(
                 f"{self.name} needs CuPy and cuda-core: pip install 'kaasq[cuda13]' (or cuda12) ({error})"
             ) from error
         self._runtime = runtime
@@ -54,13 +54,15 @@ class CudaDevice:
         try:
             count = runtime.getDeviceCount()
             if not 0 <= index < count:
-                raise WorkerFailed(f"there is no {self.name}: CUDA sees {count} GPU{'' if count == 1 else 's'} here")
+                raise DeviceUnavailable(
+                    f"there is no {self.name}: CUDA sees {count} GPU{'' if count == 1 else 's'} here"
+                )
             runtime.setDevice(index)
             runtime.free(0)  # has CUDA make the primary context, and make it current in this thread
             free, total = runtime.memGetInfo()
             model = runtime.getDeviceProperties(index)["name"].decode()
         except runtime.CUDARuntimeError as error:
-            raise WorkerFailed(f"{self.name} cannot be used: {error}") from error
+            raise DeviceUnavailable(f"{self.name} cannot be used: {error}") from error
 
         def attribute(which: int) -> int:
             return int(runtime.deviceGetAttribute(which, index))
