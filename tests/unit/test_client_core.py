@@ -342,7 +342,7 @@ def test_submit_waits_for_room(client: Client, worker: FakeWorker) -> None:
     waiting.start()
     wait_until(lambda: small._connected()._waiting)
     assert waiting.is_alive()
-    assert held.taken.qsize() == 2
+    wait_until(lambda: held.taken.qsize() == 2)
     request, message = held.next()
     worker.reply(message, saxpy(request, message))
     waiting.join(5)
