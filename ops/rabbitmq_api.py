@@ -77,13 +77,6 @@ class Management:
         body = {"configure": configure, "write": write, "read": read}
         self.call("PUT", "permissions", vhost, user, body=body)
 
-    def set_topic_permissions(
-        self, user: str, exchange: str, *, vhost: str = "/", write: str = ALL, read: str = ALL
-    ) -> None:
-        """Which routing keys ``user`` may publish to and bind on one topic exchange: regular expressions."""
-        body = {"exchange": exchange, "write": write, "read": read}
-        self.call("PUT", "topic-permissions", vhost, user, body=body)
-
     def queues(self, vhost: str = "/") -> list[dict[str, Any]]:
         """Every queue of a vhost with its arguments and type."""
         return list(self.call("GET", "queues", vhost))

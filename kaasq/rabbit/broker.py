@@ -12,7 +12,7 @@ from kaasq.io_thread import IoBroker
 from kaasq.rabbit.connection import Callbacks, Connection
 from kaasq.rabbit.consuming import Consumers, Subscription
 from kaasq.rabbit.declaring import Declarer
-from kaasq.rabbit.parameters import connection_parameters, quieten_pika
+from kaasq.rabbit.parameters import connection_parameters, death_unnoticed_s, quieten_pika
 from kaasq.rabbit.publishing import Publish, Publisher, PublishLimits
 from kaasq.rabbit.wire import WireConnection
 from kaasq.topology import Queue, Topology
@@ -46,7 +46,6 @@ class RabbitBroker(IoBroker):
         self,
         url: str,
         *,
-        heartbeat_s: int = 60,
         limits: PublishLimits = PublishLimits(),  # noqa: B008  # frozen
         max_pause_s: float = 5.0,
         give_up_s: float | None = None,
@@ -55,11 +54,12 @@ class RabbitBroker(IoBroker):
     ) -> None:
         """``max_pause_s`` lies at most between two attempts to reconnect; after ``give_up_s`` of them without success
         the broker is FAILED (None: never). For ``lock_grace_s`` after a reconnect, whoever holds our lock is taken
-        for our own last connection; None: as long as the broker may take to notice that it is dead.
+        for our own last connection; None: as long as the broker may take to notice that it is dead, which the URL's
+        ``?heartbeat=`` (seconds, 60) decides.
         """
         super().__init__("kaasq-rabbit")
         quieten_pika()
-        parameters, self._where = connection_parameters(url, heartbeat_s=heartbeat_s, connection_name=connection_name)
+        parameters, self._where = connection_parameters(url, connection_name=connection_name)
         self.tenant = self._where.user
         self._give_up_s = give_up_s
         self._phase = Phase.OPENING
@@ -74,8 +74,7 @@ class RabbitBroker(IoBroker):
         self._publisher = Publisher(self.tenant, limits, on_ready=self._progress)
         self._declarer = Declarer(
             self._io,
-            # The broker declares a connection dead after two silent heartbeats.
-            lock_grace_s=2 * heartbeat_s + 5 if lock_grace_s is None else lock_grace_s,
+            lock_grace_s=death_unnoticed_s(parameters) if lock_grace_s is None else lock_grace_s,
             on_ready=self._declared,
             refused=self._fail,
         )

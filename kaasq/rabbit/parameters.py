@@ -10,12 +10,13 @@ import pika
 from kaasq.errors import BrokerRefused
 from kaasq.rabbit.errors import Where
 
+HEARTBEAT_S = 60
 CONNECT_TIMEOUT_S = 5
 HANDSHAKE_TIMEOUT_S = 10
 BLOCKED_TIMEOUT_S = 600
 
 
-def connection_parameters(url: str, *, heartbeat_s: int, connection_name: str) -> tuple[pika.URLParameters, Where]:
+def connection_parameters(url: str, *, connection_name: str) -> tuple[pika.URLParameters, Where]:
     """Parameters for ``amqp://user:password@host:port/vhost`` or ``amqps://...``; what its query says goes first.
 
     Raises BrokerRefused for what is no such URL.
@@ -33,7 +34,7 @@ def connection_parameters(url: str, *, heartbeat_s: int, connection_name: str) -
         ) from None
     given = parse_qs(parts.query)
     if "heartbeat" not in given:
-        parameters.heartbeat = heartbeat_s
+        parameters.heartbeat = HEARTBEAT_S
     if "blocked_connection_timeout" not in given:
         parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_S  # pika's own default is to wait for ever
     if "socket_timeout" not in given:
@@ -43,6 +44,13 @@ def connection_parameters(url: str, *, heartbeat_s: int, connection_name: str) -
     parameters.client_properties = {**(parameters.client_properties or {}), "connection_name": connection_name}
     user = parameters.credentials.username if isinstance(parameters.credentials, pika.PlainCredentials) else ""
     return parameters, Where(parameters.host, parameters.port, parameters.virtual_host, user)
+
+
+def death_unnoticed_s(parameters: pika.URLParameters) -> float:
+    """For how long the broker may take a connection for alive that is dead: two silent heartbeats, and some."""
+    # Without heartbeats nobody can say; the operating systems notice in the end, or they do not.
+    heartbeat_s = parameters.heartbeat if isinstance(parameters.heartbeat, int) else 0
+    return 2 * (heartbeat_s or HEARTBEAT_S) + 5
 
 
 def quieten_pika() -> None:
