@@ -26,6 +26,7 @@ from tests.support.messaging import (
     declare,
     lock,
     publish,
+    ready,
     work_topology,
 )
 
@@ -59,11 +60,8 @@ def connect(new_broker: Connect) -> Connect:
 
 
 @pytest.fixture
-def mq(connect: Connect) -> Broker:
-    """An open mq with ``work_topology``."""
-    mq = connect()
-    assert declare(mq, work_topology()) is None
-    return mq
+def mq(new_broker: Connect) -> Broker:
+    return ready(new_broker())
 
 
 def test_a_confirmed_message_is_delivered_with_where_it_came_from(mq: Broker) -> None:
@@ -388,11 +386,17 @@ def test_what_a_closed_connection_had_comes_to_others_flagged(mq: Broker, connec
 
 def test_consumers_of_one_queue_share_it(mq: Broker, connect: Connect) -> None:
     one, other = Deliveries(mq, WORK, prefetch=2), Deliveries(connect(), WORK, prefetch=2)
-    time.sleep(0.2)
     for _ in range(4):
         publish(mq, b"")
     one.some(2)
     other.some(2)
+
+
+def test_the_memory_broker_refuses_what_is_too_large_too() -> None:
+    mq = ready(MemoryBroker(MemoryNode(max_body_bytes=10)))
+    assert isinstance(publish(mq, b"x" * 11), BrokerRefused)
+    assert publish(mq, b"x" * 10) is None
+    mq.close()
 
 
 def test_a_consumer_may_come_before_its_queue(connect: Connect) -> None:

@@ -30,8 +30,9 @@ from tests.support.messaging import (
     classic,
     declare,
     lock,
+    lock_once_free,
     publish,
-    work_topology,
+    ready,
 )
 from tests.support.proxy import Proxy
 
@@ -41,9 +42,7 @@ pytestmark = pytest.mark.broker
 @pytest.fixture
 def mq(own_rabbit: Server) -> Iterator[RabbitBroker]:
     """An open broker with a fresh ``work_topology``, on a server that the test may mistreat."""
-    broker = RabbitBroker(own_rabbit.url)
-    broker.open(20)
-    assert declare(broker, work_topology()) is None
+    broker = ready(RabbitBroker(own_rabbit.url))
     yield broker
     broker.close()
     for each in own_rabbit.management.queues():
@@ -195,8 +194,7 @@ def test_a_lock_that_a_dead_connection_still_holds_is_waited_for(own_rabbit: Ser
     other = RabbitBroker(own_rabbit.url, connection_name="other")
     other.open(10)
     close_connections(own_rabbit, "kaasq consume")
-    while lock(other, slot_lock("p", "s")) is not None:  # quicker than the first pause of a reconnect
-        time.sleep(0.001)
+    lock_once_free(other, slot_lock("p", "s"))
     states.wait_for(State.LOST)
     time.sleep(0.3)
     other.close()
@@ -211,8 +209,7 @@ def test_a_lock_lost_for_good_is_a_failure(own_rabbit: Server) -> None:
     assert lock(mq, slot_lock("p", "s2")) is None
     states = States(mq)
     close_connections(own_rabbit, "kaasq consume")
-    while lock(other, slot_lock("p", "s2")) is not None:
-        time.sleep(0.001)
+    lock_once_free(other, slot_lock("p", "s2"))
     assert isinstance(states.wait_for(State.FAILED), SlotTaken)
     assert isinstance(publish(mq, b""), SlotTaken)
     mq.close()
@@ -330,7 +327,7 @@ def test_nobody_listening_is_told_with_host_and_port() -> None:
     start = time.monotonic()
     with pytest.raises(BrokerLost, match="localhost:1: start RabbitMQ there") as caught:
         RabbitBroker("amqp://guest:guest@localhost:1/").open(0.5)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20  # not the minutes that reconnecting may take
     assert (caught.value.host, caught.value.port) == ("localhost", 1)
 
 

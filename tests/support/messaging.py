@@ -5,12 +5,14 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from kaasq.broker import Broker, Consumer, Delivery, Message, State
 from kaasq.errors import KaasqError
 from kaasq.topology import Binding, Exchange, Queue, Topology
 
 TIMEOUT_S = 20.0
+AnyBroker = TypeVar("AnyBroker", bound=Broker)
 
 WORK = "t.work"
 DEAD = "t.dead"
@@ -32,6 +34,13 @@ def work_topology(**arguments: str | int) -> Topology:
 def classic(name: str) -> Topology:
     """One plain queue, reached through the default exchange."""
     return Topology(queues=(Queue(name=name),))
+
+
+def ready(broker: AnyBroker) -> AnyBroker:
+    """That broker, open and with ``work_topology``."""
+    broker.open(TIMEOUT_S)
+    assert declare(broker, work_topology()) is None
+    return broker
 
 
 class Outcomes:
@@ -111,6 +120,14 @@ def lock(broker: Broker, held: Queue) -> KaasqError | None:
     done = Outcomes()
     broker.lock(held, done)
     return done.one()
+
+
+def lock_once_free(broker: Broker, held: Queue) -> None:
+    """Take it as soon as whoever holds it lets go."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while (error := lock(broker, held)) is not None:
+        assert time.monotonic() < deadline, error
+        time.sleep(0.001)  # quicker than the first pause of a reconnect
 
 
 def publish(
