@@ -246,10 +246,10 @@ def test_damaged_binaries_are_rejected(device: CudaDevice, kind: ModuleKind) -> 
 def test_the_drivers_parameter_tables_are_those_read_from_the_cubin(device: CudaDevice) -> None:
     from cupy.cuda import driver
 
-    from kaasq_workers.devices.cuda.code_cache import CodeCache
+    from kaasq_workers.devices.cuda.compiled import CompiledCache
     from kaasq_workers.devices.cuda.compiler import Compiler
 
-    compiler = Compiler(device._capability, CodeCache(None))
+    compiler = Compiler(device._capability, CompiledCache(None))
     image = compiler.compile_source(KERNELS, (), tuple(SYMBOLS))
     assert image.cubin is not None
     assert image.symbols == SYMBOLS

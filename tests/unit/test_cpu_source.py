@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaasq.errors import ModuleRejected
-from kaasq_workers.devices.cpu.build import check_name, translate_options, translation_unit
-from kaasq_workers.devices.cpu.scan import strip
 from kaasq_workers.devices.cpu.source import Source
+from kaasq_workers.devices.cpu.syntax import strip
+from kaasq_workers.devices.cpu.translation import check_name, translate_options, translation_unit
 
 
 @pytest.mark.parametrize(

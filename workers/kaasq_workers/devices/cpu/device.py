@@ -9,14 +9,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from kaasq.errors import KernelFailed, ModuleRejected
 from kaasq.model import Dim3, Module
-from kaasq_workers.devices.cpu.build import Builder
-from kaasq_workers.devices.cpu.cache import CACHE_BYTES, CodeCache
-from kaasq_workers.devices.cpu.library import CpuKernel, CpuModule, Runtime
+from kaasq_workers.devices.code_cache import CodeCache
+from kaasq_workers.devices.cpu.builder import Builder
 from kaasq_workers.devices.cpu.memory import Allocator, CpuMemory, default_limit
+from kaasq_workers.devices.cpu.module import CpuKernel, CpuModule, Runtime
 from kaasq_workers.devices.cpu.toolchain import find_toolchain, no_compiler
 from kaasq_workers.devices.protocol import Arguments, Limits, LoadedKernel, Mark, Memory
 
@@ -72,29 +71,22 @@ class CpuStream:
 
 
 class CpuDevice:
-    """The host's cores as a device.
+    """The host's cores as a device: all that this process may run on.
 
-    ``threads``: how many cores a launch may use (all that this process may run on). ``compiler``: a command, where
-    g++, clang++ or ziglang is not what should be used. ``memory_limit`` in bytes (half of the memory). Raises
-    BadRequest for a compiler that is not there and a ``cache_dir`` that others can write to.
+    ``cache_dir``: where compiled code is kept. ``compiler``: a command, where g++, clang++ or ziglang is not what
+    should be used. ``memory_limit`` in bytes (half of the memory). Raises BadRequest for a compiler that is not there
+    and a ``cache_dir`` that others can write to.
     """
 
     name = "cpu"
 
-    def __init__(
-        self,
-        threads: int | None = None,
-        cache_dir: Path | str | None = None,
-        compiler: str | None = None,
-        memory_limit: int | None = None,
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
-        self.threads = threads or len(os.sched_getaffinity(0))
+    def __init__(self, *, cache_dir: Path, compiler: str | None = None, memory_limit: int | None = None) -> None:
+        self.threads = len(os.sched_getaffinity(0))
         self.limits = Limits(memory=memory_limit or default_limit(), shared_per_block=SHARED_PER_BLOCK)
         self.poisoned = False
         self._allocator = Allocator(self.limits.memory)
         toolchain = find_toolchain(compiler)
-        self._cache = CodeCache(Path(cache_dir or user_cache_path("kaasq") / "cpu"), cache_bytes)
+        self._cache = CodeCache(cache_dir)
         self._builder = Builder(toolchain, self._cache) if toolchain else None
         compiler_name = toolchain.name if toolchain else "no C++ compiler"
         self.description = f"{_processor()}, {self.threads} threads, {compiler_name}"
@@ -122,23 +114,20 @@ class CpuDevice:
         return CpuStream(self)
 
     def launch(self, kernel: CpuKernel, grid: Dim3, block: Dim3, arguments: int, shared_bytes: int) -> None:
-        """Run a kernel to its end. Raises KernelFailed."""
+        """Run a kernel to its end. Raises KernelFailed.
+
+        Plans are checked before, with better words: this is only what would otherwise end the process.
+        """
         threads = block[0] * block[1] * block[2]
-        if not 1 <= threads <= kernel.threads_per_block:
+        if not (
+            min(*grid, *block) > 0
+            and max(grid) <= self.limits.grid[0]
+            and threads <= kernel.threads_per_block
+            and 0 <= shared_bytes <= SHARED_PER_BLOCK
+        ):
             raise KernelFailed(
-                f"kernel {kernel.name!r} takes at most {kernel.threads_per_block} threads per block, "
-                f"{threads} were asked for",
-                kernel=kernel.name,
-                expected=kernel.threads_per_block,
-                given=threads,
-            )
-        for what, given, most in (("block", block, self.limits.block), ("grid", grid, self.limits.grid)):
-            if any(not 1 <= g <= m for g, m in zip(given, most, strict=True)):
-                raise KernelFailed(f"kernel {kernel.name!r}: a {what} is at most {most}, {given} was asked for")
-        if shared_bytes > self.limits.shared_per_block:
-            raise KernelFailed(
-                f"kernel {kernel.name!r}: a block has {self.limits.shared_per_block} bytes of shared memory, "
-                f"{shared_bytes} were asked for",
+                f"kernel {kernel.name!r} cannot run with grid {grid}, block {block} and {shared_bytes} bytes of shared "
+                f"memory: a block has at most {kernel.threads_per_block} threads and {SHARED_PER_BLOCK} bytes",
                 kernel=kernel.name,
             )
         assert self._runtime is not None
@@ -150,8 +139,7 @@ class CpuDevice:
     def _load_runtime(self, builder: Builder) -> None:
         with self._lock:
             if self._runtime is None:
-                code = builder.runtime()
-                self._runtime = Runtime.load(builder.runtime_name, code, self._cache.work)
+                self._runtime = Runtime.load(builder.runtime_name, builder.runtime, self._cache.work)
 
 
 def _bytes(memory: Memory, offset: int, nbytes: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

@@ -1,4 +1,4 @@
-"""The compiled libraries as Python sees them: the runtime, a module, its kernels. Mirrors prelude/kaasq_runtime.h."""
+"""Compiled code loaded into this process: the runtime, a module, its kernels. Mirrors prelude/kaasq_runtime.h."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from kaasq.errors import KernelFailed, ModuleRejected
 from kaasq.model import Dim3
-from kaasq_workers.devices.cpu.build import missing_kernel
 from kaasq_workers.devices.protocol import Parameter
+from kaasq_workers.devices.rejections import no_kernel
 
 _MESSAGE_BYTES = 1024
 
@@ -96,7 +96,7 @@ class CpuModule:
     def kernel(self, name: str) -> CpuKernel:
         """The kernel of that name. Raises ModuleRejected naming those there are."""
         if name not in self._index or self._library is None:
-            raise missing_kernel(name, list(self._index))
+            raise no_kernel(name, self._index)
         return CpuKernel(self._table[self._index[name]], name, self)
 
     def unload(self) -> None:

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from kaasq.errors import ModuleRejected
-from kaasq_workers.devices.cpu.scan import (
+from kaasq_workers.devices.cpu.syntax import (
     Declaration,
     declarations,
     directives,

@@ -21,7 +21,6 @@ COMPILE_TIMEOUT_S = 120
 COMPILE_MEMORY_BYTES = 8 << 30
 VERSION_TIMEOUT_S = 60  # ziglang unpacks itself the first time
 MESSAGE_CHARS = 4000
-LOG_CHARS = 64 << 10
 
 _HEADER = re.compile(
     r"(?P<file>[^\s:][^:\n]*):(?P<line>\d+):(?:\d+:)? (?P<kind>fatal error|error|warning|note): ?(?P<text>.*)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kaasq.errors import DeviceUnavailable, KaasqError, ModuleRejected
 from kaasq.log import get_logger
 from kaasq.model import Module
-from kaasq_workers.devices.cuda.code_cache import CodeCache
+from kaasq_workers.devices.cuda.compiled import CompiledCache
 from kaasq_workers.devices.cuda.images import Image, cubin_image, fatbin_architectures, fatbin_image
 from kaasq_workers.devices.protocol import Limits
 
@@ -31,7 +31,8 @@ class CudaDevice:
 
     It shares the GPU's primary context with CuPy, cuda.core and any library in the process. ``memory_limit``: bytes
     that allocations may take together. ``cache_dir``: where compiled code is kept, None for nowhere. Raises
-    DeviceUnavailable if there is no such GPU or CUDA is not installed.
+    DeviceUnavailable if there is no such GPU or CUDA is not installed, BadRequest for a ``cache_dir`` that others can
+    write to.
     """
 
     def __init__(self, index: int = 0, *, memory_limit: int | None = None, cache_dir: Path | None = None) -> None:
@@ -84,7 +85,7 @@ class CudaDevice:
                 attribute(runtime.cudaDevAttrMaxBlockDimZ),
             ),
         )
-        self._compiler = Compiler(self._capability, CodeCache(cache_dir))
+        self._compiler = Compiler(self._capability, CompiledCache(cache_dir))
         self._memory = MemoryPool(self, limit)
         cuda = runtime.driverGetVersion()
         self.description = (

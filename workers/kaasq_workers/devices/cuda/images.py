@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from kaasq.errors import ModuleRejected
 from kaasq_workers.devices.cuda.parameters import Cubin, read_cubin
-
-LISTED = 20  # kernels and architectures named in a message
+from kaasq_workers.devices.rejections import no_kernel
 
 _FATBIN_MAGIC = 0xBA55ED50
 _FATBIN = struct.Struct("<IHHQ")  # magic, version, header's size, size of what follows
@@ -132,16 +131,3 @@ def resolve(kernels: Iterable[str], symbols: Iterable[str]) -> dict[str, str]:
             raise no_kernel(kernel, present, "which overload is meant is not clear" if matches else "")
         resolved[kernel] = matches[0]
     return resolved
-
-
-def no_kernel(kernel: str, present: Iterable[str], reason: str = "") -> ModuleRejected:
-    """The error for a kernel that a module lacks, naming those it has."""
-    names = list(present)
-    listed = ", ".join(each[:200] for each in names[:LISTED]) + (", ..." if len(names) > LISTED else "")
-    return ModuleRejected(
-        f"the module has no kernel {kernel[:200]!r}"
-        + (f" ({reason})" if reason else "")
-        + (f"; it has {listed}" if names else "; it has none"),
-        kernel=kernel[:200],
-        kernels=[each[:200] for each in names[:LISTED]],
-    )

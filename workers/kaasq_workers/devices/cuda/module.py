@@ -8,8 +8,9 @@ from cuda.bindings import driver
 
 from kaasq.errors import KernelFailed, ModuleRejected
 from kaasq_workers.devices.cuda.errors import DriverCallFailed, Poisonable, done, load_error, run_error
-from kaasq_workers.devices.cuda.images import Image, no_kernel, resolve
+from kaasq_workers.devices.cuda.images import Image, resolve
 from kaasq_workers.devices.protocol import Parameter
+from kaasq_workers.devices.rejections import no_kernel
 
 # A launch may ask for this much shared memory, static included, without more ado.
 SHARED_WITHOUT_CONSENT_BYTES = 48 << 10

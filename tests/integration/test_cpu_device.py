@@ -1,4 +1,4 @@
-"""The CPU device's own business: CUDA features one by one, failures, the compile cache, choosing a compiler."""
+"""The CPU device with a real compiler: CUDA features one by one, failures, compiling once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kaasq.errors import BadRequest, KernelFailed, ModuleRejected, OutOfMemory
+from kaasq.errors import KernelFailed, ModuleRejected, OutOfMemory
 from kaasq.model import Dim3, Module, dim3
 from kaasq_workers.devices.cpu import CpuDevice
-from kaasq_workers.devices.cpu.cache import CodeCache
-from kaasq_workers.devices.cpu.library import CpuModule
-from kaasq_workers.devices.cpu.toolchain import Toolchain, diagnostics, find_toolchain
+from kaasq_workers.devices.cpu.module import CpuModule
+from kaasq_workers.devices.cpu.toolchain import Toolchain
 from kaasq_workers.executor.arguments import PackedArguments, pointer
 
 
@@ -28,7 +27,9 @@ def code_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def device(code_folder: Path) -> CpuDevice:
-    return CpuDevice(threads=2, cache_dir=code_folder)
+    device = CpuDevice(cache_dir=code_folder)
+    device.threads = max(2, device.threads)  # blocks side by side, even on one core
+    return device
 
 
 def run(
@@ -396,6 +397,25 @@ def test_a_template_in_a_namespace_with_launch_bounds(device: CpuDevice, feature
         run(device, features, "inner::power<3>", 1, 65, x)
 
 
+@pytest.mark.parametrize(
+    ("grid", "block", "shared"),
+    [
+        ((1, 1, 1), (2, 33, 1), 0),
+        ((1, 1, 1), (0, 1, 1), 0),
+        ((0, 1, 1), (1, 1, 1), 0),
+        ((1 << 32, 1, 1), (1, 1, 1), 0),
+        ((1, 1, 1), (-1, -1, 1), 0),
+        ((1, 1, 1), (1, 1, 1), -1),
+        ((1, 1, 1), (1, 1, 1), 227 * 1024 + 1),
+    ],
+)
+def test_a_launch_that_would_end_the_process_is_refused(
+    device: CpuDevice, features: CpuModule, grid: Dim3, block: Dim3, shared: int
+) -> None:
+    with pytest.raises(KernelFailed, match="cannot run with grid"):
+        run(device, features, "inner::power<3>", grid, block, np.ones(16), shared=shared)
+
+
 def test_vector_types(device: CpuDevice, features: CpuModule) -> None:
     a = np.random.default_rng(1).random((16, 4), dtype=np.float32)
     b, c, d = np.zeros((16, 2), np.float32), np.zeros((16, 4), np.uint8), np.zeros((16, 2))
@@ -517,11 +537,12 @@ def test_a_failed_assertion_fails_the_launch(device: CpuDevice, features: CpuMod
 def test_printf(code_folder: Path) -> None:
     script = """
         import numpy as np, sys
+        from pathlib import Path
         sys.path.insert(0, "")
         from kaasq.model import Module
         from kaasq_workers.executor.arguments import PackedArguments
         from kaasq_workers.devices.cpu import CpuDevice
-        device = CpuDevice(cache_dir=sys.argv[1])
+        device = CpuDevice(cache_dir=Path(sys.argv[1]))
         source = 'extern "C" __global__ void k() { printf("thread %d of %u\\\\n", threadIdx.x, blockDim.x); }'
         module = device.load(Module.from_source(source), ("k",))
         device.stream().launch(module.kernel("k"), (1, 1, 1), (3, 1, 1), PackedArguments([]), 0)
@@ -624,7 +645,7 @@ def test_a_copy_outside_of_the_memory_is_refused(device: CpuDevice) -> None:
     memory.free()
 
 
-# --------------------------------------------------------------------------------------------------- cache and compiler
+# ------------------------------------------------------------------------------------------------ compiling, only once
 
 SMALL = 'extern "C" __global__ void k(int* x) {{ *x = {}; }}'
 
@@ -642,7 +663,7 @@ class CountingToolchain(Toolchain):
 
 
 def test_every_key_may_have_the_same_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaasq_workers.devices.cpu.cache._STRIPES", 1)
+    monkeypatch.setattr("kaasq_workers.devices.code_cache._STRIPES", 1)
     load(CpuDevice(cache_dir=tmp_path / "code"), SMALL.format(1), "k")
 
 
@@ -662,42 +683,14 @@ def test_a_module_is_compiled_once(code_folder: Path) -> None:
         assert toolchain.runs <= expected_runs + (expected_runs and 1)  # the runtime, if this test runs first
 
 
-def test_a_damaged_file_in_the_cache_is_compiled_anew(tmp_path: Path) -> None:
-    cache = CodeCache(tmp_path / "code")
-    cache.put("ab" * 32, b"library")
-    assert cache.get("ab" * 32) == b"library"
-    (path,) = (tmp_path / "code").glob("*.so")
-    path.write_bytes(path.read_bytes()[:-1])
-    assert cache.get("ab" * 32) is None
-    assert not path.exists()
-
-
-def test_the_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
-    cache = CodeCache(tmp_path / "code", capacity=3000)
-    for index in range(3):
-        cache.put(str(index), bytes(900))
-        os.utime(tmp_path / "code" / f"{index}.so", ns=(index, index))
-    assert cache.get("0") is not None
-    cache.put("3", bytes(900))
-    assert [cache.get(str(index)) is not None for index in range(4)] == [True, False, True, True]
-
-
-def test_a_cache_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code").chmod(0o777)
-    with pytest.raises(BadRequest, match="only this user can write to"):
-        CpuDevice(cache_dir=tmp_path / "code")
-    CpuDevice(cache_dir=tmp_path / "fresh")
-    assert (tmp_path / "fresh").stat().st_mode & 0o777 == 0o700
-
-
 def test_processes_that_compile_the_same_module_at_once(tmp_path: Path) -> None:
     script = """
         import sys, numpy as np
+        from pathlib import Path
         from kaasq.model import Module
         from kaasq_workers.executor.arguments import PackedArguments, pointer
         from kaasq_workers.devices.cpu import CpuDevice
-        device = CpuDevice(cache_dir=sys.argv[1])
+        device = CpuDevice(cache_dir=Path(sys.argv[1]))
         module = device.load(Module.from_source('extern "C" __global__ void k(int* x) { *x = 5; }'), ("k",))
         x = np.zeros(1, np.int32)
         arguments = PackedArguments([pointer(x.ctypes.data)])
@@ -707,36 +700,8 @@ def test_processes_that_compile_the_same_module_at_once(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "code")]
     running = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=_environment()) for _ in range(4)]
     assert [process.communicate()[0].strip() for process in running] == ["5"] * 4
-    assert len(list((tmp_path / "code").glob("*.so"))) == 2  # the module and the runtime
+    assert len(list((tmp_path / "code").glob("*.code"))) == 2  # the module and the runtime
     assert not list((tmp_path / "code" / "work").iterdir())
-
-
-@pytest.mark.parametrize(
-    ("there", "ziglang", "kind"),
-    [
-        ({"g++", "clang++"}, True, "gcc"),
-        ({"clang++"}, True, "clang"),
-        (set(), True, "zig"),
-        (set(), False, None),
-    ],
-)
-def test_which_compiler_is_chosen(there: set[str], ziglang: bool, kind: str | None) -> None:
-    found = find_toolchain(
-        which=lambda name: f"/usr/bin/{name}" if name in there else None, has_module=lambda name: ziglang
-    )
-    assert (found.kind if found else None) == kind
-    if kind == "zig":
-        assert found is not None
-        assert found.command == (sys.executable, "-m", "ziglang", "c++")
-        assert not any("native" in option for option in found.options())
-
-
-def test_a_compiler_that_was_asked_for() -> None:
-    found = find_toolchain("/opt/clang++ -Wall", which=lambda name: name)
-    assert found is not None
-    assert (found.command, found.kind) == (("/opt/clang++", "-Wall"), "clang")
-    with pytest.raises(BadRequest, match="no C\\+\\+ compiler 'icpc'"):
-        find_toolchain("icpc", which=lambda name: None)
 
 
 def test_without_a_compiler_everything_but_loading_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -746,11 +711,6 @@ def test_without_a_compiler_everything_but_loading_works(tmp_path: Path, monkeyp
     assert "no C++ compiler" in device.description
     with pytest.raises(ModuleRejected, match="apt-get install g\\+\\+, or pip install ziglang"):
         load(device, SMALL.format(1), "k")
-
-
-def test_diagnostics_without_anything_about_the_user_are_shown_whole() -> None:
-    said = "In file included from module.cpp:1:\nkaasq_cuda.h:10:2: error: boom\n"
-    assert diagnostics(said, "kernel.cu") == ([said.strip()], None)
 
 
 def _environment() -> dict[str, str]:
