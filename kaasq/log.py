@@ -6,6 +6,7 @@ JSON lines or a coloured console, on standard error.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from functools import cache
 from typing import Any, cast
@@ -18,7 +19,6 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),
 ]
 
@@ -64,8 +64,11 @@ def _quiet() -> Any:
 
 def _processors(style: str) -> list[Any]:
     if style == "json":
-        return [*_SHARED, _TRACEBACKS, structlog.processors.JSONRenderer()]
+        timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        return [*_SHARED, timestamp, _TRACEBACKS, structlog.processors.JSONRenderer()]
     console = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),  # https://no-color.org
+        exception_formatter=structlog.dev.plain_traceback,
+        pad_event_to=20,
     )
-    return [*_SHARED, console]
+    return [*_SHARED, structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False), console]

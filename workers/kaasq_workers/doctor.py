@@ -37,6 +37,7 @@ from kaasq.model import GraphSpec, Module
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings, load_settings
 from kaasq.topology import REQUESTS, reply_queue, reply_topology, request_key
+from kaasq.units import size
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.devices.gpus import count_gpus
 from kaasq_workers.devices.opening import open_device
@@ -140,16 +141,16 @@ def check_store(store: BufferStore) -> Iterator[Finding]:
     usage = store.usage()
     free = shutil.disk_usage(store.path).free
     found = (
-        f"{store.path}: {_size(usage.used)} of {_size(usage.capacity)} in {usage.objects} objects, "
+        f"{store.path}: {size(usage.used)} of {size(usage.capacity)} in {usage.objects} objects, "
         f"written in {took_ms:.1f} ms"
     )
     if free < LOW_DISK_BYTES:
-        yield Finding("store", "warning", f"{found}; only {_size(free)} left on the disk", "Make room on that disk.")
+        yield Finding("store", "warning", f"{found}; only {size(free)} left on the disk", "Make room on that disk.")
     elif free < usage.capacity - usage.used:
         yield Finding(
             "store",
             "warning",
-            f"{found}; the disk has {_size(free)} left, less than the store may take",
+            f"{found}; the disk has {size(free)} left, less than the store may take",
             "Lower store_capacity, or use a larger disk, so that the store and not the disk is the limit.",
         )
     else:
@@ -168,7 +169,7 @@ def check_device(settings: Settings, store: BufferStore, name: str) -> Finding:
             took_ms = (time.perf_counter() - started) * 1e3
             data = executed.outputs[0].data
             right = isinstance(data, bytearray) and np.frombuffer(data, np.int32).tolist() == list(range(1, 33))
-            description = f"{device.description}, {_size(device.limits.memory)}"
+            description = f"{device.description}, {size(device.limits.memory)}"
         finally:
             device.close()
     except KaasqError as error:
@@ -276,12 +277,3 @@ def _mend(error: KaasqError) -> str:
         case ModuleRejected():
             return "Install a C++ compiler: apt-get install g++, or pip install ziglang."
     return "See --cache-dir (KAASQ_CACHE_DIR) and the log of 'kaasq worker --log-level debug'."
-
-
-def _size(nbytes: int) -> str:
-    value = float(nbytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
