@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shlex
 import shutil
 import tempfile
@@ -15,6 +13,7 @@ from pathlib import Path
 from kaasq.errors import ModuleRejected
 from kaasq.model import Module, content_hash
 from kaasq_workers.devices.code_cache import CodeCache, code_key
+from kaasq_workers.devices.cpu.processor import processor_features
 from kaasq_workers.devices.cpu.source import Source
 from kaasq_workers.devices.cpu.toolchain import MESSAGE_CHARS, Toolchain
 from kaasq_workers.devices.cpu.translation import USER_FILE, check_name, rejection, translate_options, translation_unit
@@ -57,7 +56,7 @@ class Builder:
 
     def _key(self, *parts: str) -> str:
         command, options = shlex.join(self.toolchain.command), shlex.join(self.toolchain.options())
-        return code_key(command, self.toolchain.version, options, _ours(), _cpu(), *parts)
+        return code_key(command, self.toolchain.version, options, _ours(), processor_features(), *parts)
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:
@@ -116,18 +115,3 @@ def _ours() -> str:
     """A hash of all that a library depends on here: a new version of kaasq compiles anew."""
     files = sorted(path for path in _HERE.rglob("*") if path.is_file() and path.suffix != ".pyc")
     return content_hash(b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files))
-
-
-@cache
-def _cpu() -> str:
-    """The processor's model and features: code for this one may not run on another that shares the cache's folder."""
-    said = [platform.machine()]
-    try:
-        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    except OSError:
-        first = os.uname().version
-    for line in first.splitlines():
-        label, _, value = line.partition(":")
-        if label.strip() in {"model name", "flags", "Features", "CPU implementer", "CPU part", "CPU variant"}:
-            said.append(value.strip())
-    return "\n".join(said)

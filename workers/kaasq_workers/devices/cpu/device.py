@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import threading
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from kaasq_workers.devices.code_cache import CodeCache
 from kaasq_workers.devices.cpu.builder import Builder
 from kaasq_workers.devices.cpu.memory import Allocator, CpuMemory, default_limit
 from kaasq_workers.devices.cpu.module import CpuKernel, CpuModule, Runtime
+from kaasq_workers.devices.cpu.processor import processor_name
 from kaasq_workers.devices.cpu.toolchain import find_toolchain, no_compiler
 from kaasq_workers.devices.protocol import Arguments, Limits, LoadedKernel, Mark, Memory
 
@@ -89,7 +89,7 @@ class CpuDevice:
         self._cache = CodeCache(cache_dir)
         self._builder = Builder(toolchain, self._cache) if toolchain else None
         compiler_name = toolchain.name if toolchain else "no C++ compiler"
-        self.description = f"{_processor()}, {self.threads} threads, {compiler_name}"
+        self.description = f"{processor_name()}, {self.threads} threads, {compiler_name}"
         self._runtime: Runtime | None = None
         self._lock = threading.Lock()
 
@@ -147,13 +147,3 @@ def _bytes(memory: Memory, offset: int, nbytes: int) -> np.ndarray[tuple[int], n
     if offset < 0 or offset + nbytes > memory.nbytes:
         raise ValueError(f"{nbytes} bytes at offset {offset} are outside of {memory.nbytes} bytes of memory")
     return memory.bytes[offset : offset + nbytes]
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.machine()
