@@ -190,10 +190,10 @@ def copies(device: CudaDevice, repeats: int) -> list[dict[str, Any]]:
 
 def modules(device: CudaDevice, repeats: int) -> dict[str, Figure]:
     """Milliseconds from a module to a kernel that can be launched."""
-    from kaasq_workers.devices.cuda.code_cache import CodeCache
+    from kaasq_workers.devices.cuda.compiled import CompiledCache
     from kaasq_workers.devices.cuda.compiler import Compiler
 
-    compiler = Compiler(device._capability, CodeCache(None))
+    compiler = Compiler(device._capability, CompiledCache(None))
     image = compiler.compile_source(ADD, (), ("add",))
     ptx = Module(kind="ptx", code=(CUBINS / "add.ptx").read_bytes())
     fatbin = Module(kind="fatbin", code=(CUBINS / "add.fatbin").read_bytes())
