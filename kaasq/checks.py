@@ -54,8 +54,8 @@ def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:
     if not spec.launches:
         raise BadRequest("a graph needs at least one launch", at="graph.launches")
 
-    buffers = tuple(_buffer(each, f"graph.buffers[{i}]", limits) for i, each in enumerate(spec.buffers))
-    scalars = tuple(_scalar(each, f"graph.scalars[{i}]") for i, each in enumerate(spec.scalars))
+    buffers = tuple(check_buffer(each, f"graph.buffers[{i}]", limits) for i, each in enumerate(spec.buffers))
+    scalars = tuple(check_scalar(each, f"graph.scalars[{i}]") for i, each in enumerate(spec.scalars))
     names: set[str] = set()
     for at, name in [
         *((f"graph.buffers[{i}].name", each.name) for i, each in enumerate(buffers)),
@@ -96,7 +96,8 @@ def _normal(dtype: str, value: Number, at: str) -> Number:
     return unpack_number(dtype, pack_number(dtype, value, at))
 
 
-def _buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
+def check_buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
+    """The buffer in its normal form. Raises BadRequest."""
     check_printable(buffer.name, f"{at}.name")
     place = f"{at} ({buffer.name!r})"
     dtype = buffer.dtype
@@ -129,7 +130,8 @@ def _buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
     )
 
 
-def _scalar(scalar: Scalar, at: str) -> Scalar:
+def check_scalar(scalar: Scalar, at: str) -> Scalar:
+    """The scalar in its normal form. Raises BadRequest."""
     check_printable(scalar.name, f"{at}.name")
     dtype = canonical(scalar.dtype)
     if dtype not in SCALAR_DTYPES:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from kaasq.checks import GraphLimits, check_graph
+from kaasq.checks import GraphLimits, check_buffer, check_graph, check_scalar
 from kaasq.dtypes import canonical
 from kaasq.errors import BadRequest
 from kaasq.model import Buffer, Constant, GraphSpec, Kernel, Launch, Module, Number, Role, Scalar
+
+# A declaration is checked at its line, where the mistake is seen best, but limits are settings, known only later.
+UNLIMITED = GraphLimits(buffer_bytes=sys.maxsize)
 
 Shape = int | Sequence[int]
 Argument = Buffer | Scalar | np.generic | bool | int | float | bytes
@@ -71,7 +75,8 @@ class Graph:
     def scalar(self, name: str, dtype: Any, default: Number | None = None) -> Scalar:
         """Declare an argument passed by value, which a request may set; without a default it must."""
         at = f"graph.scalars[{len(self._scalars)}]"
-        scalar = Scalar(name=name, dtype=canonical(dtype) or str(dtype), default=_number(default, f"{at}.default"))
+        given = Scalar(name=name, dtype=canonical(dtype) or str(dtype), default=_number(default, f"{at}.default"))
+        scalar = check_scalar(given, at)
         self._scalars.append(scalar)
         self._declared.add(id(scalar))
         self._frozen = None
@@ -91,6 +96,7 @@ class Graph:
         A Python int or float has no size of its own and is refused: say ``np.int32(n)`` or ``np.float32(a)``.
         """
         at = f"graph.launches[{len(self._launches)}]"
+        _check_kernel(kernel, f"{at}.kernel")
         module = kernel.module.hash
         self._modules[module] = kernel.module
         self._launches.append(
@@ -141,7 +147,7 @@ class Graph:
     ) -> Buffer:
         at = f"graph.buffers[{len(self._buffers)}]"
         dims = None if shape is None else _dims(shape, f"{at}.shape")
-        buffer = Buffer(
+        given = Buffer(
             name=name,
             role=role,
             nbytes=-1 if nbytes is None else _whole(nbytes, f"{at}.nbytes"),
@@ -149,6 +155,7 @@ class Graph:
             shape=(dims,) if isinstance(dims, int) else dims,
             const=const,
         )
+        buffer = check_buffer(given, at, UNLIMITED)
         self._buffers.append(buffer)
         self._declared.add(id(buffer))
         self._frozen = None
@@ -174,6 +181,14 @@ class Graph:
                     at=at,
                 )
         raise BadRequest(f"cannot pass a {type(arg).__name__} to a kernel", at=at)
+
+
+def _check_kernel(kernel: object, at: str) -> None:
+    if not isinstance(kernel, Kernel):
+        example = kernel if isinstance(kernel, str) else "name"
+        raise BadRequest(
+            f"expected a kernel of a module, module.kernel({example!r}), given a {type(kernel).__name__}", at=at
+        )
 
 
 def _dims(value: int | Sequence[int], at: str) -> int | tuple[int, ...]:

@@ -98,6 +98,44 @@ def test_argument_of_an_unknown_type_is_refused() -> None:
         graph.launch(MODULE.kernel("k"), grid=1, block=1, args=[[1]])  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize(("kernel", "given"), [("saxpy", "str"), (MODULE, "Module"), (None, "NoneType")])
+def test_launch_of_what_is_no_kernel_is_refused(kernel: object, given: str) -> None:
+    with pytest.raises(kaasq.BadRequest, match=rf"launches\[0\].kernel: .* module.kernel\('\w+'\), given a {given}"):
+        kaasq.Graph("g").launch(kernel, grid=1, block=1, args=[])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ({"shape": 4, "dtype": "float31"}, r"graph.buffers\[0\] \('x'\): 'float31' is no dtype; known are bool"),
+        ({"shape": 4, "dtype": np.dtype(">f4")}, "'>f4' is no dtype"),
+        ({"shape": 4}, "a shape needs a dtype"),
+        ({"shape": (4, -1), "dtype": "float32"}, "a dimension of the shape is negative"),
+        ({"shape": (), "nbytes": 3, "dtype": "float32"}, "nbytes is 3, but shape"),
+        ({}, "needs nbytes, or shape and dtype"),
+        ({"nbytes": 0}, "is empty"),
+    ],
+)
+def test_wrong_buffer_is_refused_where_it_is_declared(declared: Any, says: str) -> None:
+    graph = kaasq.Graph("g")
+    for declare in (graph.input, graph.output, graph.inout, graph.temp):
+        with pytest.raises(kaasq.BadRequest, match=says):
+            declare("x", **declared)
+    assert repr(graph) == "<Graph 'g': 0 launches, 0 buffers, 1 iterations>"
+
+
+def test_wrong_scalar_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(kaasq.BadRequest, match="'complex64' is no scalar dtype"):
+        kaasq.Graph("g").scalar("a", "complex64")
+    with pytest.raises(kaasq.BadRequest, match=r"scalars\[0\].default: 300 does not fit int8"):
+        kaasq.Graph("g").scalar("a", "int8", 300)
+
+
+def test_limits_are_settings_and_not_looked_at_in_declarations() -> None:
+    limits = GraphLimits()
+    assert kaasq.Graph("g").input("x", nbytes=limits.buffer_bytes * 2).nbytes == limits.buffer_bytes * 2
+
+
 @pytest.mark.parametrize(("grid", "block"), [(1.5, 1), (1, 256.0), ("4", 1), ((1, 2.5), 1), (None, 1)])
 def test_grid_and_block_are_whole_numbers(grid: object, block: object) -> None:
     graph = kaasq.Graph("g")
