@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +95,71 @@ def test_nothing_is_printed_by_using_kaasq_as_a_library() -> None:
     program = "import kaasq\nwith kaasq.local(device='cpu') as client: client.put(b'x', name='x')\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_closing_the_client_is_enough() -> None:
+    client = kaasq.local(device="cpu")
+    path = client.settings.store_path
+    np.testing.assert_allclose(client.run(saxpy(N), x=X, y=X)["out"], 3 * X)
+    client.put(X)
+    assert path.exists()
+    client.close()
+    client.close()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("entered", [False, True])
+def test_what_is_left_open_costs_no_time_at_the_end(entered: bool, isolate: bool) -> None:
+    program = f"""
+import time, numpy, kaasq
+from tests.support.graphs import saxpy
+LOCAL = kaasq.local(device="cpu", isolate={isolate})
+client = LOCAL.__enter__() if {entered} else LOCAL
+x = numpy.ones({N}, "f4")
+client.run(saxpy({N}), x=x, y=x)
+client.put(x)
+print(client.settings.store_path, time.time())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    ended = time.time()
+    path, started = done.stdout.split()
+    assert done.stderr == ""
+    assert ended - float(started) < 5  # 0.1 s on an idle machine; it took every time-out of the drain, 15 s
+    assert not Path(path).exists()
+
+
+def test_forked_child_leaves_the_store_of_its_parent_alone(client: kaasq.Client) -> None:
+    client.put(X, name="kept")
+    pid = os.fork()
+    if pid == 0:
+        client.close()
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    np.testing.assert_array_equal(client.get("kept"), X)
+    np.testing.assert_allclose(client.run(saxpy(N), x=X, y=X)["out"], 3 * X)
+
+
+def one_kernel(body: str) -> kaasq.Graph:
+    graph = kaasq.Graph("one")
+    module = kaasq.Module.from_source(f'extern "C" __global__ void one(volatile int* out) {{ {body} }}')
+    graph.launch(module.kernel("one"), grid=1, block=1, args=[graph.output("out", shape=1, dtype="int32")])
+    return graph
+
+
+def test_isolated_kernels_may_crash_or_never_end() -> None:
+    with kaasq.local(device="cpu", isolate=True) as client:
+        assert client.run(one_kernel("out[0] = 5;"))["out"] == [5]
+        with pytest.raises(kaasq.KernelFailed, match="SIGSEGV"):
+            client.run(one_kernel("*(volatile int*)8 = 1;"), timeout=30)
+        result = client.run(one_kernel("out[0] = 6;"), timeout=30)
+        assert result["out"] == [6]
+        assert result.worker.pid != os.getpid()
+        with pytest.raises(kaasq.DeadlineExceeded, match="still running"):
+            client.run(one_kernel("for (;;) out[0] = 1;"), timeout=2)
+        assert client.run(one_kernel("out[0] = 7;"), timeout=30)["out"] == [7]
 
 
 SNIPPET = re.compile(r"^```python run\n(.*?)^```$", re.MULTILINE | re.DOTALL)
