@@ -59,10 +59,9 @@ class Buffers:
             array = np.asarray(value)
             named = canonical(array.dtype)
             if named is None:
-                raise BadRequest(
-                    f"an array of {array.dtype} cannot be stored as such; store array.tobytes() or a view as uint8",
-                    at="put",
-                )
+                native = array.dtype.newbyteorder("=")
+                advice = f"array.astype({native.str!r})" if canonical(native) else "array.tobytes() or a view as uint8"
+                raise BadRequest(f"an array of {array.dtype} cannot be stored as such; store {advice}", at="put")
             data, kind, dims = flat(array), named, array.shape
         if not data.nbytes:
             raise BadRequest("there is nothing to store: the data has 0 bytes", at="put")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from kaasq.errors import BufferMissing, KaasqError, NameNotFound, WorkerFailed
 from kaasq.messages import CacheUse, Output, Reply, Timings, WorkerInfo
@@ -17,7 +18,7 @@ class Result(Mapping[str, Array]):
     """What a request produced: ``result["out"]`` is a NumPy array with the declared dtype and shape.
 
     Small outputs came with the reply; large and kept ones are read from the store at first access. Arrays are
-    writable and own their memory.
+    writable and own their memory. Pickling (or copying) reads all of them first.
     """
 
     __slots__ = ("_arrays", "_buffers", "_graph", "_reply", "elapsed")
@@ -60,7 +61,10 @@ class Result(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         array = self._arrays.get(name)
         if array is None:
-            array = self._arrays[name] = self._array(name, self._reply.outputs[name])
+            output = self._reply.outputs.get(name)
+            if output is None:
+                raise KeyError(f"no output {name!r}; there are {', '.join(map(repr, self._reply.outputs)) or 'none'}")
+            array = self._arrays[name] = self._array(name, output)
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -73,6 +77,10 @@ class Result(Mapping[str, Array]):
         return self is other
 
     __hash__ = object.__hash__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Everything is read now, since neither store nor graph come along; the graph only says dtypes and shapes.
+        return _restored, (self._reply.without_inline(), self._graph.name, self.elapsed, dict(self))
 
     def __repr__(self) -> str:
         outputs = ", ".join(f"{name}: {_described(each)}" for name, each in self._reply.outputs.items())
@@ -108,6 +116,13 @@ class Result(Mapping[str, Array]):
             return self._buffers.read(output.ref, dtype, shape)
         except NameNotFound as error:
             raise missing(error, self._buffers, self.worker.store) from None
+
+
+def _restored(reply: Reply, graph: str, elapsed: float, arrays: dict[str, Array]) -> Result:
+    """A pickled result: all its outputs are at hand, so it needs neither store nor graph."""
+    result = Result(reply, GraphSpec(name=graph), None, elapsed)
+    result._arrays.update(arrays)
+    return result
 
 
 def failure(reply: Reply, buffers: Buffers | None = None) -> KaasqError:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle  # noqa: TID251 - what users do with a result
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kaasq.errors import BufferMissing, BufferSize, KaasqError, NameNotFound, WorkerFailed
+from kaasq.errors import BadRequest, BufferMissing, BufferSize, KaasqError, NameNotFound, WorkerFailed
 from kaasq.messages import CacheUse, ErrorBody, Output, Reply, Timings, WorkerInfo
 from kaasq_producers.buffers import Buffers, owned
 from kaasq_producers.references import BufferRef
@@ -227,3 +229,32 @@ def test_tenants_do_not_see_each_other(buffers: Buffers) -> None:
         with pytest.raises(NameNotFound):
             other.get(key)
     other.close()
+
+
+def test_unknown_output_names_those_there_are() -> None:
+    one = result(inline=VALUES.tobytes())
+    with pytest.raises(KeyError, match=r"no output 'outt'; there are 'out'"):
+        one["outt"]
+    assert "outt" not in one
+    assert one.get("outt") is None
+
+
+def test_pickled_result_has_its_outputs_with_it(buffers: Buffers) -> None:
+    ref = buffers.put(VALUES, name="y/1")
+    one = result(buffers, ref=ref.ref, name="y/1", version=1)
+    for read in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
+        buffers.close()
+        np.testing.assert_array_equal(read["out"], VALUES)
+        assert read["out"].dtype == np.float32
+        assert read.refs == one.refs
+        assert (read.request_id, read.elapsed, read.timings, read.worker) == ("7", 0.5, one.timings, one.worker)
+        assert repr(read) == repr(one)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"), [(">f4", "array.astype('<f4')"), ("datetime64[s]", "array.tobytes() or a view as uint8")]
+)
+def test_array_that_cannot_be_stored_comes_with_advice(buffers: Buffers, dtype: str, advice: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        buffers.put(np.zeros(3, dtype))
+    assert caught.value.message.endswith(f"store {advice}")
