@@ -14,6 +14,10 @@ from kaasq_producers.known_graphs import encode, with_whole_graph
 from kaasq_producers.prepare import Prepared
 from kaasq_producers.result import Result
 
+# After the deadline, for the worker's own verdict: it looks every 0.25 s for kernels that have not ended, stops them,
+# and says deadline_exceeded, which tells more than that nobody answered.
+REPLY_GRACE_S = 1.0
+
 OnResult = Callable[[Result | KaasqError], None]
 
 
@@ -37,6 +41,7 @@ class Call:
         "body",
         "confirmed",
         "deadline",
+        "given_up_at",
         "graph",
         "id",
         "on_result",
@@ -61,6 +66,8 @@ class Call:
         """When it was published first: repeating it gives it no more time."""
         self.started = time.monotonic()
         self.deadline = self.started + self.timeout_s
+        """When it expires, on the monotonic clock."""
+        self.given_up_at = self.deadline + REPLY_GRACE_S
 
     def message(self, route: Route) -> Message:
         """What to publish; it expires at the call's deadline."""
@@ -114,7 +121,7 @@ class Call:
         elif not self.confirmed:
             why = "the broker has not confirmed it: it may be out of memory or disk"
         else:
-            why = "the workers may be busy, or none is running"
+            why = "the workers may be busy, none may be running, or its kernel has not ended"
         return ReplyTimeout(
             f"request {self.id} to pool {route.pool!r} got no reply within {self.timeout_s:g} s; {why} "
             f"(`kaasq doctor` checks broker and workers)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kaasq.broker import Broker
-from kaasq.errors import BadRequest, BrokerLost, ReplyTimeout
+from kaasq.errors import BadRequest, BrokerLost, KaasqError, ReplyTimeout
 from kaasq.settings import Settings
 from kaasq_producers.buffers import Array
 from kaasq_producers.calls import Call, OnResult
@@ -29,8 +30,9 @@ CLOSE_TIMEOUT_S = 5.0
 class Client:
     """Runs graphs on a pool of workers, and reads and writes the pool's store. Thread-safe.
 
-    ``broker`` is a URL or a Broker, which the client then opens and closes. What is not given comes from
-    ``settings``, or else from the environment and ``kaasq.toml``. It connects with the first request (or ``connect``)
+    ``broker`` is a URL or a Broker, which the client then opens and closes. ``timeout`` (seconds) is that of requests
+    which name none. What is not given comes from ``settings``, or else from the environment and ``kaasq.toml``. One
+    client belongs to one process: a forked child makes its own. It connects with the first request (or ``connect``)
     and opens the store when it is first needed, so ``put`` needs no broker and a small request no store.
     """
 
@@ -40,15 +42,17 @@ class Client:
         *,
         store: str | Path | BufferStore | None = None,
         pool: str | None = None,
+        timeout: float | None = None,
         settings: Settings | None = None,
     ) -> None:
-        self.settings = settings = merged_settings(broker, store, pool, settings)
+        self.settings = settings = merged_settings(broker, store, pool, timeout, settings)
         self._broker = None if isinstance(broker, str) else broker
         self.tenant = settings.tenant if self._broker is None else self._broker.tenant
         self.buffers = buffers_of(settings, store, self.tenant)
         self._preparer = Preparer(settings, self.buffers)
         self._core: ClientCore | None = None
         self._closed = False
+        self._pid: int | None = None  # where it connected: neither threads nor locks survive a fork
         self._lock = threading.Lock()
 
     def run(
@@ -62,13 +66,16 @@ class Client:
         keep: Mapping[str, str] | None = None,
         **bindings: Any,
     ) -> Result:
-        """Publish a request and wait for its result, ``timeout`` seconds at most.
+        """Publish a request and wait for its result.
+
+        ``timeout`` seconds after the call the request is over: a worker that has it stops it, and one that takes it
+        later does not run it. ``run`` waits up to a second longer, for the worker to say which.
 
         ``bindings`` are the graph's inputs (arrays, bytes, lists, numbers, BufferRef, Stored), scalars, and
         ``Keep(name)`` for outputs. What clashes with a parameter's name goes into ``bind`` or ``scalars``; an inout to
-        be kept goes into ``keep``. Raises ReplyTimeout, or what the request failed with.
+        be kept goes into ``keep``. Raises ReplyTimeout if nobody said anything, or what the request failed with.
         """
-        core = self._core or self._connected()
+        core = self._usable()
         if threading.get_ident() == core.io_thread:
             raise BadRequest("run() in a callback would wait for itself: use submit(), or another thread")
         waiter: Waiter[Result] = Waiter()
@@ -95,7 +102,7 @@ class Client:
 
         Blocks while ``settings.pending_limit`` requests have no reply. Cancelling the future gives up waiting.
         """
-        core = self._core or self._connected()
+        core = self._usable()
         prepared = self._preparer.prepare(graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep)
         future = ResultFuture()
         future.attach(core, self._send(core, prepared, future.settle))
@@ -131,10 +138,16 @@ class Client:
 
     def connect(self) -> None:
         """Connect now instead of with the first request. Raises BrokerLost, BrokerRefused."""
-        self._connected()
+        self._usable()
 
     def close(self) -> None:
-        """Close broker and store. Requests without a reply fail with BrokerLost; they may still run. Idempotent."""
+        """Close broker and store. Requests without a reply fail with BrokerLost; they may still run. Idempotent.
+
+        In a forked child it leaves the parent's connection alone.
+        """
+        if self._forked:
+            self._closed = True
+            return
         with self._lock:
             self._closed = True
             core = self._core
@@ -155,12 +168,31 @@ class Client:
         state = "closed" if self._closed else "connected" if self._core else "not connected yet"
         return f"<Client of pool {self.settings.pool!r} as {self.tenant!r}, {state}>"
 
+    @property
+    def _forked(self) -> bool:
+        """Whether this process is a child, forked from the one that connected."""
+        return self._pid is not None and self._pid != os.getpid()
+
+    def _usable(self) -> ClientCore:
+        """The core, connected if need be."""
+        if self._forked:  # before any lock: the thread that held it stayed in the parent
+            raise KaasqError(
+                "the client was connected before the fork, and its connection belongs to the parent process: make one "
+                "client per process, after the fork"
+            )
+        return self._core or self._connected()
+
     def _connected(self) -> ClientCore:
         with self._lock:
             if self._core is None:
                 if self._closed:
                     raise BrokerLost("the client is closed")
-                self._core = open_core(self._broker, self.buffers, self.settings)
+                self._pid = os.getpid()
+                try:
+                    self._core = open_core(self._broker, self.buffers, self.settings)
+                except BaseException:
+                    self._pid = None
+                    raise
             return self._core
 
     def _send(self, core: ClientCore, prepared: Prepared, on_result: OnResult) -> Call:

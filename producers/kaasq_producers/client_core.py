@@ -78,7 +78,7 @@ class ClientCore:
             if len(self._pending) >= self.limit:
                 return None
             self._pending[call.id] = call
-        self._deadlines.add(call.deadline)
+        self._deadlines.add(call.given_up_at)
         self._publish(call)
         return call
 
@@ -168,10 +168,10 @@ class ClientCore:
         with self._room:
             calls = list(self._pending.values())
         for call in calls:
-            if call.deadline <= now:
+            if call.given_up_at <= now:
                 self._end(call, call.timed_out(self.route, connected=self._connected))
-            elif earliest is None or call.deadline < earliest:
-                earliest = call.deadline
+            elif earliest is None or call.given_up_at < earliest:
+                earliest = call.given_up_at
         return earliest
 
     def _has_room(self) -> bool:

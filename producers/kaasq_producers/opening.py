@@ -11,17 +11,23 @@ from kaasq.settings import Settings, load_settings
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.futures import Waiter
+from kaasq_producers.prepare import checked_timeout
 from kaasq_storage.protocol import BufferStore
 
 
 def merged_settings(
-    broker: str | Broker | None, store: str | Path | BufferStore | None, pool: str | None, settings: Settings | None
+    broker: str | Broker | None,
+    store: str | Path | BufferStore | None,
+    pool: str | None,
+    timeout: float | None,
+    settings: Settings | None,
 ) -> Settings:
     """The settings (without any: those of environment and file), changed by what a client was given itself."""
     given = {
         "broker_url": broker if isinstance(broker, str) else None,
         "store": str(store) if isinstance(store, (str, Path)) else None,
         "pool": pool,
+        "timeout": None if timeout is None else checked_timeout(timeout),
     }
     if settings is None:
         return load_settings(given)

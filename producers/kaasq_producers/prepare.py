@@ -21,6 +21,15 @@ INPUT_TTL_S = 3600.0  # an input that went through the store outlives its reques
 AnyGraph = Graph | GraphSpec
 
 
+def checked_timeout(value: Any) -> float:
+    """A request's timeout in seconds. Raises BadRequest for what is none."""
+    if not isinstance(value, (int, float)) or not SHORTEST_S <= value <= LONGEST_S:  # refuses NaN, too
+        raise BadRequest(
+            f"expected a time from {SHORTEST_S:g} to {LONGEST_S:.0f} seconds (ten years), given {value!r}", at="timeout"
+        )
+    return value
+
+
 class Prepared(NamedTuple):
     """A request, checked, with its data at hand."""
 
@@ -49,9 +58,7 @@ class Preparer:
         keep: Mapping[str, str] | None = None,
     ) -> Prepared:
         """Raises BadRequest, BufferSize, BufferMissing, and what the store raises if it is needed."""
-        timeout_s: Any = self._timeout_s if timeout is None else timeout
-        if not isinstance(timeout_s, (int, float)) or not SHORTEST_S <= timeout_s <= LONGEST_S:  # refuses NaN, too
-            raise BadRequest(f"expected a time in seconds above 0, given {timeout_s!r}", at="timeout")
+        timeout_s = checked_timeout(self._timeout_s if timeout is None else timeout)
         known = self._graphs.find(graph)
         bound = known.binder.bind(bindings, *(each for each in (bind, scalars) if each))
         if keep:
