@@ -82,6 +82,10 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "broker_url": (("--broker", "broker_url"), {"metavar": "URL", "help": "amqp:// or amqps:// URL of the broker."}),
     "store": (("--store",), {"metavar": "DIR", "help": "The pool's buffer store."}),
     "pool": (("--pool",), {"metavar": "NAME", "help": "The pool of workers (default: default)."}),
+    "connect_timeout": (
+        ("--connect-timeout",),
+        {"type": float, "metavar": "S", "help": "Seconds to wait for the broker (default: 10)."},
+    ),
     "log_format": (("--log-format",), {"type": click.Choice(["auto", "json", "console"]), "help": "Form of the log."}),
     "log_level": (
         ("--log-level",),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
+import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +20,9 @@ from kaasq.cli import main
 from kaasq.codec import JSON, MSGPACK, encode
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Output, Reply, Request
+from kaasq_producers.buffers import Buffers
 from kaasq_producers.commands.display import plain
+from kaasq_storage.protocol import Object
 from tests.support import graphs
 from tests.support.fake_worker import INFO, FakeWorker
 
@@ -145,7 +151,7 @@ def test_run_keeps_outputs_and_takes_stored_inputs(cli: Run, worker: FakeWorker,
         (["--input", "x=saxpy.json", "--input", "y=y.bin"], "kaasq: buffer_size: buffer 'x' is declared with 16 bytes"),
         (["--scalar", "a=three"], "kaasq: bad_request: --scalar: 'three' is no number"),
         (["--output", "x=x.npy"], "kaasq: bad_request: --output: the graph has no output 'x'"),
-        (["--timeout", "-1"], "kaasq: bad_request: timeout: expected a time in seconds above 0"),
+        (["--timeout", "-1"], "kaasq: bad_request: timeout: expected a time from 0.001 to"),
     ],
 )
 def test_run_fails_with_a_code_and_a_reason(
@@ -187,6 +193,46 @@ def test_run_without_a_worker_says_what_to_start(cli: Run, monkeypatch: pytest.M
     assert "kaasq worker --pool images" in err
 
 
+def test_run_warns_of_keys_that_mean_nothing(cli: Run, worker: FakeWorker) -> None:
+    request = {
+        "graph": json.loads(graphs.saxpy().to_json()),
+        "bind": {name: base64.b64encode(X.tobytes()).decode() for name in "xy"},
+        "scalrs": {"a": 7},
+    }
+    request["graph"]["buffers"][1]["rol"] = "input"
+    request["graph"]["comment"] = "mine"
+    Path("request.json").write_text(json.dumps(request))
+    code, _, err = cli("run", "request.json")
+    assert code == 0
+    assert err.splitlines() == [
+        "kaasq: warning: request.json: unknown key 'rol' in graph.buffers[1] is ignored; did you mean 'role'?",
+        (
+            "kaasq: warning: request.json: unknown key 'comment' in graph is ignored; known are name, buffers, "
+            "scalars, modules, launches, iterations"
+        ),
+        "kaasq: warning: request.json: unknown key 'scalrs' is ignored; did you mean 'scalars'?",
+    ]
+    Path("graph.msgpack").write_bytes(msgspec.msgpack.encode({**request["graph"], "iteration": 2}))
+    assert "unknown key 'iteration' is ignored; did you mean 'iterations'?" in cli("run", "graph.msgpack")[2]
+
+
+def test_run_waits_for_the_broker_as_long_as_it_is_told_and_says_so(
+    cli: Run, request_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("kaasq_producers.commands.run.PATIENCE_S", 0.0)
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        started = time.monotonic()
+        url = f"amqp://ann:secret@127.0.0.1:{port}/"
+        code, _, err = cli("run", request_file, "--broker", url, "--connect-timeout", "0.5")
+    assert code == 1
+    assert time.monotonic() - started < 5
+    assert err.startswith(f"kaasq: waiting for 127.0.0.1:{port} ...\nkaasq: broker_lost: ")
+    assert "secret" not in err
+
+
 def test_error_of_the_worker_is_printed(cli: Run, worker: FakeWorker, request_file: str) -> None:
     worker.answer = lambda _, message: msgspec.convert(
         {"id": "1", "status": "error", "error": {"code": "kernel_failed", "message": "it crashed"}}, Reply
@@ -225,6 +271,62 @@ def test_put_raw_file_with_dtype_and_shape(cli: Run) -> None:
     assert (ref["name"], ref["version"], ref["dtype"], ref["shape"], ref["nbytes"]) == ("x", 1, "float32", [2, 2], 16)
     cli("get", ref["ref"], "raw.bin")
     assert Path("raw.bin").read_bytes() == X.tobytes()
+
+
+def standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_minus_is_standard_input_and_output(cli: Run, monkeypatch: pytest.MonkeyPatch, request_file: str) -> None:
+    data = np.frombuffer(b"abcdefgh", np.float32)
+    standard_input(monkeypatch, data.tobytes())
+    assert cli("put", "-", "--dtype", "float32", "--name", "x")[0] == 0
+    assert cli("get", "x", "-") == (0, "abcdefgh", "-: float32 (2,), 8 B\n")
+    assert not Path("-").exists()
+
+
+def test_run_with_minus_reads_and_writes_raw_bytes(
+    cli: Run, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, request_file: str
+) -> None:
+    zeros = np.zeros(4, np.float32)
+    standard_input(monkeypatch, zeros.tobytes())
+    code, out, err = cli(
+        "run", request_file, "--input", "x=x.npy", "--input", "y=-", "--scalar", "a=0", "--output", "out=-"
+    )
+    assert (code, out) == (0, zeros.tobytes().decode())
+    assert "ran on none of fake" in err
+
+
+def test_first_digits_of_a_ref_will_do(cli: Run) -> None:
+    np.save("x.npy", X)
+    _, out, _ = cli("put", "x.npy")
+    ref = out.split()[0]
+    code, out, err = cli("get", ref[:12], "back.npy")
+    assert (code, err) == (0, "")
+    np.testing.assert_array_equal(np.load("back.npy"), X)
+    assert cli("get", ref[:7], "back.npy")[2].startswith("kaasq: name_not_found")
+    assert cli("get", "0" * 12, "back.npy")[2].startswith("kaasq: name_not_found")
+    assert cli("rm", ref[:8]) == (0, f"removed {ref[:8]}\n", "")
+    assert cli("get", ref, "back.npy")[0] == 1
+
+
+def test_name_that_looks_like_a_ref_is_a_name(cli: Run) -> None:
+    np.save("x.npy", X)
+    np.save("y.npy", -X)
+    ref = cli("put", "x.npy")[1].split()[0]
+    cli("put", "y.npy", "--name", ref[:8])
+    cli("get", ref[:8], "back.npy")
+    np.testing.assert_array_equal(np.load("back.npy"), -X)
+
+
+def test_ambiguous_beginning_of_a_ref_is_refused(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save("x.npy", X)
+    cli("put", "x.npy")
+    both = [Object(ref="ab" * 4 + each * 56, nbytes=4) for each in "12"]
+    monkeypatch.setattr(Buffers, "objects", lambda _: both)
+    assert cli("rm", "abababab")[2] == (
+        "kaasq: bad_request: abababab: 2 objects have refs that start so: give more of the digits\n"
+    )
 
 
 def test_ls_shows_objects_too(cli: Run) -> None:

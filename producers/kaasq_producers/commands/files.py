@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,8 +14,10 @@ from kaasq.errors import BadRequest
 from kaasq.messages import Request
 from kaasq.model import GraphSpec
 from kaasq_producers.buffers import Array
+from kaasq_producers.commands.unknown_keys import unknown_keys
 
 NPY = ".npy"
+STANDARD = Path("-")  # standard input or output, as raw bytes
 
 
 class _Top(msgspec.Struct):
@@ -24,8 +27,10 @@ class _Top(msgspec.Struct):
 
 
 def read_value(path: Path) -> Array | bytes:
-    """An array from a .npy file, the bytes of any other. Raises BadRequest."""
+    """An array from a .npy file, the bytes of any other; "-" is standard input. Raises BadRequest."""
     try:
+        if path == STANDARD:
+            return sys.stdin.buffer.read()
         if path.suffix != NPY:
             return path.read_bytes()
         loaded = np.load(path, allow_pickle=False)
@@ -39,8 +44,12 @@ def read_value(path: Path) -> Array | bytes:
 
 
 def write_value(path: Path, array: Array) -> None:
-    """Write a .npy file, or the bytes alone under any other name. Raises BadRequest."""
+    """Write a .npy file, or the bytes alone under any other name; "-" is standard output. Raises BadRequest."""
     try:
+        if path == STANDARD:
+            sys.stdout.buffer.write(np.ascontiguousarray(array).tobytes())
+            sys.stdout.buffer.flush()
+            return
         with path.open("wb") as file:
             if path.suffix == NPY:
                 np.save(file, array, allow_pickle=False)
@@ -50,8 +59,11 @@ def write_value(path: Path, array: Array) -> None:
         raise BadRequest(f"cannot write it: {error.strerror}", at=str(path)) from None
 
 
-def read_request(path: str) -> Request:
-    """A request, or a graph alone as a request that binds nothing; "-" is standard input. Raises BadRequest."""
+def read_request(path: str) -> tuple[Request, list[str]]:
+    """A request, or a graph alone as a request that binds nothing; "-" is standard input. Raises BadRequest.
+
+    With it, what the file says in vain: its unknown keys.
+    """
     try:
         body = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
@@ -60,8 +72,12 @@ def read_request(path: str) -> Request:
     if kind is None:
         kind = codec.JSON if codec.is_json(body, None) else codec.MSGPACK
     if not bytes(codec.decode(body, kind, _Top).graph):
-        return Request(graph=codec.decode(body, kind, GraphSpec))
+        return Request(graph=codec.decode(body, kind, GraphSpec)), unknown_keys(_plain(body, kind), GraphSpec)
     request = codec.decode(body, kind, Request)
     if isinstance(request.graph, str):
         raise BadRequest("holds a graph's hash only; a request in a file needs the graph whole", at=f"{path}: graph")
-    return request
+    return request, unknown_keys(_plain(body, kind), Request)
+
+
+def _plain(body: bytes, kind: str) -> Any:
+    return msgspec.json.decode(body) if kind == codec.JSON else msgspec.msgpack.decode(body)

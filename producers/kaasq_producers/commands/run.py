@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -17,7 +21,9 @@ from kaasq.settings import load_settings
 from kaasq_producers.buffers import which
 from kaasq_producers.client import Client
 from kaasq_producers.commands import display
-from kaasq_producers.commands.files import read_request, read_value, write_value
+from kaasq_producers.commands.files import STANDARD, read_request, read_value, write_value
+
+PATIENCE_S = 0.5  # before it says what it waits for
 
 
 @click.command()
@@ -30,6 +36,7 @@ from kaasq_producers.commands.files import read_request, read_value, write_value
 @click.option("--output", "outputs", multiple=True, metavar="NAME=FILE", help="Write an output: .npy, or raw bytes.")
 @click.option("--keep", multiple=True, metavar="OUTPUT=NAME", help="Keep an output in the store under a name.")
 @click.option("--timeout", type=float, metavar="S", help="Seconds to wait for the reply.")
+@settings_options("connect_timeout")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def run(
     *,
@@ -44,6 +51,8 @@ def run(
 ) -> None:
     r"""Run the request (or graph alone) in a JSON or MessagePack file; "-" is standard input.
 
+    In --input and --output, too, "-" is standard input and output: raw bytes.
+
     \b
     kaasq run saxpy.json --input x=x.npy --input y=y.npy --scalar a=3 --output out=out.npy
     kaasq run model.json --input image=image.npy --input weights=@model/w1 --keep scores=scores/1
@@ -51,7 +60,9 @@ def run(
     """
     settings = load_settings(flags)
     configure("warning", settings.log_format)  # standard output is for what was asked for
-    request = read_request(request_file)
+    request, unknown = read_request(request_file)
+    for each in unknown:
+        click.echo(f"kaasq: warning: {request_file}: {each}", err=True)
     bind: dict[str, Any] = dict(request.bind)
     bind |= _pairs("--input", inputs, _input)
     files = _pairs("--output", outputs, Path)
@@ -63,6 +74,8 @@ def run(
     if timeout is None and request.timeout_ms is not None:
         timeout = request.timeout_ms / 1000
     with Client(settings=settings) as client:
+        with _told(f"waiting for {_address(settings.broker_url)} ..."):
+            client.connect()
         result = client.run(
             request.graph,
             timeout=timeout,
@@ -73,10 +86,29 @@ def run(
         for name, path in files.items():
             write_value(path, result[name])
         written = {name: str(path) for name, path in files.items()}
-        if as_json:
-            click.echo(json.dumps(display.result_json(result, written)))
-        else:
-            click.echo("\n".join(display.result_lines(result, written)))
+        said = display.result_json(result, written) if as_json else display.result_lines(result, written)
+        taken = STANDARD in files.values()  # standard output is the output's
+        click.echo(json.dumps(said) if isinstance(said, dict) else "\n".join(said), err=taken)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say it, to a person, if the block takes its time."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(PATIENCE_S, click.echo, (f"kaasq: {what}",), {"err": True})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _address(url: str) -> str:
+    """Host and port of a broker's URL: the rest is nobody's business."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or 'localhost'}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
 
 
 def _pairs(option: str, given: tuple[str, ...], convert: Callable[[str], Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from kaasq.settings import Settings, load_settings
 from kaasq.units import size
 from kaasq_producers.client import Client
 from kaasq_producers.commands import display
-from kaasq_producers.commands.files import read_value, write_value
+from kaasq_producers.commands.files import STANDARD, read_value, write_value
 from kaasq_storage.protocol import DEFAULT_TTL_S
+
+_SHORT_REF = re.compile(r"[0-9a-f]{8,63}")  # as many as `ls` shows, or fewer
 
 _store = settings_options("broker_url", "store", "pool")  # the broker's URL says whose store it is: its user
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -36,7 +39,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for
 def put(
     *, file: Path, name: str | None, ttl: float, dtype: str | None, shape: str | None, as_json: bool, **flags: Any
 ) -> None:
-    r"""Store a .npy file with its dtype and shape, or any other file's bytes.
+    r"""Store a .npy file with its dtype and shape, or any other file's bytes; "-" is standard input.
 
     \b
     kaasq put weights.npy --name model/w1
@@ -58,15 +61,18 @@ def put(
 @click.argument("file", type=click.Path(path_type=Path))
 @_store
 def get(key: str, file: Path, **flags: Any) -> None:
-    r"""Write a stored array to a .npy file, or its bytes to any other.
+    r"""Write a stored array to a .npy file, or its bytes to any other; "-" is standard output.
+
+    Of a REF, its first digits will do: 8 or more, as `kaasq ls` shows them.
 
     \b
     kaasq get y/1 y.npy
+    kaasq get 3f8a5c0d1e22 - | xxd | head
     """
     with _existing(flags) as client:
-        array = client.get(key)
+        array = client.get(_full(client, key))
     write_value(file, array)
-    click.echo(f"{file}: {array.dtype} {array.shape}, {size(array.nbytes)}")
+    click.echo(f"{file}: {array.dtype} {array.shape}, {size(array.nbytes)}", err=file == STANDARD)
 
 
 @click.command()
@@ -103,12 +109,14 @@ def ls(prefix: str, objects: bool, as_json: bool, **flags: Any) -> None:
 def rm(keys: tuple[str, ...], **flags: Any) -> None:
     r"""Remove names, or unnamed objects by their refs. What nothing points to any more goes with its last name.
 
+    Of a REF, its first digits will do: 8 or more.
+
     \b
     kaasq rm y/1 y/2
     """
     with _existing(flags) as client:
         for key in keys:
-            client.delete(key)
+            client.delete(_full(client, key))
             click.echo(f"removed {key}")
 
 
@@ -147,6 +155,16 @@ def _existing(flags: dict[str, Any]) -> Client:
             path=str(settings.store_path),
         )
     return Client(settings=settings)
+
+
+def _full(client: Client, key: str) -> str:
+    """The key, or the one ref that starts so if it looks like a ref's beginning and is no name."""
+    if not _SHORT_REF.fullmatch(key) or any(each.name == key for each in client.names(key)):
+        return key
+    refs = [each.ref for each in client.buffers.objects() if each.ref.startswith(key)]
+    if len(refs) > 1:
+        raise BadRequest(f"{len(refs)} objects have refs that start so: give more of the digits", at=key)
+    return refs[0] if refs else key
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:
