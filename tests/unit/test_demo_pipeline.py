@@ -13,6 +13,7 @@ from kaasq.messages import Timings
 from kaasq_producers.demo import pipeline, reference
 from kaasq_producers.demo.execution import Execution, Run
 from kaasq_producers.demo.photo import load_photo
+from kaasq_producers.demo.report import kaasq_command
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -160,3 +161,22 @@ def test_the_warm_run_is_the_median_of_the_later_ones():
     assert execution.cold.request_us == 9000
     assert execution.warm.request_us == 200
     assert execution.warm.client_us == 100
+
+
+def test_hints_call_kaasq_as_it_can_be_called_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    installed = tmp_path / ".venv" / "bin" / "kaasq"
+    installed.parent.mkdir(parents=True)
+    installed.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(installed), "demo"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert kaasq_command() == ".venv/bin/kaasq"
+    monkeypatch.chdir(installed.parent.parent)
+    assert kaasq_command() == "bin/kaasq"
+    monkeypatch.chdir("/")
+    assert kaasq_command() == str(installed).lstrip("/")
+    monkeypatch.setattr("sys.argv", ["/somewhere/python", "demo"])
+    assert kaasq_command() == "kaasq"
+    monkeypatch.setattr("sys.argv", [str(installed), "demo"])
+    monkeypatch.setenv("PATH", str(installed.parent))
+    assert kaasq_command() == "kaasq"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ from kaasq_producers.demo.execution import Execution, Run
 from kaasq_producers.demo.reference import Check
 
 NEXT = (
-    ("kaasq demo --photo yours.jpg", "the same with a photograph of yours"),
+    ("{kaasq} demo --photo yours.jpg", "the same with a photograph of yours"),
     ("./ops/test", "every test, with a real RabbitMQ"),
-    ("kaasq doctor", "what this machine has and what it lacks"),
-    ("kaasq worker", "serve requests that come through RabbitMQ"),
+    ("{kaasq} doctor", "what this machine has and what it lacks"),
+    ("{kaasq} worker", "serve requests that come through RabbitMQ"),
     ("README.md", "publish a graph of your own from Python"),
 )
 
@@ -80,7 +82,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     def tell(self, console: Console) -> None:
         """Say it to a person."""
-        execution, check = self.execution, self.check
+        execution, check, kaasq = self.execution, self.check, kaasq_command()
         cold, warm = execution.cold, execution.warm
         console.print()
         console.print(
@@ -101,13 +103,23 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if check.passed:
             steps = Table.grid(padding=(0, 3))
             for command, meaning in NEXT:
-                steps.add_row(f"[cyan]{command}[/]", meaning)
+                steps.add_row(f"[cyan]{escape(command.format(kaasq=kaasq))}[/]", meaning)
             console.print("What to try next")
             console.print(Padding(steps, (0, 0, 0, 2)))
         else:
             console.print(
-                "Please report this, with the output of [cyan]kaasq demo --json[/] and [cyan]kaasq doctor[/]."
+                f"Please report this, with the output of [cyan]{escape(kaasq)} demo --json[/] and "
+                f"[cyan]{escape(kaasq)} doctor[/]."
             )
+
+
+def kaasq_command() -> str:
+    """How the reader can call ``kaasq`` from here: it may lie in an environment that is not activated."""
+    called = Path(sys.argv[0])
+    if shutil.which("kaasq") or called.name != "kaasq":
+        return "kaasq"
+    absolute, here = called.absolute(), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
 def _verdict(check: Check) -> str:
