@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from real_broker import Broker
 from tests.support import graphs
 from tests.support.fake_worker import FakeWorker, saxpy, sends_hash
 
+ROOT = Path(__file__).parents[2]
 X = np.arange(4, dtype=np.float32)
 GRAPH = graphs.saxpy()
 
@@ -52,6 +55,35 @@ def test_pool_that_nobody_ever_served(broker_url: str, settings: Settings) -> No
     with kaasq.Client(broker_url, settings=settings) as client:
         with pytest.raises(kaasq.Unroutable, match=f"kaasq worker --pool {settings.pool}"):
             client.run(GRAPH, x=X, y=X)
+
+
+FORKING = """
+import os, sys, kaasq, numpy
+from tests.support import graphs
+url, pool = sys.argv[1:]
+x = numpy.arange(4, dtype="f4")
+with kaasq.Client(url, pool=pool, timeout=20) as client:
+    client.run(graphs.saxpy(), x=x, y=x)
+    child = os.fork()
+    if child == 0:
+        try:
+            client.run(graphs.saxpy(), x=x, y=x, timeout=3)
+        except kaasq.KaasqError as error:
+            print(error, flush=True)
+        sys.exit(5)  # closes the client, and ends the interpreter as usual
+    print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    for _ in range(20):
+        client.run(graphs.saxpy(), x=x, y=x)
+    print("parent done")
+"""
+
+
+def test_forked_child_neither_hangs_nor_disturbs_its_parent(broker_url: str, pool: str, worker: FakeWorker) -> None:
+    program = [sys.executable, "-c", FORKING, broker_url, pool]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    refused, child, parent = done.stdout.splitlines()
+    assert refused.startswith("the client was connected before the fork")
+    assert (child, parent) == ("child 5", "parent done")
 
 
 def test_no_broker(settings: Settings) -> None:
