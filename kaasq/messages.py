@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 
@@ -11,6 +11,7 @@ from kaasq.model import GraphSpec, Number
 
 # A message says its version even if it is the first one: omit_defaults never leaves out what a factory makes.
 PROTOCOL_VERSION = 1
+MOST = 2**53 - 1  # what every JSON library keeps exact
 
 Status = Literal["ok", "error", "cancelled", "expired"]
 
@@ -23,7 +24,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ref: str | None = None
     name: str | None = None
-    offset: int | None = None
+    offset: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
 
 
 Binding = bytes | Stored
@@ -44,7 +45,7 @@ class RequestOf(msgspec.Struct, Generic[G], frozen=True, kw_only=True, omit_defa
     bind: dict[str, Binding] = {}
     scalars: dict[str, Number] = {}
     keep: dict[str, str] = {}
-    timeout_ms: int | None = None
+    timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
 
     def with_graph(self, graph: H) -> RequestOf[H]:
         """The same request with its graph in another form."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kaasq.errors import KernelFailed, ModuleRejected, OutOfMemory, WorkerFailed
+from kaasq.errors import DeviceUnavailable, KernelFailed, ModuleRejected, OutOfMemory
 from kaasq.model import Module, ModuleKind
 from kaasq_workers.devices.cuda import CudaDevice
 from kaasq_workers.devices.cuda.parameters import read_cubin
@@ -567,7 +567,7 @@ def test_a_kernel_that_crashes_poisons_the_device_and_says_so(kernel: str) -> No
 
 
 def test_there_is_no_such_device() -> None:
-    with pytest.raises(WorkerFailed, match="cuda:99"):
+    with pytest.raises(DeviceUnavailable, match="cuda:99"):
         CudaDevice(99)
-    with pytest.raises(WorkerFailed, match="cuda:-1"):
+    with pytest.raises(DeviceUnavailable, match="cuda:-1"):
         CudaDevice(-1)

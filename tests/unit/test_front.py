@@ -32,13 +32,14 @@ class Executor:
         self.link = Link(ours, vitals)
         self.channel = BlockingChannel(self.sock)
         self.killed = False
+        self.how = "SIGSEGV"
 
     def kill(self) -> None:
         self.killed = True
         self.sock.close()
 
     def wait(self, timeout_s: float) -> str | None:
-        return "SIGSEGV"
+        return self.how
 
     def received(self) -> list[Job]:
         return self.channel.receive(0.0) or []
@@ -54,6 +55,10 @@ class Loop:
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.published: list[tuple[str, str, Message]] = []
         self.confirm: KaasqError | str | None = None
+        self.unconfirmed: list[Callable[[KaasqError | None], None]] = []
+        self.refuse: str | None = None  # publishes to this exchange are refused
+        self.failures = 0  # so many publishes are lost with their connection
+        self.break_on: str | None = None
 
     def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
         self.readers[fd] = on_readable
@@ -66,9 +71,23 @@ class Loop:
         return lambda: None
 
     def publish(self, message: Message, *, exchange: str, routing_key: str, mandatory=False, done=None) -> None:
+        if self.break_on is not None and message.message_id == self.break_on:
+            raise RecursionError
         self.published.append((exchange, routing_key, message))
-        if self.confirm != "later":
+        if self.failures:
+            self.failures -= 1
+            done(BrokerLost("gone"))
+        elif exchange == self.refuse:
+            done(BrokerRefused("full"))
+        elif self.confirm == "later":
+            self.unconfirmed.append(done)
+        else:
             done(self.confirm)
+
+    def confirm_all(self) -> None:
+        waiting, self.unconfirmed = self.unconfirmed, []
+        for done in waiting:
+            done(None)
 
     def turn(self) -> None:
         for reader in list(self.readers.values()):
@@ -290,3 +309,103 @@ def test_a_reply_speaks_as_its_request_did(bench):
     message = bench.loop.published[0][2]
     assert message.content_type == "application/msgpack"
     assert msgspec.msgpack.decode(message.body)["status"] == "expired"
+
+
+def test_a_refusal_that_is_confirmed_ends_the_drain(bench):
+    idle: list[bool] = []
+    bench.loop.confirm = "later"
+    bench.take("one", user_id=None)
+    bench.front.when_idle(lambda: idle.append(True))
+    assert idle == []
+    bench.loop.confirm_all()
+    assert idle == [True]
+
+
+def test_an_event_that_a_subscriber_refuses_does_not_dead_letter_the_request(bench):
+    bench.loop.refuse = "kaasq.events"
+    taken = bench.take("one")
+    bench.answer(*bench.executor.received())
+    assert taken.settled == "ack"
+
+
+def test_a_publish_whose_connection_went_is_repeated_instead_of_given_back(bench):
+    bench.loop.failures = 2
+    taken = bench.take("one")
+    bench.answer(*bench.executor.received())
+    assert taken.settled == "ack"
+    assert [each[0] for each in bench.loop.published].count("kaasq.replies") == 3
+
+
+def test_a_direct_reply_whose_connection_went_counts_as_told(bench):
+    bench.loop.failures = 1
+    taken = bench.take("one", reply_to="amq.rabbitmq.reply-to.x")
+    bench.answer(*bench.executor.received())
+    assert taken.settled == "ack"
+    assert [each[0] for each in bench.loop.published] == ["", "kaasq.events"]
+
+
+def test_strangers_headers_are_carried_within_bounds(bench):
+    headers = {"traceparent": {"a": {}}, "tracestate": "x" * 100_000, "ok": "yes", "big": "y" * 5000, "table": {"a": 1}}
+    bench.take("one", user_id=None, headers=headers)
+    carried = bench.loop.published[0][2].headers
+    assert carried["ok"] == "yes"
+    assert not {"big", "table", "tracestate", "traceparent"} & set(carried)
+    bench.take("two", headers=headers)
+    bench.answer(*bench.executor.received())
+    assert not [name for name in bench.loop.published[-1][2].headers if "trace" in name]
+
+
+def test_one_answer_that_breaks_does_not_cost_the_others_theirs(bench):
+    broken, fine = bench.take("broken"), bench.take("fine")
+    first, second = bench.executor.received()
+    bench.loop.break_on = "broken"
+    bench.executor.channel.send(
+        [Answer(tag=each.tag, word="completed", reply=b"", graph="g", event=b"E") for each in (first, second)]
+    )
+    bench.loop.turn()
+    assert (broken.settled, fine.settled) == ("reject", "ack")
+
+
+def test_a_job_that_cannot_be_encoded_is_kept_and_the_front_goes_on(bench):
+    with pytest.raises(OverflowError):
+        bench.take("poison", timestamp_ms=2**70)
+    taken = bench.take("next")
+    bench.answer(*bench.executor.received())
+    assert taken.settled == "ack"
+
+
+def test_who_is_answered_just_before_the_deadline_kill_has_nobody_else_blamed(bench):
+    bench.take("late"), bench.take("other")
+    late, other = bench.executor.received()
+    bench.executor.vitals.begin(late.tag)
+    bench.executor.vitals.due(1)
+    bench.executor.channel.send([Answer(tag=late.tag, word="completed", reply=b"", graph="g", event=b"E")])
+    bench.executor.vitals.begin(other.tag)
+    bench.executor.vitals.due(1)
+    bench.loop.run_timers()
+    bench.loop.turn()
+    bench.loop.turn()
+    bench.say_hello()
+    again = bench.executor.received()
+    assert [each.alone for each in again] in ([], [False])
+
+
+def test_an_executor_that_gave_up_its_device_leaves_nobody_blamed(bench):
+    bench.take("poisoner"), bench.take("next")
+    first, second = bench.executor.received()
+    bench.answer(first)
+    bench.executor.how = "exit code 0"
+    bench.die(running=second.tag)
+    bench.say_hello()
+    (again,) = bench.executor.received()
+    assert (again.id, again.alone) == ("next", False)
+
+
+def test_when_the_broker_is_lost_what_has_not_started_is_forgotten(bench):
+    bench.take("suspect")
+    (job,) = bench.executor.received()
+    bench.die(running=job.tag)
+    bench.take("waiting")
+    bench.front.lost()
+    bench.revive()
+    assert bench.executor.received() == []

@@ -111,6 +111,8 @@ class Worker:
         return ProcessHandle(self.settings)
 
     def _on_state(self, state: State, error: KaasqError | None) -> None:
+        if state is State.LOST and self._front is not None:
+            self._front.lost()
         if state is State.FAILED:
             self.failure = error or WorkerFailed("the broker connection failed for good")
 

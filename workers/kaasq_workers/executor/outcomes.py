@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kaasq import codec
-from kaasq.errors import Cancelled, DeadlineExceeded, KaasqError, UnknownGraph
+from kaasq.errors import Cancelled, Conflict, DeadlineExceeded, KaasqError, UnknownGraph
 from kaasq.messages import EVENT_WORDS, ErrorBody, Output, Reply, Request, Status, Timings, WorkerInfo
 from kaasq.model import GraphSpec, content_hash
 from kaasq_storage import BufferStore, Outcome, Transaction
@@ -30,6 +30,18 @@ class Ended(msgspec.Struct, kw_only=True):
     error: KaasqError | None = None
     replay: bytes | None = None
     queued_us: int = 0
+
+    def discard(self) -> None:
+        """Forget what running it gave; staged outputs give their space back."""
+        for produced in self.executed.outputs if self.executed else []:
+            if not isinstance(produced.data, bytearray):
+                produced.data.discard()
+        self.executed = None
+
+
+def conflict(request_id: str) -> Conflict:
+    """The error for an id that came a second time with another body."""
+    return Conflict(f"request {request_id} already ran with another body; a new request needs a new id", id=request_id)
 
 
 def digest(request: Request, graph: GraphSpec) -> str:
@@ -61,6 +73,10 @@ class Committer:
     def _settle(self, transaction: Transaction, ended: Ended) -> Reply | bytes:
         if ended.replay is not None:
             return ended.replay
+        if ended.digest is not None:
+            earlier = self._yield_to_earlier(transaction, ended)
+            if earlier is not None:
+                return earlier
         outputs: dict[str, Output] = {}
         if ended.executed is not None and ended.request is not None:
             for buffer, data in ended.executed.outputs:
@@ -87,6 +103,20 @@ class Committer:
             outcome = Outcome(body=ended.digest, reply=codec.encode(reply), created=now, expires=now + self._ttl_s)
             transaction.record(ended.job.tenant, ended.job.id, outcome)
         return reply
+
+    def _yield_to_earlier(self, transaction: Transaction, ended: Ended) -> bytes | None:
+        """If another worker committed this request while we ran it, its outcome counts and ours never was.
+
+        That happens after a lost connection: the broker gives the request to somebody else while it still runs here.
+        """
+        earlier = transaction.outcome(ended.job.tenant, ended.job.id)
+        if earlier is None:
+            return None
+        ended.discard()
+        if earlier.body == ended.digest:
+            return earlier.reply
+        ended.digest, ended.error = None, conflict(ended.job.id)
+        return None
 
     def _reply(self, ended: Ended, outputs: dict[str, Output]) -> Reply:
         if ended.error is not None or ended.executed is None:

@@ -11,6 +11,10 @@ from kaasq.model import Buffer, Dim3, GraphSpec, Launch, Module, Number, Scalar,
 from kaasq_workers.devices.protocol import Device, LoadedKernel, LoadedModule, Memory, Stream
 from kaasq_workers.executor.arguments import PackedArguments, pack, pointer
 
+PLANS = 256
+LAUNCHES = 200_000  # in all plans together: about 1 KiB each
+MODULES = 256
+
 
 class Step:
     """One launch, ready but for this request's addresses and scalars."""
@@ -89,23 +93,19 @@ class ModuleCache:
     code, is shared: the device caches it on disk by hash.
     """
 
-    def __init__(self, device: Device, capacity: int = 256) -> None:
+    def __init__(self, device: Device) -> None:
         self._device = device
-        self._capacity = capacity
         self._loaded: OrderedDict[tuple[str, str, tuple[str, ...]], LoadedModule] = OrderedDict()
-        self.hits = self.misses = 0
 
     def load(self, tenant: str, module: Module, kernels: tuple[str, ...]) -> LoadedModule:
         """The module on the device. Raises ModuleRejected."""
         key = (tenant, module.hash, kernels)
         if key in self._loaded:
-            self.hits += 1
             self._loaded.move_to_end(key)
             return self._loaded[key]
-        self.misses += 1
         loaded = self._device.load(module, kernels)
         self._loaded[key] = loaded
-        if len(self._loaded) > self._capacity:
+        if len(self._loaded) > MODULES:
             self._loaded.popitem(last=False)  # a plan that still uses it keeps it alive
         return loaded
 
@@ -113,10 +113,10 @@ class ModuleCache:
 class PlanCache:
     """Plans by tenant and graph hash, least recently used dropped first."""
 
-    def __init__(self, device: Device, capacity: int = 256) -> None:
+    def __init__(self, device: Device) -> None:
         self._device = device
-        self._capacity = capacity
         self.modules = ModuleCache(device)
+        self._launches = 0
         self._plans: OrderedDict[tuple[str, str], Plan] = OrderedDict()
 
     def get(self, tenant: str, graph: GraphSpec) -> tuple[Plan, bool]:
@@ -128,8 +128,10 @@ class PlanCache:
             return plan, True
         plan = Plan(tenant, graph, self._device, self.modules)
         self._plans[key] = plan
-        if len(self._plans) > self._capacity:
-            self._plans.popitem(last=False)
+        self._launches += len(plan.steps)
+        while len(self._plans) > 1 and (len(self._plans) > PLANS or self._launches > LAUNCHES):
+            _, dropped = self._plans.popitem(last=False)
+            self._launches -= len(dropped.steps)
         return plan, False
 
 

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from kaasq import codec
 from kaasq.codec import RequestDecoder
 from kaasq.errors import (
-    Conflict,
     DeadlineExceeded,
     KaasqError,
     OutOfMemory,
@@ -31,7 +30,7 @@ from kaasq_storage import BufferStore, open_store
 from kaasq_workers.devices.opening import open_device
 from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.engine import Engine
-from kaasq_workers.executor.outcomes import Committer, Ended, digest
+from kaasq_workers.executor.outcomes import Committer, Ended, conflict, digest
 from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, Vitals
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
@@ -111,9 +110,7 @@ class Executor:
         if earlier is not None:
             if earlier.body != ended.digest:
                 ended.digest = None
-                raise Conflict(
-                    f"request {job.id} already ran with another body; a new request needs a new id", id=job.id
-                )
+                raise conflict(job.id)
             ended.replay = earlier.reply
             return
         deadline_ms = _deadline_ms(job, request)
@@ -129,19 +126,16 @@ class Executor:
     def _commit(self, group: list[Ended]) -> list[Answer]:
         try:
             return self._committer.commit(group)
-        except KaasqError as error:
-            if len(group) > 1:  # one request's outputs may be what does not fit: let the others through
+        except Exception as error:  # noqa: BLE001 - whatever one request's outcome does, the others get theirs
+            if len(group) > 1:
                 return [answer for each in group for answer in self._commit([each])]
-            self._log.warning("commit.failed", request=group[0].job.id, code=error.code, error=error.message)
-            self._discard(group[0])
-            lost = error if isinstance(error, StoreFull) else WorkerFailed(f"cannot commit: {error.message}")
-            group[0].executed, group[0].error, group[0].digest = None, lost, None
+            (ended,) = group
+            known = isinstance(error, KaasqError)
+            self._log.warning("commit.failed", request=ended.job.id, error=str(error), exc_info=not known)
+            ended.discard()
+            ended.digest, ended.replay, ended.queued_us = None, None, 0
+            ended.error = error if isinstance(error, StoreFull) else WorkerFailed(f"the outcome was lost: {error}")
             return self._committer.commit(group)
-
-    def _discard(self, ended: Ended) -> None:
-        for produced in ended.executed.outputs if ended.executed else []:
-            if not isinstance(produced.data, bytearray):
-                produced.data.discard()
 
     def _collect(self) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kaasq import codec
@@ -11,9 +11,14 @@ from kaasq.errors import BrokerLost, KaasqError
 from kaasq.ids import new_id
 from kaasq.log import get_logger
 from kaasq.messages import EVENT_TYPE
-from kaasq.topology import DEAD, EVENTS, event_key
+from kaasq.topology import DEAD, EVENTS, REPLIES, event_key
 from kaasq_workers.front.intake import Accepted, Refused
 from kaasq_workers.link import Answer
+
+PUBLISH_ATTEMPTS = 5
+TRACE_LENGTH = 512  # W3C Trace Context's own bound for tracestate
+CARRIED_BYTES = 16 << 10
+CARRIED_LENGTH = 1024
 
 log = get_logger()
 
@@ -49,18 +54,16 @@ class Answers:
         dead = self._dead(delivery, accepted.tenant, error.code, error.message)
         self._publish(delivery, [dead, *self._messages(delivery, accepted, answer)], settled)
 
-    def refuse(self, delivery: Delivery, refused: Refused, reply: bytes) -> None:
+    def refuse(self, delivery: Delivery, refused: Refused, reply: bytes, settled: Callable[[], None]) -> None:
         """A reply where one is possible, else a dead letter; then ack."""
         message = delivery.message
-        if refused.reply is not None:
-            content_type = codec.reply_type(message.body, message.content_type)
-            body = Message(
-                body=reply, content_type=content_type, correlation_id=refused.correlation_id, persistent=False
-            )
-            self._publish(delivery, [(body, *refused.reply)], _nothing)
+        if refused.reply is None:
+            dead = self._dead(delivery, "unknown", refused.error.code, refused.error.message)
+            self._publish(delivery, [dead], settled)
             return
-        dead = self._dead(delivery, "unknown", refused.error.code, refused.error.message)
-        self._publish(delivery, [dead], _nothing)
+        content_type = codec.reply_type(message.body, message.content_type)
+        body = Message(body=reply, content_type=content_type, correlation_id=refused.correlation_id, persistent=False)
+        self._publish(delivery, [(body, *refused.reply)], settled)
 
     def _messages(self, delivery: Delivery, accepted: Accepted, answer: Answer) -> list[tuple[Message, str, str]]:
         request = delivery.message
@@ -86,7 +89,7 @@ class Answers:
             messages.append((event, EVENTS, event_key(accepted.tenant, answer.graph, answer.word)))
         return messages
 
-    def _event_headers(self, accepted: Accepted, answer: Answer, request: Any) -> dict[str, Any]:
+    def _event_headers(self, accepted: Accepted, answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
         """CloudEvents 1.0, AMQP binding, binary mode."""
         headers = {
             "cloudEvents_specversion": "1.0",
@@ -96,17 +99,18 @@ class Answers:
             "cloudEvents_subject": answer.graph,
         }
         for name in ("traceparent", "tracestate"):
-            if name in request:
-                headers[f"cloudEvents_{name}"] = request[name]
+            value = request.get(name)
+            if isinstance(value, str) and len(value) <= TRACE_LENGTH:
+                headers[f"cloudEvents_{name}"] = value
         return headers
 
     def _dead(self, delivery: Delivery, tenant: str, code: str, reason: str) -> tuple[Message, str, str]:
         """The request itself, as it came, with why it was given up."""
         request = delivery.message
         headers = {
-            **request.headers,
+            **_carried(request.headers),
             "kaasq-code": code,
-            "kaasq-reason": reason,
+            "kaasq-reason": reason[:CARRIED_LENGTH],
             "kaasq-tenant": tenant,
             "kaasq-user-id": request.user_id or "",
             "kaasq-reply-to": request.reply_to or "",
@@ -127,28 +131,67 @@ class Answers:
         self, delivery: Delivery, messages: list[tuple[Message, str, str]], settled: Callable[[], None]
     ) -> None:
         self.outstanding += 1
-        missing = len(messages)
-        failed = False
+        _Settling(self, delivery, len(messages), settled).publish(self._broker, messages)
+
+
+class _Settling:
+    """A delivery whose messages are being published: it is acked once the broker has taken responsibility for all."""
+
+    def __init__(self, answers: Answers, delivery: Delivery, missing: int, settled: Callable[[], None]) -> None:
+        self._answers = answers
+        self._delivery = delivery
+        self._missing = missing
+        self._settled = settled
+        self._keep = False
+
+    def publish(self, broker: Broker, messages: list[tuple[Message, str, str]]) -> None:
+        """Publish them all."""
+        for message in messages:
+            self._send(broker, message, PUBLISH_ATTEMPTS)
+
+    def _send(self, broker: Broker, message: tuple[Message, str, str], attempts: int) -> None:
+        body, exchange, routing_key = message
 
         def done(error: KaasqError | None) -> None:
-            nonlocal missing, failed
-            missing -= 1
             if error is not None:
-                failed = True
-                log.warning("publish.failed", code=error.code, error=error.message)
-                if not isinstance(error, BrokerLost):  # no reconnect will bring the request back: keep it
-                    delivery.reject()
-            if missing == 0:
-                self.outstanding -= 1
-                if failed:
-                    delivery.requeue()  # of no effect on a lost connection: then the broker does it
-                else:
-                    delivery.ack()
-                settled()
+                log.warning("publish.failed", exchange=exchange, code=error.code, error=error.message)
+                if isinstance(error, BrokerLost) and attempts > 1 and exchange:
+                    # The request came over the other connection and may still be ours to settle; giving it back would
+                    # count against it, and run it again for nothing.
+                    self._send(broker, message, attempts - 1)
+                    return
+                # A direct reply (to no exchange) dies with its client's channel anyway. An event that some
+                # subscriber's queue refuses must not make a dead letter of a request that succeeded.
+                if exchange in {REPLIES, DEAD}:
+                    self._keep = True
+                    if not isinstance(error, BrokerLost):
+                        self._delivery.reject()
+            self._missing -= 1
+            if self._missing == 0:
+                self._finish()
 
-        for message, exchange, routing_key in messages:
-            self._broker.publish(message, exchange=exchange, routing_key=routing_key, done=done)
+        broker.publish(body, exchange=exchange, routing_key=routing_key, done=done)
+
+    def _finish(self) -> None:
+        self._answers.outstanding -= 1
+        if self._keep:
+            self._delivery.requeue()  # of no effect once rejected, or on a lost connection: then the broker does it
+        else:
+            self._delivery.ack()
+        self._settled()
 
 
-def _nothing() -> None:
-    pass
+def _carried(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's headers as its dead letter carries them: plain ones, within bounds.
+
+    Whatever a stranger put there must not grow past a frame together with ours.
+    """
+    carried: dict[str, Any] = {}
+    room = CARRIED_BYTES
+    for name, value in headers.items():
+        if isinstance(value, (bool, int)) or (isinstance(value, str) and len(value) <= CARRIED_LENGTH):
+            room -= len(name) + len(str(value))
+            if room < 0:
+                break
+            carried[name] = value
+    return carried

@@ -19,7 +19,7 @@ from kaasq.log import get_logger
 from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status, WorkerInfo
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.blame import Suspicion, judge
-from kaasq_workers.front.handles import Handle
+from kaasq_workers.front.handles import CLEAN_EXIT, Handle
 from kaasq_workers.front.intake import Accepted, Refused, examine
 from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal
 
@@ -71,6 +71,14 @@ class Front:
         self._start_executor()
         self._broker.call_later(WATCH_S, self._watch)
 
+    def lost(self) -> None:
+        """The broker takes back what we hold: forget what has not been started, it will be delivered again."""
+        for tag in self._waiting:
+            self._pending.pop(tag, None)
+            self._suspicions.pop(tag, None)
+        self._waiting.clear()
+        self._check_idle()
+
     def when_idle(self, callback: Callable[[], None]) -> None:
         """Call back once nothing is taken and unanswered, and every answer is confirmed."""
         self._idle_callbacks.append(callback)
@@ -118,7 +126,7 @@ class Front:
             reply = Reply(id=refused.correlation_id, status="error", error=ErrorBody.of(refused.error))
             message = delivery.message
             body = codec.encode(reply, codec.reply_type(message.body, message.content_type))
-        self._answers.refuse(delivery, refused, body)
+        self._answers.refuse(delivery, refused, body, self._check_idle)
 
     # -- executor -------------------------------------------------------------------------------------------------
 
@@ -165,6 +173,11 @@ class Front:
             complete = self._handle.link.send(batch)
         except OSError:
             return  # its end of file follows and tells the rest
+        except Exception:  # a job that cannot be encoded: keep the messages, in the dead-letter queue
+            for job in batch:
+                self._sent.pop(job.tag, None)
+                self._pending.pop(job.tag).delivery.reject()
+            raise
         if not complete and not self._flushing:
             self._flushing = True
             self._broker.call_later(RETRY_SEND_S, self._flush)
@@ -181,7 +194,10 @@ class Front:
             self._executor_gone()
             return
         for message in messages:
-            self._hear(message)
+            try:
+                self._hear(message)
+            except Exception:
+                log.exception("answer.broke", message=type(message).__name__)
         self._pump()
         self._check_idle()
 
@@ -207,7 +223,11 @@ class Front:
         self._suspicions.pop(answer.tag, None)
         if pending is None:
             return
-        self._answers.answer(pending.delivery, pending.accepted, answer, self._check_idle)
+        try:
+            self._answers.answer(pending.delivery, pending.accepted, answer, self._check_idle)
+        except Exception:
+            pending.delivery.reject()  # kept in the dead-letter queue
+            raise
 
     def _executor_gone(self) -> None:
         assert self._handle is not None
@@ -233,9 +253,10 @@ class Front:
         if self._closing:
             return  # what is in flight goes back to the queue with the connection
         overdue, self._overdue = self._overdue, None
-        if overdue is not None and overdue in in_flight:
-            in_flight.remove(overdue)
-            self._expire(overdue)
+        if overdue is not None:  # killed by us: nobody is to blame, even if it was answered at the last moment
+            if overdue in in_flight:
+                in_flight.remove(overdue)
+                self._expire(overdue)
             self._waiting = in_flight + self._waiting
             self._start_executor()
             return
@@ -243,6 +264,10 @@ class Front:
             self._report_ready(WorkerFailed(f"the executor ended before it was ready ({how}); see its log"))
             return
         log.error("executor.died", how=how, in_flight=len(in_flight), running=running)
+        if how == CLEAN_EXIT:  # it gave up a poisoned device after answering for who poisoned it
+            self._waiting = in_flight + self._waiting
+            self._start_executor()
+            return
         verdict = judge(in_flight, {running} - {0}, self._suspicions)
         self._waiting = verdict.again + self._waiting
         # Suspects go first and alone: everybody else waits a moment rather than being taken down with them.

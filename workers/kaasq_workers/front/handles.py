@@ -17,6 +17,8 @@ import msgspec
 from kaasq.settings import Settings
 from kaasq_workers.link import Link, Vitals
 
+CLEAN_EXIT = "exit code 0"
+
 
 class Handle(Protocol):
     """A started executor."""
@@ -57,8 +59,9 @@ class ProcessHandle:
         self.link = Link(ours, vitals)
 
     def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
+        """SIGKILL to it and to the compilers it may have started."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self, timeout_s: float) -> str | None:
         """How it ended: "exit code 1", "SIGSEGV"."""

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from kaasq.broker import Message
 from kaasq.errors import BadRequest, Forbidden, KaasqError
-from kaasq.topology import DIRECT_REPLY_TO, REPLIES, WORD, reply_key
-
-ID_LENGTH = 128
+from kaasq.names import check_request_id, is_word
+from kaasq.topology import DIRECT_REPLY_TO, REPLIES, reply_key
 
 
 class Address(NamedTuple):
@@ -46,7 +45,7 @@ def examine(message: Message) -> Accepted | Refused:
             reply,
             correlation_id,
         )
-    if not WORD.fullmatch(message.user_id):
+    if not is_word(message.user_id):
         return Refused(
             Forbidden(
                 f"user {message.user_id[:80]!r} cannot be a tenant: its name needs to be lower-case letters, digits, "
@@ -57,7 +56,7 @@ def examine(message: Message) -> Accepted | Refused:
         )
     tenant = message.user_id
     if message.reply_to and reply is None:
-        if not WORD.fullmatch(message.reply_to):
+        if not is_word(message.reply_to):
             return Refused(
                 Forbidden(
                     f"reply_to {message.reply_to[:80]!r} is neither a reply id (lower-case letters, digits, '_', "
@@ -67,10 +66,9 @@ def examine(message: Message) -> Accepted | Refused:
                 correlation_id,
             )
         reply = Address(REPLIES, reply_key(tenant, message.reply_to))
-    if not message.message_id or len(message.message_id) > ID_LENGTH:
-        return Refused(
-            BadRequest(f"a request needs an id of 1 to {ID_LENGTH} characters", at="message_id"),
-            reply,
-            correlation_id,
-        )
+    try:
+        check_request_id(message.message_id or "")
+    except BadRequest as error:
+        return Refused(error, reply, correlation_id)
+    assert message.message_id is not None
     return Accepted(tenant, message.message_id, correlation_id, reply)

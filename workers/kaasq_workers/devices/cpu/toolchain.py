@@ -7,7 +7,6 @@ import platform
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,7 +70,9 @@ class Toolchain:
     def compile(self, arguments: list[str], folder: Path) -> tuple[bool, str]:
         """Run it in ``folder``, within limits of time and memory. Whether it succeeded, and what it said."""
         # The shell sets the limit for the compiler's own children too; setting it from here would race with them.
-        limit = f'ulimit -v {COMPILE_MEMORY_BYTES >> 10}; exec "$@"'
+        # In our own process group, so that whoever kills the executor kills its compilers; each of the compiler's
+        # processes has a limit of its own in case that nobody does.
+        limit = f'ulimit -v {COMPILE_MEMORY_BYTES >> 10}; ulimit -t {COMPILE_TIMEOUT_S:.0f}; exec "$@"'
         argv = ["/bin/sh", "-c", limit, "sh", *self.command, *self.options(), *arguments]
         environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(folder)}
         if self.kind == "zig":
@@ -85,12 +86,11 @@ class Toolchain:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,
         ) as process:
             try:
                 said, _ = process.communicate(timeout=COMPILE_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
                 return False, f"error: the compiler took longer than {COMPILE_TIMEOUT_S} s"
         return process.returncode == 0, said
 
