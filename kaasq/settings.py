@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     inline_limit: Count = INLINE_LIMIT_BYTES
     """Inline bytes in one message, inputs together; what is larger goes through the store."""
     timeout: Seconds = 60.0
-    """How long ``run`` waits for a reply."""
+    """A request's deadline; ``run`` waits a second longer at most, for what the worker says of it."""
     connect_timeout: Seconds = 10.0
     pending_limit: Positive = 10_000
     """Requests of one client without a reply; more wait."""
