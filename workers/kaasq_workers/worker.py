@@ -92,7 +92,7 @@ class Worker:
             handle = front.handle
             if handle is not None and handle.wait(5.0 if drained else 0.1) is None:
                 handle.kill()
-                handle.wait(5.0)
+                handle.wait(5.0 if handle.killable else 0.0)
         self._broker.close()
         log.info("worker.stopped", drained=drained)
         return drained
