@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,11 +17,15 @@ log = get_logger()
 
 
 def invoke(callback: Callable[..., object], *args: object) -> None:
-    """Call back into code that is not the broker's: what it raises is logged and does not break the I/O."""
+    """Call back into code that is not the broker's: what it raises is logged and does not break the I/O.
+
+    Also what is no Exception: a sys.exit() in a callback would end this thread without a word, not the program.
+    """
     try:
         callback(*args)
-    except Exception:  # whatever it is: the connection and the other callbacks must go on
-        log.exception("callback.failed", callback=getattr(callback, "__qualname__", repr(callback)))
+    except BaseException:  # noqa: BLE001  # whatever it is: the connection and the other callbacks must go on
+        with contextlib.suppress(Exception):  # standard error may be closed, a callback's repr() may raise
+            log.exception("callback.failed", callback=getattr(callback, "__qualname__", None) or repr(callback))
 
 
 class IoThread:
@@ -156,7 +161,7 @@ class IoThread:
     def _end_turn(self) -> None:
         ending, self._at_end = self._at_end, []
         for each in ending:
-            each()
+            invoke(each)
 
     def _drain(self) -> None:
         self.turn(self._run_inbox)
@@ -231,6 +236,11 @@ class IoBroker:
         self._io.remove_reader(fd)
 
     def _tell(self, state: State, error: KaasqError | None = None) -> None:
-        log.info("broker.state", state=state.value, error=error)
+        self._log_state(state, error)
         for each in list(self._watchers):
             invoke(each, state, error)
+
+    def _log_state(self, state: State, error: KaasqError | None) -> None:
+        good = state in {State.CONNECTED, State.UNBLOCKED}
+        fields = {} if error is None else {"error": error.message}
+        (log.info if good else log.warning)(f"broker.{state.value}", **fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 
 from kaasq.broker import Consumer, Done, Message, OnDelivery, State
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
@@ -14,6 +15,7 @@ from kaasq.rabbit.consuming import Consumers, Subscription
 from kaasq.rabbit.declaring import Declarer
 from kaasq.rabbit.parameters import connection_parameters, death_unnoticed_s, quieten_pika
 from kaasq.rabbit.publishing import Publish, Publisher, PublishLimits
+from kaasq.rabbit.state_log import StateLog
 from kaasq.rabbit.wire import WireConnection
 from kaasq.topology import Queue, Topology
 
@@ -68,6 +70,7 @@ class RabbitBroker(IoBroker):
         self._lost_at: float | None = None
         self._refused_at: float | None = None
         self._opened = threading.Event()
+        self._log = StateLog(str(self._where))
         self._closing = False
         self._publishing = Connection(self._io, parameters, self._where, "publish", max_pause_s)
         self._consuming = Connection(self._io, parameters, self._where, "consume", max_pause_s)
@@ -131,14 +134,18 @@ class RabbitBroker(IoBroker):
     # what follows runs on the I/O thread
 
     def _start(self) -> None:
-        publishing = Callbacks(self._publisher.attach, self._publish_down, self._attempt_failed, self._block)
-        consuming = Callbacks(self._declarer.attach, self._consume_down, self._attempt_failed, lambda _: None)
-        self._publishing.start(publishing)
-        self._consuming.start(consuming)
+        failed = self._attempt_failed
+        self._publishing.start(
+            Callbacks(self._publisher.attach, self._publish_down, partial(failed, "publish"), self._block)
+        )
+        self._consuming.start(
+            Callbacks(self._declarer.attach, self._consume_down, partial(failed, "consume"), lambda _: None)
+        )
         self._tick()
 
     def _tick(self) -> None:
         self._publisher.expire()
+        self._log.tick()
         self._io.call_later(TICK_S, self._tick)
 
     def _declared(self, connection: WireConnection) -> None:
@@ -157,7 +164,11 @@ class RabbitBroker(IoBroker):
             self._tell(State.CONNECTED)
             self._opened.set()
 
-    def _attempt_failed(self, error: KaasqError) -> None:
+    def _log_state(self, state: State, error: KaasqError | None) -> None:
+        self._log.changed(state, error)
+
+    def _attempt_failed(self, role: str, error: KaasqError) -> None:
+        self._log.attempt_failed(role, error)
         now = self._io.loop.time()
         if not isinstance(error, BrokerRefused):
             self._refused_at = None
@@ -226,6 +237,7 @@ class RabbitBroker(IoBroker):
 
     def _end(self, error: KaasqError, on_closed: Callable[[], None]) -> None:
         self._phase = Phase.OVER
+        self._log.end()
         open_ones = {self._publishing, self._consuming}
 
         def closed(connection: Connection) -> Callable[[], None]:

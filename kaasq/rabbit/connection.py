@@ -112,7 +112,7 @@ class Connection:
     def _opened(self, connection: pika.connection.Connection) -> None:
         assert self._callbacks is not None
         assert isinstance(connection, WireConnection)
-        log.info("connection.up", role=self._role, broker=str(self._where))
+        log.debug("connection.up", role=self._role, broker=str(self._where))
         self._up_since = self._io.loop.time()
         on_blocked = self._callbacks.on_blocked
         connection.add_on_connection_blocked_callback(lambda *_: on_blocked(True))
@@ -123,7 +123,7 @@ class Connection:
         self._connection = None
         if self._callbacks is not None and not self._closing:
             error = connection_error(reason, self._where)
-            log.info("connection.failed", role=self._role, broker=str(self._where), error=error.message)
+            log.debug("connection.failed", role=self._role, broker=str(self._where), error=error.message)
             self._callbacks.on_failed(error)
         self._again()
 
@@ -134,7 +134,7 @@ class Connection:
         self._connection = self._up_since = None
         if self._callbacks is not None and not self._closing:
             error = connection_error(reason, self._where)
-            log.warning("connection.down", role=self._role, broker=str(self._where), error=error.message)
+            log.debug("connection.down", role=self._role, broker=str(self._where), error=error.message)
             self._callbacks.on_down(error)
         self._again()
 

@@ -13,8 +13,9 @@ from kaasq.errors import KaasqError
 from kaasq.io_thread import IoThread, invoke
 from kaasq.log import get_logger
 from kaasq.rabbit.connection import Backoff
-from kaasq.rabbit.errors import ACCESS_REFUSED, reply_code, translate
+from kaasq.rabbit.errors import ACCESS_REFUSED, reply_code, reply_text, translate
 from kaasq.rabbit.properties import to_message
+from kaasq.rabbit.state_log import Seldom
 from kaasq.rabbit.wire import WireConnection
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Subscription:
         self._unsettled = 0
         self._cancelled = False
         self._backoff = Backoff()
+        self._seldom = Seldom()
 
     def cancel(self) -> None:
         """Take no more messages; the channel stays until those that are here are settled."""
@@ -150,12 +152,12 @@ class Subscription:
             if reply_code(reason) == ACCESS_REFUSED:
                 self._consumers.refused(translate(reason, f"consuming from queue {self.queue!r}"))
             else:
-                self._retry(str(reason))
+                self._retry(reply_text(reason))
 
     def _retry(self, reason: str) -> None:
         if not self.retrying and not self._cancelled:
             self.retrying = True
-            log.warning("consumer.interrupted", queue=self.queue, reason=reason)
+            (log.warning if self._seldom() else log.debug)("consumer.interrupted", queue=self.queue, reason=reason)
             self._consumers.io.call_later(self._backoff.pause_s(), self._restart)
             self._consumers.check_ready()  # the others need not wait for this queue
 

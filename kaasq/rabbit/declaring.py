@@ -21,6 +21,7 @@ from kaasq.rabbit.errors import (
     reply_text,
     translate,
 )
+from kaasq.rabbit.state_log import Seldom
 from kaasq.rabbit.wire import WireConnection
 from kaasq.topology import Binding, Exchange, Queue, Topology, slot_taken
 
@@ -68,6 +69,7 @@ class Declarer:
         self._topologies: list[Topology] = []
         self._locks: list[Queue] = []
         self._backoff = Backoff()
+        self._seldom = Seldom()
         self._lock_deadline = 0.0
         self._busy = False  # a step is at the broker
         self._over: KaasqError | None = None
@@ -173,7 +175,7 @@ class Declarer:
     def _declined(self, job: Job, code: int, reason: Exception) -> None:
         step = job.step
         error = _refusal(step, code, reason)
-        log.warning("declare.refused", what=str(step), reason=reply_text(reason))
+        log.debug("declare.refused", what=_name(step), reason=reply_text(reason))  # whoever is told next tells it
         if job.first_time:
             self._jobs.popleft()
             invoke(job.done, error)
@@ -184,6 +186,8 @@ class Declarer:
         elif isinstance(error, SlotTaken) or code in {ACCESS_REFUSED, PRECONDITION_FAILED}:
             self._refused(error)
         else:  # such as 404 for a queue whose node is down: it comes back
+            if self._seldom():
+                log.warning("declare.waiting", error=error.message)
             self._io.call_later(self._backoff.pause_s(), self._open_channel)
 
 
@@ -212,6 +216,9 @@ def _refusal(step: Step, code: int, reason: Exception) -> KaasqError:
             f"made with, or let it drain, delete it (rabbitmqctl delete_queue {step.name}) and start again",
             queue=step.name,
         )
-    kind = type(step).__name__.lower()
+    return translate(reason, f"declaring {_name(step)}")
+
+
+def _name(step: Step) -> str:
     name = step.queue if isinstance(step, Binding) else step.name
-    return translate(reason, f"declaring {kind} {name!r}")
+    return f"{type(step).__name__.lower()} {name!r}"

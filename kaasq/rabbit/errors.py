@@ -14,7 +14,16 @@ from pika.adapters.utils import connection_workflow as workflow
 
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, Unroutable
 
-ENCODING_ERRORS = (pika_errors.AMQPError, ValueError, TypeError, AssertionError, struct.error)
+ENCODING_ERRORS = (
+    pika_errors.AMQPError,
+    ValueError,
+    TypeError,
+    AttributeError,  # a header's name that is no text
+    ArithmeticError,  # decimals; OverflowError
+    RecursionError,
+    AssertionError,
+    struct.error,
+)
 """What pika raises for a message that it cannot encode; nothing has been sent then."""
 
 ACCESS_REFUSED = 403
@@ -22,6 +31,7 @@ RESOURCE_LOCKED = 405
 PRECONDITION_FAILED = 406
 NOT_ALLOWED = 530
 
+_OS_ERROR = re.compile(r"\w+\((?:\d+, )?['\"](.+)['\"]\)$")
 _SIZE = re.compile(r"message size (\d+) is larger than .*?max(?:imum)? size (\d+)")
 _EXCHANGE = re.compile(r"exchange '([^']*)'")
 _TOPIC = re.compile(r"topic '([^']*)'")
@@ -113,6 +123,8 @@ def connection_error(error: BaseException, where: Where) -> KaasqError:
             return BrokerLost(f"no answer from RabbitMQ at {where}: {_text(inner)}", **fields)
         case pika_errors.ConnectionClosedByBroker() if inner.reply_code in {ACCESS_REFUSED, NOT_ALLOWED}:
             return BrokerRefused(f"RabbitMQ at {where} closed the connection: {inner.reply_text}", **fields)
+        case pika_errors.StreamLostError():
+            return BrokerLost(f"the connection to RabbitMQ at {where} was lost: {_loss(inner)}", **fields)
         case pika_errors.ConnectionClosed():
             return BrokerLost(f"the connection to RabbitMQ at {where} was closed: {inner.reply_text}", **fields)
         case _:
@@ -172,6 +184,14 @@ def culprit(error: BaseException) -> Culprit:
 
 def _is_amqp(error: BaseException) -> bool:
     return isinstance(error, pika_errors.AMQPError)
+
+
+def _loss(error: BaseException) -> str:
+    """What became of the stream; pika puts the repr() of an error into the text of its own."""
+    text = str(error)
+    if "Transport indicated EOF" in text:
+        return "it hung up"
+    return found[1] if (found := _OS_ERROR.search(text)) else text.removeprefix("Stream connection lost: ")
 
 
 def _text(error: BaseException) -> str:

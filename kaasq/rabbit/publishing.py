@@ -16,8 +16,8 @@ from kaasq.broker import Done, Message
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, Unroutable
 from kaasq.io_thread import invoke
 from kaasq.log import get_logger
-from kaasq.rabbit.errors import ENCODING_ERRORS, culprit, reply_code, translate
-from kaasq.rabbit.properties import to_properties
+from kaasq.rabbit.errors import ENCODING_ERRORS, culprit, reply_code, reply_text, translate
+from kaasq.rabbit.properties import FRAME_MAX_BYTES, to_properties
 from kaasq.rabbit.wire import WireConnection
 
 log = get_logger()
@@ -64,6 +64,7 @@ class Publisher:
         self._blocked = False
         self._over: KaasqError | None = None
         self._max_body: int | None = None
+        self._frame_max = FRAME_MAX_BYTES
         self._waiting: deque[Publish] = deque()
         self._waiting_bytes = 0
         self._unconfirmed: dict[int, Publish] = {}
@@ -92,6 +93,7 @@ class Publisher:
         self._connection = connection
         self._blocked = False
         self._max_body = None  # the broker may have been configured anew
+        self._frame_max = connection.params.frame_max  # negotiated
         self._open_channel()
 
     def detach(self, error: KaasqError) -> None:
@@ -175,10 +177,9 @@ class Publisher:
         assert self._channel is not None
         message = item.message
         try:
-            self._channel.basic_publish(
-                item.exchange, item.routing_key, message.body, to_properties(message), item.mandatory
-            )
-        except ENCODING_ERRORS as error:
+            properties = to_properties(message, self._frame_max)
+            self._channel.basic_publish(item.exchange, item.routing_key, message.body, properties, item.mandatory)
+        except (BrokerRefused, *ENCODING_ERRORS) as error:
             # pika encodes all frames before it sends the first, so nothing has gone out and no tag is used
             self._finish(item, translate(error, "the message cannot be sent"))
             return
@@ -246,7 +247,7 @@ class Publisher:
         self._channel = None
         if self._connection is None or self._connection.is_closed or not reply_code(reason):
             return  # the whole connection went: detach() follows
-        log.warning("publish.channel_closed", reason=str(reason))
+        log.warning("publish.channel_closed", reason=reply_text(reason))
         blame = culprit(reason)
         if blame.max_size is not None:
             self._max_body = blame.max_size

@@ -217,7 +217,9 @@ class Wire(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
             raise ConnectionError(f"a frame of more than {READ_BYTES} bytes: is this an AMQP broker?")
 
 
-def _decodes(properties: memoryview) -> bool:
+def _decodes(properties: memoryview, deeper: int = 32) -> bool:
+    if deeper:  # nested tables may reach the limit of recursion: pika decodes further down the stack than this
+        return _decodes(properties, deeper - 1)
     try:
         BasicProperties().decode(bytes(properties))
     except Exception:  # noqa: BLE001  # struct.error, ValueError, OverflowError, pika's own: all mean the same
