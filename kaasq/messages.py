@@ -88,7 +88,8 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the time went, in microseconds. ``queued`` is from publishing to the worker taking it.
 
-    ``queued`` compares two machines' clocks, so it can be off by their skew (never below 0).
+    ``queued`` is to the millisecond, which is what messages carry, and compares two machines' clocks: it can be off by
+    their skew (never below 0).
     """
 
     queued: int = 0

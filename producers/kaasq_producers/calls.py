@@ -62,7 +62,7 @@ class Call:
         self.confirmed = False
         self.on_result = on_result
         self._on_unpublished = on_unpublished
-        self.published_ms = time.time_ns() // 1_000_000
+        self.published_ms = (time.time_ns() + 500_000) // 1_000_000
         """When it was published first: repeating it gives it no more time."""
         self.started = time.monotonic()
         self.deadline = self.started + self.timeout_s
