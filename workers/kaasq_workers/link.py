@@ -114,7 +114,8 @@ class Link:
 
     def send(self, jobs: list[Job]) -> bool:
         """Send as one frame; whether all of it went. Raises OSError if the executor is gone."""
-        self._backlog += frame(jobs)
+        if jobs:
+            self._backlog += frame(jobs)
         return self.flush()
 
     def flush(self) -> bool:

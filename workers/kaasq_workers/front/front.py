@@ -145,8 +145,7 @@ class Front:
         """Send what may be sent: suspects one at a time, everybody else together."""
         if self._worker is None or self._handle is None or not self._waiting:
             return
-        alone = next((tag for tag in self._sent if self._is_alone(tag)), None)
-        if alone is not None:
+        if self._suspicions and any(self._is_alone(tag) for tag in self._sent):
             return
         batch: list[Job] = []
         while self._waiting:
