@@ -23,7 +23,7 @@ def invoke(callback: Callable[..., object], *args: object) -> None:
     """
     try:
         callback(*args)
-    except BaseException:  # noqa: BLE001  # whatever it is: the connection and the other callbacks must go on
+    except BaseException:  # whatever it is: the connection and the other callbacks must go on
         with contextlib.suppress(Exception):  # standard error may be closed, a callback's repr() may raise
             log.exception("callback.failed", callback=getattr(callback, "__qualname__", None) or repr(callback))
 

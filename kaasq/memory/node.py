@@ -16,6 +16,7 @@ import msgspec
 
 from kaasq.broker import Message
 from kaasq.errors import BrokerRefused, KaasqError, Unroutable
+from kaasq.memory.frames import refusal
 from kaasq.topology import Binding, Queue, Topology, slot_taken
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -103,6 +104,8 @@ class MemoryNode:
             )
         if len(message.body) > self._max_body_bytes:
             return BrokerRefused(f"the message has {len(message.body)} bytes, the broker takes {self._max_body_bytes}")
+        if (refused := refusal(message)) is not None:
+            return refused
         with self._lock:
             if exchange and exchange not in self._bindings:
                 return BrokerRefused(f"no exchange {exchange!r}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -187,6 +190,89 @@ def test_a_callback_that_raises_does_not_stop_the_others(mq: Broker) -> None:
     mq.publish(Message(body=b""), exchange=EXCHANGE, routing_key="a", done=done_and_fail)
     assert done.one() is None
     assert publish(mq, b"still there") is None
+
+
+def test_a_callback_that_ends_its_thread_does_not_end_the_brokers(mq: Broker) -> None:
+    def quit_thread(error: object) -> None:
+        sys.exit(f"a bug: {error}")
+
+    for number in range(20):
+        mq.publish(Message(body=b"%d" % number), exchange=EXCHANGE, routing_key="a", done=quit_thread)
+    done = Outcomes()
+    for _ in range(20):
+        mq.publish(Message(body=b""), exchange="", routing_key="nowhere", done=done)
+    assert done.some(20) == [None] * 20
+    seen = Outcomes()
+
+    def odd_ones_fail(delivery: Delivery) -> None:
+        delivery.ack()
+        seen(None)
+        if int(delivery.message.body) % 2:
+            raise asyncio.CancelledError if int(delivery.message.body) % 3 else SystemExit
+
+    consumer = mq.consume(WORK, odd_ones_fail, prefetch=0)
+    assert seen.some(20) == [None] * 20
+    consumer.cancel()
+    assert publish(mq, b"still there") is None
+
+
+class Hostile:
+    """A callback that cannot even be named."""
+
+    def __call__(self, *_: object) -> None:
+        raise ValueError("a bug")
+
+    def __repr__(self) -> str:
+        raise ValueError("and another")
+
+
+def test_a_callback_that_cannot_be_logged_does_no_harm(mq: Broker) -> None:
+    mq.call_soon(Hostile())
+    mq.publish(Message(body=b""), exchange=EXCHANGE, routing_key="a", done=Hostile())
+    assert publish(mq, b"still there") is None
+
+
+def with_header_frame_of(size: int) -> Message:
+    # The frame 20, which properties 2, the mode 1, the table 4, the name 4, the value 5.
+    return Message(body=b"", headers={"big": "x" * (size - 36)})
+
+
+def test_headers_beyond_a_frame_are_refused_and_cost_nobody_else(mq: Broker) -> None:
+    states = States(mq)
+    done = [Outcomes() for _ in range(21)]
+    for number, each in enumerate(done):
+        message = with_header_frame_of(131_073) if number == 10 else Message(body=b"x")
+        mq.publish(message, exchange=EXCHANGE, routing_key="a", mandatory=True, done=each)
+    told = [each.one() for each in done]
+    error = told.pop(10)
+    assert isinstance(error, BrokerRefused)
+    assert (error.size, error.limit, error.header) == (131_073, 131_072, "big")
+    assert "'big'" in str(error)
+    assert told == [None] * 20
+    assert publish(mq, with_header_frame_of(131_072)) is None
+    with pytest.raises(queue.Empty):
+        states.wait_for(State.LOST, 0.2)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for _ in range(depth):
+        table = {"t": table}
+    return table
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [nested(1200), {"o": object()}, {"n": 2**70}, {"f": 1.5}, {5: "no text"}, {"x" * 256: 1}, {"s": "\ud800"}],
+    ids=["nested", "object", "long", "float", "number", "name", "surrogate"],
+)
+def test_headers_that_amqp_cannot_carry_are_refused_and_cost_nobody_else(mq: Broker, headers: dict[str, Any]) -> None:
+    before, after = Outcomes(), Outcomes()
+    mq.publish(Message(body=b""), exchange=EXCHANGE, routing_key="a", done=before)
+    error = publish(mq, Message(body=b"", headers=headers))
+    mq.publish(Message(body=b""), exchange=EXCHANGE, routing_key="a", done=after)
+    assert isinstance(error, BrokerRefused)
+    assert (before.one(), after.one()) == (None, None)
 
 
 def test_a_mandatory_message_without_a_queue_is_unroutable(mq: Broker) -> None:

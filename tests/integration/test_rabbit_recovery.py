@@ -16,11 +16,12 @@ from urllib.parse import quote
 import pika
 import pytest
 
-from kaasq.broker import Message, State
+from kaasq.broker import Delivery, Message, State
 from kaasq.errors import BrokerLost, BrokerRefused, SlotTaken
 from kaasq.rabbit import PublishLimits, RabbitBroker
 from kaasq.topology import slot_lock
 from real_broker import Broker as Server
+from tests.support.logs import log_lines
 from tests.support.messaging import (
     EXCHANGE,
     WORK,
@@ -265,6 +266,108 @@ def test_properties_that_pika_cannot_read_cost_one_reconnect(own_rabbit: Server,
     states.wait_for(State.CONNECTED)
     with pytest.raises(queue.Empty):
         states.wait_for(State.LOST, 0.3)
+
+
+class Nested(pika.BasicProperties):
+    """Tables in tables: from some depth on pika cannot read them, and from another on not write them."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.depth = depth
+
+    def encode(self) -> list[bytes]:
+        table = struct.pack(">I", 0)
+        for _ in range(self.depth):
+            table = struct.pack(">I", len(table) + 3) + b"\x01tF" + table
+        return [struct.pack(">H", self.FLAG_HEADERS), table]
+
+
+def test_deeply_nested_headers_cost_at_most_one_reconnect_and_no_other_publish(
+    own_rabbit: Server, mq: RabbitBroker
+) -> None:
+    states = States(mq)
+    sent = Outcomes()
+
+    def send_on(delivery: Delivery) -> None:
+        delivery.ack()
+        headers = delivery.message.headers
+        mq.publish(Message(body=b""), exchange="", routing_key="nowhere", done=sent)
+        mq.publish(Message(body=b"", headers=headers), exchange="", routing_key="nowhere", done=lambda _: sent(None))
+        mq.publish(Message(body=b""), exchange="", routing_key="nowhere", done=sent)
+
+    depths = range(400, 520)
+    foreign = pika.BlockingConnection(pika.URLParameters(own_rabbit.url))
+    channel = foreign.channel()
+    for depth in depths:
+        channel.basic_publish(EXCHANGE, "a", b"%d" % depth, Nested(depth))
+    foreign.close()
+    deliveries = Deliveries(mq, WORK, settle=send_on, prefetch=1)
+    arrived = {int(deliveries.one().message.body) for _ in depths}
+    assert arrived == set(depths)
+    assert sent.some(3 * len(depths)) == [None] * 3 * len(depths)
+    states.wait_for(State.LOST)
+    states.wait_for(State.CONNECTED)
+    with pytest.raises(queue.Empty):
+        states.wait_for(State.LOST, 0.3)
+
+
+def test_headers_beyond_the_negotiated_frame_are_refused(own_rabbit: Server) -> None:
+    mq = RabbitBroker(f"{own_rabbit.url}?frame_max=8192")
+    mq.open(10)
+    message = Message(body=b"x" * 20_000, headers={"big": "x" * 8200})
+    error = publish(mq, message, "nowhere", exchange="", mandatory=False)
+    assert isinstance(error, BrokerRefused)
+    assert error.limit == 8192
+    fits = Message(body=b"x" * 20_000, headers={"big": "x" * 8000})
+    assert publish(mq, fits, "nowhere", exchange="", mandatory=False) is None
+    mq.close()
+
+
+def test_a_lost_broker_is_told_of_in_two_lines(own_rabbit: Server) -> None:
+    with log_lines() as logs:
+        with Proxy(own_rabbit.url) as proxy:
+            mq = RabbitBroker(proxy.url)
+            states = States(mq)
+            mq.open(10)
+            states.wait_for(State.CONNECTED)
+            own_rabbit.ctl("close_all_connections", "a test")
+            states.wait_for(State.LOST)
+            states.wait_for(State.CONNECTED)
+            mq.close()
+    lines = [each for each in logs if each["log_level"] != "debug"]
+    assert [(each["event"], each["log_level"]) for each in lines] == [
+        ("broker.connected", "info"),
+        ("broker.lost", "warning"),
+        ("broker.connected", "warning"),
+    ]
+    assert lines[1]["error"].endswith("CONNECTION_FORCED - a test")
+
+
+def test_a_broker_that_is_away_is_told_of_once_not_for_each_attempt(own_rabbit: Server) -> None:
+    with log_lines() as logs:
+        with Proxy(own_rabbit.url) as proxy:
+            mq = RabbitBroker(proxy.url, max_pause_s=0.1)
+            mq.open(10)
+            states = States(mq)
+        states.wait_for(State.LOST)
+        time.sleep(3)
+        mq.close()
+    lost = [each for each in logs if each["log_level"] == "warning"]
+    assert [each["event"] for each in lost] == ["broker.lost"]
+    assert not any(word in lost[0]["error"] for word in ("Error", "(", "'"))
+    assert sum(each["event"] == "connection.failed" for each in logs) > 10
+
+
+def test_a_taken_lock_is_told_to_who_asked_and_not_to_the_log(own_rabbit: Server, mq: RabbitBroker) -> None:
+    other = RabbitBroker(own_rabbit.url)
+    other.open(10)
+    with log_lines() as logs:
+        assert lock(mq, slot_lock("p", "s3")) is None
+        assert isinstance(lock(other, slot_lock("p", "s3")), SlotTaken)
+    other.close()
+    (line,) = [each for each in logs if each["event"] == "declare.refused"]
+    assert line["log_level"] == "debug"
+    assert "Queue(" not in line["what"]
 
 
 def test_tls(own_rabbit: Server, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pika import exceptions
 from pika.adapters.utils import connection_workflow as workflow
 
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, Unroutable
-from kaasq.rabbit.errors import Culprit, Where, connection_error, culprit, translate
+from kaasq.rabbit.errors import ENCODING_ERRORS, Culprit, Where, connection_error, culprit, translate
 
 WHERE = Where(host="mq.example", port=5672, vhost="/team", user="ann")
 
@@ -93,6 +93,12 @@ def test_each_is_translated_to_it(name: str) -> None:
         (socket.gaierror(-2, "unknown"), BrokerLost, "'mq.example' cannot be resolved"),
         (ssl.SSLCertVerificationError("bad certificate"), BrokerRefused, "no TLS with mq.example:5672"),
         (TimeoutError("timed out"), BrokerLost, "no answer"),
+        (exceptions.StreamLostError("Transport indicated EOF"), BrokerLost, "was lost: it hung up"),
+        (
+            exceptions.StreamLostError(f"Stream connection lost: {ConnectionResetError(104, 'reset by peer')!r}"),
+            BrokerLost,
+            "mq.example:5672 was lost: reset by peer",
+        ),
         (exceptions.ConnectionClosedByBroker(320, "CONNECTION_FORCED"), BrokerLost, "CONNECTION_FORCED"),
         (exceptions.ConnectionClosedByBroker(530, "NOT_ALLOWED"), BrokerRefused, "NOT_ALLOWED"),
     ],
@@ -103,6 +109,12 @@ def test_a_connection_error_says_which_broker_and_why(error: Exception, kind: ty
         told = connection_error(each, WHERE)
         assert type(told) is kind
         assert words in str(told)
+
+
+@pytest.mark.parametrize("error", [RecursionError("too deep"), OverflowError("too large"), AttributeError("no text")])
+def test_what_cannot_be_encoded_is_refused(error: Exception) -> None:
+    assert isinstance(error, ENCODING_ERRORS)
+    assert type(translate(error, "the message cannot be sent")) is BrokerRefused
 
 
 def test_our_own_errors_stay() -> None:
