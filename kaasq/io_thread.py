@@ -236,7 +236,7 @@ class IoBroker:
         self._io.remove_reader(fd)
 
     def _tell(self, state: State, error: KaasqError | None = None) -> None:
-        self._log_state(state, error)
+        invoke(self._log_state, state, error)
         for each in list(self._watchers):
             invoke(each, state, error)
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from kaasq.broker import Consumer, Done, Message, OnDelivery, State
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
-from kaasq.io_thread import IoBroker
+from kaasq.io_thread import IoBroker, invoke
 from kaasq.rabbit.connection import Callbacks, Connection
 from kaasq.rabbit.consuming import Consumers, Subscription
 from kaasq.rabbit.declaring import Declarer
@@ -145,7 +145,7 @@ class RabbitBroker(IoBroker):
 
     def _tick(self) -> None:
         self._publisher.expire()
-        self._log.tick()
+        invoke(self._log.tick)
         self._io.call_later(TICK_S, self._tick)
 
     def _declared(self, connection: WireConnection) -> None:
