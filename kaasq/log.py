@@ -8,14 +8,30 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from functools import cache
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
 # Without local variables: they would put tenants' data and whole messages into the log.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+
+class _StandardError:
+    """Standard error as it is at each write. A log line that cannot be written must not break what it tells of."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+
+
+_STANDARD_ERROR = cast(TextIO, _StandardError())
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
@@ -30,7 +46,7 @@ def configure(level: str = "info", style: str = "auto") -> None:
     structlog.configure(
         processors=_processors(style),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),  # the standard error of then, not of now
+        logger_factory=lambda *_: structlog.WriteLogger(_STANDARD_ERROR),
     )
 
 
@@ -56,7 +72,7 @@ class _Logger:
 @cache
 def _quiet() -> Any:
     return structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
+        structlog.WriteLogger(_STANDARD_ERROR),
         processors=_processors("console"),
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
     )
