@@ -58,8 +58,10 @@ def check(store: BufferStore, tenants: list[str]) -> None:
     replies = usage.used - nbytes
     assert (usage.objects, usage.names) == (objects, names)
     assert replies >= 0
-    again = store.gc()
-    assert (again.objects, again.outcomes, again.orphans, again.stale_readers) == (0, 0, 0, 0)
+    # Nothing is left over. A collection may leave to the next one what a killed process was holding just then.
+    again = [store.gc() for _ in range(3)]
+    assert all(each.objects == each.outcomes == 0 for each in again)
+    assert (again[-1].orphans, again[-1].stale_readers) == (0, 0)
     assert list((store.path / "staging").iterdir()) == []
 
 
