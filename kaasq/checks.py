@@ -11,7 +11,7 @@ import msgspec
 
 from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical, pack_number, unpack_number
 from kaasq.errors import BadRequest
-from kaasq.model import Buffer, Constant, GraphSpec, Launch, Module, Number, Scalar, dim3
+from kaasq.model import BUILTINS, Buffer, Constant, GraphSpec, Launch, Module, Number, Scalar, dim3
 from kaasq.names import check_printable, is_graph_name
 
 MODULE_OPTION = re.compile(r"-D\w+(=[\w.+-]*)?|-{1,2}std=c\+\+(11|14|17|20)|-{1,2}use_fast_math|-fmad=(true|false)")
@@ -20,6 +20,8 @@ GRID_LIMIT = (2**31 - 1, 65535, 65535)
 BLOCK_LIMIT = (1024, 1024, 64)
 THREADS_PER_BLOCK = 1024
 DIMENSIONS = 32  # what NumPy has always been able to take
+ATTRIBUTES = 64  # of one built-in
+ATTRIBUTE_ITEMS = 1024  # of one attribute's list
 PARAMETER_BYTES = 32764  # what CUDA 12.1 and later pass to a kernel at most
 
 
@@ -65,6 +67,8 @@ def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:
             raise BadRequest(f"{name!r} is declared twice (buffers and scalars share one namespace)", at=at)
         names.add(name)
 
+    if BUILTINS in spec.modules:
+        raise BadRequest(f"{BUILTINS!r} stands for the built-ins; call the module something else", at="graph.modules")
     for label, module in spec.modules.items():
         _module(module, f"graph.modules[{label!r}]", limits)
     launches = tuple(_launch(each, f"graph.launches[{i}]", names, spec.modules) for i, each in enumerate(spec.launches))
@@ -151,8 +155,14 @@ def _module(module: Module, at: str, limits: GraphLimits) -> None:
             raise BadRequest("a source module has its text in 'source', not in 'code'", at=at)
         if "\0" in module.source:
             raise BadRequest("the source contains a NUL character", at=at)
+    elif module.kind == "library":
+        check_printable(module.path, f"{at}.path")
+        if module.code or module.source:
+            raise BadRequest("a library is named by its path alone, without 'source' or 'code'", at=at)
     elif not module.code:
         raise BadRequest(f"a {module.kind} module needs its bytes in 'code'", at=at)
+    if module.path and module.kind != "library":
+        raise BadRequest(f"a {module.kind} module has no path; kind 'library' has", at=f"{at}.path")
     size = len(module.source) + len(module.code)
     if size > limits.module_bytes:
         raise BadRequest(f"has {size} bytes, the limit is {limits.module_bytes}", at=at)
@@ -166,8 +176,12 @@ def _module(module: Module, at: str, limits: GraphLimits) -> None:
 
 
 def _launch(launch: Launch, at: str, names: set[str], modules: Mapping[str, Module]) -> Launch:
+    if launch.module == BUILTINS:
+        return _call(launch, at, names)
     if launch.module not in modules:
         raise BadRequest(f"the graph has no module {launch.module[:64]!r}", at=f"{at}.module")
+    if launch.attrs:
+        raise BadRequest("only a built-in has attributes", at=f"{at}.attrs")
     kernel = launch.kernel.strip()
     if not kernel:
         raise BadRequest("the kernel's name is empty", at=f"{at}.kernel")
@@ -184,6 +198,20 @@ def _launch(launch: Launch, at: str, names: set[str], modules: Mapping[str, Modu
         args=tuple([_arg(arg, at, i, names) for i, arg in enumerate(launch.args)]),
         shared_bytes=launch.shared_bytes,
     )
+
+
+def _call(launch: Launch, at: str, names: set[str]) -> Launch:
+    """A built-in's launch. Whether it fits its signature is for ``kaasq.builtins``: not everybody has them all."""
+    check_printable(launch.kernel, f"{at}.kernel")
+    if dim3(launch.grid) != (1, 1, 1) or dim3(launch.block) != (1, 1, 1) or launch.shared_bytes:
+        raise BadRequest("a built-in has neither grid nor block nor shared memory", at=f"{at} ({launch.kernel[:64]})")
+    _at_most(len(launch.attrs), ATTRIBUTES, "attributes", f"{at}.attrs")
+    for name, value in launch.attrs.items():
+        check_printable(name, f"{at}.attrs")
+        if isinstance(value, tuple):
+            _at_most(len(value), ATTRIBUTE_ITEMS, "items", f"{at}.attrs.{name}")
+    args = tuple([_arg(arg, at, i, names) for i, arg in enumerate(launch.args)])
+    return Launch(module=BUILTINS, kernel=launch.kernel, args=args, attrs=launch.attrs)
 
 
 @functools.lru_cache(maxsize=1024)  # most launches of a graph have one of a few shapes

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from kaasq.builtins import find_builtin, resolve_call
 from kaasq.checks import GraphLimits, check_buffer, check_graph, check_scalar
 from kaasq.dtypes import canonical
 from kaasq.errors import BadRequest
-from kaasq.model import Buffer, Constant, GraphSpec, Kernel, Launch, Module, Number, Role, Scalar
+from kaasq.model import BUILTINS, Attribute, Buffer, Constant, GraphSpec, Kernel, Launch, Module, Number, Role, Scalar
 
 # A declaration is checked at its line, where the mistake is seen best, but limits are settings, known only later.
 UNLIMITED = GraphLimits(buffer_bytes=sys.maxsize)
@@ -111,6 +112,26 @@ class Graph:
         )
         self._frozen = None
 
+    def call(self, builtin: str, *args: Argument, **attrs: Attribute) -> None:
+        """Append a launch of a built-in: ``graph.call("gemm", a, b, c, transpose_b=True)``. docs/builtins.md has them.
+
+        Raises ModuleRejected if there is no such built-in, BadArguments naming what does not fit its signature. One
+        with a dot in its name comes from another package; where that is not installed, the worker checks.
+        """
+        at = f"graph.launches[{len(self._launches)}]"
+        launch = Launch(
+            module=BUILTINS,
+            kernel=builtin,
+            args=tuple(self._argument(arg, f"{at}.args[{i}]") for i, arg in enumerate(args)),
+            attrs={name: _attribute(value) for name, value in attrs.items()},
+        )
+        if "." not in builtin or find_builtin(builtin):  # else it is one that only the workers have
+            declared: dict[str, Buffer | Scalar] = {each.name: each for each in self._buffers}
+            declared.update((each.name, each) for each in self._scalars)
+            resolve_call(launch, at, declared)
+        self._launches.append(launch)
+        self._frozen = None
+
     def freeze(self, limits: GraphLimits | None = None) -> GraphSpec:
         """The graph as checked, immutable data. Raises BadRequest naming the place of the first mistake."""
         if self._frozen is None or self._frozen.iterations != self.iterations or self._frozen.name != self.name:
@@ -195,6 +216,13 @@ def _dims(value: int | Sequence[int], at: str) -> int | tuple[int, ...]:
     if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes)):
         return tuple(_whole(each, at) for each in value)
     return _whole(value, at)
+
+
+def _attribute(value: Any) -> Any:
+    """Lists as tuples, NumPy's numbers as Python's."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_attribute(each) for each in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _whole(value: Any, at: str) -> int:

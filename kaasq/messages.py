@@ -118,11 +118,12 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a request ended."""
+    """How a request ended. ``graph`` is the hash of one that came whole: the next request may send that instead."""
 
     kaasq: int = msgspec.field(default_factory=lambda: PROTOCOL_VERSION)
     id: str
     status: Status
+    graph: str | None = None
     outputs: dict[str, Output] = {}
     error: ErrorBody | None = None
     timings: Timings = Timings()

@@ -1,7 +1,8 @@
 """The graph as data: frozen types with one canonical encoding, whose hash identifies the graph.
 
 These are the wire types. ``kaasq.graph.Graph`` builds them from Python; a program in another language writes them as
-JSON. A launch's ``args`` name a buffer or a scalar of the graph (they share one namespace) or hold a constant.
+JSON. A launch's ``args`` name a buffer or a scalar of the graph (they share one namespace) or hold a constant. Its
+``module`` names one of the graph's modules, or is ``kaasq``: then the kernel is a built-in.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from kaasq.dtypes import itemsize
 from kaasq.errors import BadRequest
 
 Role = Literal["input", "output", "inout", "temp"]
-ModuleKind = Literal["source", "ptx", "cubin", "fatbin"]
+ModuleKind = Literal["source", "ptx", "cubin", "fatbin", "library"]
 Dim3 = tuple[int, int, int]
 Number = bool | int | float
+# Lists inside are for values per argument or per axis; null stands for "as declared".
+Attribute = bool | int | float | str | tuple[int | float | str | tuple[int, ...] | None, ...]
+
+BUILTINS = "kaasq"
+"""The module that every graph has without carrying it: the kernels that kaasq ships (``kaasq.builtins``)."""
 
 _SUFFIXES: dict[str, ModuleKind] = {
     ".cu": "source",
@@ -46,14 +52,17 @@ class Kernel(NamedTuple):
 
 
 class Module(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
-    """A piece of device code: CUDA C++ in ``source``, or PTX, cubin or fatbin in ``code``.
+    """A piece of device code: CUDA C++ in ``source``, PTX, cubin or fatbin in ``code``, or one that the worker has.
 
-    ``options`` are compiler options for source: ``-DNAME=VALUE``, ``-std=c++17``, ``--use_fast_math``.
+    For the latter, kind ``library``, ``path`` is a file below the worker's module folders (``kaasq worker --modules``)
+    or, after an ``@``, a name in the store. ``options`` are compiler options for source: ``-DNAME=VALUE``,
+    ``-std=c++17``, ``--use_fast_math``.
     """
 
     kind: ModuleKind = "source"
     source: str = ""
     code: bytes = b""
+    path: str = ""
     options: tuple[str, ...] = ()
 
     @classmethod
@@ -75,6 +84,11 @@ class Module(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
                 raise BadRequest(f"{path.name}: the source is not UTF-8: {error.reason}", at="module") from None
         return cls(kind=kind, code=path.read_bytes())
 
+    @classmethod
+    def from_library(cls, path: str, *, options: tuple[str, ...] = ()) -> Module:
+        """A module that lies with the worker: a file below its module folders, or ``@name`` in the store."""
+        return cls(kind="library", path=path, options=tuple(options))
+
     def kernel(self, name: str) -> Kernel:
         """The kernel of that name. Whether it exists shows when a device loads the module."""
         return Kernel(self, name)
@@ -83,7 +97,8 @@ class Module(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     def hash(self) -> str:
         """Content hash of the canonical encoding."""
         # Field by field: msgspec leaves defaults out by identity, and a decoded or unpickled "source" is another one.
-        return content_hash(b"kaasq module 1\0" + _canonical.encode((self.kind, self.source, self.code, self.options)))
+        parts = (self.kind, self.source, self.code, self.path, self.options)
+        return content_hash(b"kaasq module 1\0" + _canonical.encode(parts))
 
 
 class Buffer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -131,7 +146,10 @@ class Constant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One kernel invocation. ``grid`` counts blocks, ``block`` threads, x first; left-out dimensions are 1."""
+    """One kernel invocation. ``grid`` counts blocks, ``block`` threads, x first; left-out dimensions are 1.
+
+    A built-in has neither; its ``attrs`` say what the code is to be (axes, transposes), its ``args`` what it works on.
+    """
 
     module: str
     kernel: str
@@ -139,6 +157,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     block: int | tuple[int, ...] = 1
     args: tuple[str | Constant, ...] = ()
     shared_bytes: int = 0
+    attrs: dict[str, Attribute] = {}
 
 
 class GraphSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):

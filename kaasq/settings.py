@@ -20,6 +20,7 @@ from kaasq.topology import QueueType
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
 DEFAULT_POOL = "default"
 INLINE_LIMIT_BYTES = 256 << 10
+GUARD_BAND_BYTES = 64 << 10  # a row of 16,384 floats: an index that is wrong by one row is seen, too
 PREFIX = "KAASQ_"
 FILE_NAME = "kaasq.toml"
 TABLES = {"graph_limits"}
@@ -62,8 +63,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of device memory to use at most; 0: what the device has, less a reserve."""
     cache_dir: str = ""
     """Compiled modules. Empty: the user's cache folder."""
+    modules: str = ""
+    """Folders with modules for requests that name a ``library``, separated as in PATH. Empty: none."""
     compiler: str = ""
     """C++ compiler of the CPU device. Empty: g++, clang++ or ziglang, whichever is found first."""
+    guard: bool = False
+    """Guard mode, for finding bugs: writes outside of a buffer or to a ``const`` one fail the launch. Slow."""
+    guard_band: Positive = GUARD_BAND_BYTES
+    """Bytes before and after each buffer that guard mode watches."""
     result_ttl: Seconds = 24 * 3600.0
     """How long outcomes and outputs that nobody named are kept."""
     graph_limits: GraphLimits = GraphLimits()

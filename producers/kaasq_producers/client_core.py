@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 
 from kaasq import codec, topology
 from kaasq.broker import Broker, Consumer, Delivery, Done, State
@@ -39,6 +41,7 @@ class ClientCore:
         self._pending: dict[str, Call] = {}
         self._room = threading.Condition()
         self._waiting = 0
+        self._callbacks: deque[Callable[[], None]] = deque()
         self._deadlines = Deadlines(broker, self._expire)
         self._resend: list[Call] = []
         self._consumer: Consumer | None = None
@@ -91,13 +94,30 @@ class ClientCore:
             finally:
                 self._waiting -= 1
 
+    def on_room(self, callback: Callable[[], None]) -> None:
+        """Call back once ``send`` is likely to have room again, or nothing is sent any more: from any thread, at once
+        if that is so now.
+        """
+        with self._room:
+            if not self._has_room():
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def cancel(self, call: Call) -> bool:
+        """Forget the request, and have the workers not run it. False if its reply has come."""
+        return self.forget(call)
+
     def forget(self, call: Call) -> bool:
         """Stop waiting for a reply; it is dropped when it comes. False if it has come. Calls nobody back."""
         if self._pending.pop(call.id, None) is None:
             return False
-        if self._waiting:
+        if self._waiting or self._callbacks:
             with self._room:
                 self._room.notify()
+                callback = self._callbacks.popleft() if self._callbacks else None
+            if callback is not None:
+                callback()
         return True
 
     def stop(self, error: KaasqError | None = None) -> None:
@@ -107,6 +127,9 @@ class ClientCore:
                 self._over = error or BrokerLost("the client is closed")
             calls = list(self._pending.values())
             self._room.notify_all()
+            callbacks, self._callbacks = self._callbacks, deque()
+        for callback in callbacks:
+            callback()
         self._deadlines.cancel()
         if self._consumer is not None:
             self._consumer.cancel()

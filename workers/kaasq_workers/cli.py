@@ -39,6 +39,12 @@ log = get_logger()
 @click.option("--device-memory", type=int, metavar="BYTES", help="Most device memory to use.")
 @click.option("--compiler", metavar="PATH", help="C++ compiler of the CPU device.")
 @click.option(
+    "--guard/--no-guard",
+    default=None,
+    help="Find kernels that write outside of their buffers or to const inputs (slow; default: no).",
+)
+@click.option("--guard-band", type=click.IntRange(min=1), metavar="BYTES", help="What --guard watches around a buffer.")
+@click.option(
     "--drain",
     type=click.FloatRange(min=0),
     default=DRAIN_TIMEOUT_S,

@@ -53,6 +53,7 @@ def open_device(settings: Settings) -> Device:
             cache_dir=settings.cache_path / "cpu",
             compiler=settings.compiler or None,
             memory_limit=settings.device_memory or None,
+            guard=settings.guard,
         )
     if kind == "cuda":
         from kaasq_workers.devices.cuda import CudaDevice

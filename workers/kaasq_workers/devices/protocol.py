@@ -6,11 +6,13 @@ Left out on purpose: caching, eviction, argument checks and plans. They are the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from kaasq.model import Dim3, Module
+from kaasq.builtins import Call
+from kaasq.model import Dim3, Module, Number
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +80,17 @@ class Arguments(Protocol):
     count: int
 
 
+class Operation(Protocol):
+    """A built-in made ready for one launch of a graph: its algorithm chosen, its code loaded, its workspace there."""
+
+    call: Call
+
+
 class Stream(Protocol):
-    """Work in order. Calls may return before the work is done; ``synchronize`` waits and reports what failed."""
+    """Work in order. Calls may return before the work is done; ``synchronize`` waits and reports what failed.
+
+    Memory is known by its address: a part of an allocation will do.
+    """
 
     def copy_in(self, memory: Memory, data: memoryview, offset: int = 0) -> None:
         """Host to device. ``data`` must stay unchanged until the stream has passed."""
@@ -95,6 +106,9 @@ class Stream(Protocol):
 
     def launch(self, kernel: LoadedKernel, grid: Dim3, block: Dim3, arguments: Arguments, shared_bytes: int) -> None:
         """Run a kernel. Arguments have been checked against its parameters. Raises KernelFailed if refused."""
+
+    def operate(self, operation: Operation, operands: Mapping[str, Memory | Number]) -> None:
+        """Run a built-in on memory and numbers, by its parameters' names. Raises KernelFailed."""
 
     def mark(self) -> Mark:
         """Mark this point."""
@@ -120,6 +134,9 @@ class Device(Protocol):
         Raises ModuleRejected: diagnostics in ``message`` and in full in ``log``, or why this device cannot run the
         module's kind. Compiled source is cached on disk by hash.
         """
+
+    def prepare(self, call: Call) -> Operation:
+        """Make a built-in ready. Raises ModuleRejected if this device has none of that name, OutOfMemory."""
 
     def allocate(self, nbytes: int) -> Memory:
         """Memory with undefined contents. Raises OutOfMemory with fields needed and capacity."""

@@ -17,6 +17,7 @@ from kaasq.model import Buffer, GraphSpec
 from kaasq_storage import BufferStore, Object, Staged
 from kaasq_workers.devices.protocol import Device, Memory
 from kaasq_workers.executor.device_cache import DeviceCache
+from kaasq_workers.executor.guard import Guard
 from kaasq_workers.executor.plan import PlanCache
 
 CACHE_SHARE = 0.5  # of the device's memory; the rest is for what requests allocate
@@ -47,13 +48,16 @@ class Part(NamedTuple):
 class Engine:
     """One device's engine. Used from one thread."""
 
-    def __init__(self, device: Device, store: BufferStore, *, inline_limit: int) -> None:
+    def __init__(self, device: Device, store: BufferStore, *, inline_limit: int, guard_band: int | None = None) -> None:
+        """``guard_band``: guard mode, with bands of that many bytes."""
         self.device = device
         self._store = store
         self._inline_limit = inline_limit
         self._plans = PlanCache(device)
-        self._objects = DeviceCache(int(device.limits.memory * CACHE_SHARE))
         self._stream = device.stream()
+        self._guard = Guard(device, self._stream, guard_band) if guard_band is not None else None
+        # A copy that is shared could be harmed by one request and be blamed on the next: guard mode has none.
+        self._objects = DeviceCache(0 if self._guard else int(device.limits.memory * CACHE_SHARE))
 
     def run(self, tenant: str, graph: GraphSpec, request: Request) -> Executed:
         """Run it. Raises a KaasqError; nothing has been published in the store then."""
@@ -77,11 +81,16 @@ class Engine:
                     memory[buffer.name] = self._allocate(buffer.nbytes, cleanup)
                     stream.copy_in(memory[buffer.name], memoryview(source))
                 else:
-                    memory[buffer.name], hit = self._stored(tenant, buffer, source, cleanup)
+                    shared = buffer.name in plan.unharmed
+                    memory[buffer.name], hit = self._stored(tenant, buffer, source, cleanup, shared=shared)
                     hits, misses = hits + hit, misses + (not hit)
             ready = stream.mark()
             plan.bind(memory, request.scalars)
-            plan.launch(stream)
+            if self._guard is None:
+                plan.launch(stream)
+            else:
+                with self._guard.watch(graph, memory) as check:
+                    plan.launch(stream, check)
             done = stream.mark()
             outputs = self._copy_out(tenant, graph, request, memory, undo)
             end = stream.mark()
@@ -120,8 +129,13 @@ class Engine:
         check_bindings(graph, sizes, request.scalars, request.keep)
         return sources
 
-    def _stored(self, tenant: str, buffer: Buffer, part: Part, cleanup: ExitStack) -> tuple[Memory, bool]:
-        """Device memory holding the input, and whether the object was on the device already."""
+    def _stored(
+        self, tenant: str, buffer: Buffer, part: Part, cleanup: ExitStack, *, shared: bool
+    ) -> tuple[Memory, bool]:
+        """Device memory holding the input, and whether the object was on the device already.
+
+        ``shared``: nothing will write to it, so the cached copy itself will do.
+        """
         stored, offset = part
         whole = offset == 0 and buffer.nbytes == stored.nbytes
         cached = self._objects.get(tenant, stored.ref) if whole else None
@@ -140,7 +154,7 @@ class Engine:
             if not taken:
                 return fresh, False
             cached = fresh
-        if buffer.const:
+        if shared:
             return cached, hit
         private = self._allocate(buffer.nbytes, cleanup)  # a kernel might write to it; the cached one stays pristine
         self._stream.copy(private, cached)
@@ -156,12 +170,13 @@ class Engine:
             yield reading.data
 
     def _allocate(self, nbytes: int, cleanup: ExitStack | None) -> Memory:
+        allocate = self._guard.allocate if self._guard else self.device.allocate
         try:
-            memory = self.device.allocate(nbytes)
+            memory = allocate(nbytes)
         except OutOfMemory:
             if not self._objects.shed(nbytes):
                 raise
-            memory = self.device.allocate(nbytes)
+            memory = allocate(nbytes)
         if cleanup is not None:
             cleanup.callback(memory.free)
         return memory

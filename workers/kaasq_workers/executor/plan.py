@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
+from kaasq.builtins import resolve_call
 from kaasq.dtypes import pack_number
-from kaasq.errors import BadRequest, OutOfMemory
-from kaasq.model import Buffer, Dim3, GraphSpec, Launch, Module, Number, Scalar, dim3
-from kaasq_workers.devices.protocol import Device, LoadedKernel, LoadedModule, Memory, Stream
-from kaasq_workers.executor.arguments import PackedArguments, pack, pointer
+from kaasq.errors import OutOfMemory
+from kaasq.model import BUILTINS, Buffer, GraphSpec, Module, Number, Scalar
+from kaasq_workers.devices.protocol import Device, LoadedModule, Memory, Stream
+from kaasq_workers.executor.arguments import pack
+from kaasq_workers.executor.steps import CallStep, KernelStep, check_launch
 
 PLANS = 256
 LAUNCHES = 200_000  # in all plans together: about 1 KiB each
 MODULES = 256
 
 
-class Step:
-    """One launch, ready but for this request's addresses and scalars."""
+class Place(NamedTuple):
+    """Where a buffer or scalar goes: an argument of a step."""
 
-    def __init__(self, kernel: LoadedKernel, launch: Launch, arguments: PackedArguments) -> None:
-        self.kernel = kernel
-        self.grid: Dim3 = dim3(launch.grid)
-        self.block: Dim3 = dim3(launch.block)
-        self.shared_bytes = launch.shared_bytes
-        self.arguments = arguments
+    step: KernelStep | CallStep
+    position: int
 
 
 class Plan:
@@ -42,48 +41,60 @@ class Plan:
             )
         wanted: dict[str, list[str]] = {}
         for launch in graph.launches:
-            names = wanted.setdefault(launch.module, [])
-            if launch.kernel not in names:
-                names.append(launch.kernel)
+            if launch.module != BUILTINS:
+                names = wanted.setdefault(launch.module, [])
+                if launch.kernel not in names:
+                    names.append(launch.kernel)
         loaded = {
             key: modules.load(tenant, graph.modules[key], tuple(sorted(names))) for key, names in sorted(wanted.items())
         }
-        self.steps: list[Step] = []
-        self._addresses: dict[str, list[tuple[PackedArguments, int]]] = {}
-        self._scalars: dict[str, list[tuple[PackedArguments, int]]] = {}
-        buffers = {each.name for each in graph.buffers}
         declared: dict[str, Buffer | Scalar] = {each.name: each for each in graph.buffers}
         declared.update((each.name, each) for each in graph.scalars)
+        self.steps: list[KernelStep | CallStep] = []
+        self._addresses: dict[str, list[Place]] = {}
+        self._scalars: dict[str, list[Place]] = {}
+        harmed: set[str] = set()
         for index, launch in enumerate(graph.launches):
             at = f"graph.launches[{index}]"
-            kernel = loaded[launch.module].kernel(launch.kernel)
-            _check_limits(launch, f"{at} ({launch.kernel})", kernel, device)
-            arguments = pack(launch, at, kernel, declared)
+            step: KernelStep | CallStep
+            if launch.module == BUILTINS:
+                call = resolve_call(launch, at, declared)
+                step = CallStep(device.prepare(call), launch)
+                harmed |= step.written
+            else:
+                kernel = loaded[launch.module].kernel(launch.kernel)
+                check_launch(launch, f"{at} ({launch.kernel})", kernel, device)
+                step = KernelStep(kernel, launch, pack(launch, at, kernel, declared))
+                harmed |= {each for each in launch.args if isinstance(each, str)}
             for position, arg in enumerate(launch.args):
                 if isinstance(arg, str):
-                    where = self._addresses if arg in buffers else self._scalars
-                    where.setdefault(arg, []).append((arguments, position))
-            self.steps.append(Step(kernel, launch, arguments))
+                    where = self._addresses if isinstance(declared[arg], Buffer) else self._scalars
+                    where.setdefault(arg, []).append(Place(step, position))
+            self.steps.append(step)
+        self.unharmed = frozenset(each.name for each in graph.buffers if each.const or each.name not in harmed)
+        """Buffers that no launch writes to: they are const, or only built-ins take them, to read."""
 
     def bind(self, memory: Mapping[str, Memory], scalars: Mapping[str, Number]) -> None:
         """Write this request's addresses and scalars into the arguments."""
         for name, places in self._addresses.items():
-            value = pointer(memory[name].address)
-            for arguments, position in places:
-                arguments.set(position, value)
+            given = memory[name]
+            for step, position in places:
+                step.set_memory(position, given)
         for scalar in self.graph.scalars:
             number = scalars.get(scalar.name, scalar.default)
             if number is None or scalar.name not in self._scalars:
                 continue
             value = pack_number(scalar.dtype, number, f"scalars.{scalar.name}")
-            for arguments, position in self._scalars[scalar.name]:
-                arguments.set(position, value)
+            for step, position in self._scalars[scalar.name]:
+                step.set_number(position, value)
 
-    def launch(self, stream: Stream) -> None:
-        """Queue every launch, as often as the graph says."""
+    def launch(self, stream: Stream, after: Callable[[], None] | None = None) -> None:
+        """Queue every launch, as often as the graph says; ``after`` is called behind each."""
         for _ in range(self.graph.iterations):
             for step in self.steps:
-                stream.launch(step.kernel, step.grid, step.block, step.arguments, step.shared_bytes)
+                step.launch(stream)
+                if after is not None:
+                    after()
 
 
 class ModuleCache:
@@ -133,24 +144,3 @@ class PlanCache:
             _, dropped = self._plans.popitem(last=False)
             self._launches -= len(dropped.steps)
         return plan, False
-
-
-def _check_limits(launch: Launch, place: str, kernel: LoadedKernel, device: Device) -> None:
-    limits = device.limits
-    for what, given, bounds in (("grid", launch.grid, limits.grid), ("block", launch.block, limits.block)):
-        for axis, size, bound in zip("xyz", dim3(given), bounds, strict=True):
-            if size > bound:
-                raise BadRequest(f"{what}.{axis} is {size}; {device.name} takes at most {bound}", at=place)
-    x, y, z = dim3(launch.block)
-    most = min(limits.threads_per_block, kernel.threads_per_block)
-    if x * y * z > most:
-        raise BadRequest(
-            f"a block of {x * y * z} threads; {kernel.name!r} takes at most {most} on {device.name}", at=place
-        )
-    shared = launch.shared_bytes + kernel.static_shared_bytes
-    if shared > limits.shared_per_block:
-        raise BadRequest(
-            f"{shared} bytes of shared memory ({kernel.static_shared_bytes} of them static); "
-            f"{device.name} has {limits.shared_per_block} a block",
-            at=place,
-        )

@@ -50,7 +50,8 @@ class Executor:
         self._device = device
         self._store = store
         self._decoder = RequestDecoder(settings.graph_limits)
-        self._engine = Engine(device, store, inline_limit=settings.inline_limit)
+        guard_band = settings.guard_band if settings.guard else None
+        self._engine = Engine(device, store, inline_limit=settings.inline_limit, guard_band=guard_band)
         self._committer = Committer(store, worker, ttl_s=settings.result_ttl)
         self._log = log.bind(device=device.name)
 

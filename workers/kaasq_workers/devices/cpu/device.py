@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from kaasq.builtins import Call
 from kaasq.errors import KernelFailed, ModuleRejected
-from kaasq.model import Dim3, Module
+from kaasq.model import Dim3, Module, Number
 from kaasq_workers.devices.code_cache import CodeCache
 from kaasq_workers.devices.cpu.builder import Builder
+from kaasq_workers.devices.cpu.builtins import CpuOperation, prepare
 from kaasq_workers.devices.cpu.memory import Allocator, CpuMemory, default_limit
 from kaasq_workers.devices.cpu.module import CpuKernel, CpuModule, Runtime
 from kaasq_workers.devices.cpu.processor import processor_name
 from kaasq_workers.devices.cpu.toolchain import find_toolchain, no_compiler
-from kaasq_workers.devices.protocol import Arguments, Limits, LoadedKernel, Mark, Memory
+from kaasq_workers.devices.protocol import Arguments, Limits, LoadedKernel, Mark, Memory, Operation
 
 SHARED_PER_BLOCK = 232448  # 227 KiB, an H100's
 
@@ -62,6 +65,11 @@ class CpuStream:
         assert isinstance(kernel, CpuKernel)
         self._device.launch(kernel, grid, block, arguments.pointers, shared_bytes)
 
+    def operate(self, operation: Operation, operands: Mapping[str, Memory | Number]) -> None:
+        """Run a built-in to its end."""
+        assert isinstance(operation, CpuOperation)
+        operation.run(operands)
+
     def mark(self) -> CpuMark:
         """Mark this point."""
         return CpuMark()
@@ -104,6 +112,10 @@ class CpuDevice:
             raise no_compiler()
         self._load_runtime(self._builder)
         return CpuModule(self._builder.module(module, kernels), kernels, self._cache.work)
+
+    def prepare(self, call: Call) -> CpuOperation:
+        """Find a built-in. Raises ModuleRejected."""
+        return prepare(call)
 
     def allocate(self, nbytes: int) -> CpuMemory:
         """Page-aligned memory. Raises OutOfMemory."""

@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kaasq.builtins import Call
 from kaasq.errors import DeviceUnavailable, KaasqError, ModuleRejected
 from kaasq.log import get_logger
 from kaasq.model import Module
 from kaasq_workers.devices.cuda.compiled import CompiledCache
 from kaasq_workers.devices.cuda.images import Image, cubin_image, fatbin_architectures, fatbin_image
-from kaasq_workers.devices.protocol import Limits
+from kaasq_workers.devices.protocol import Limits, Operation
 
 if TYPE_CHECKING:
     from kaasq_workers.devices.cuda.memory import CudaMemory
@@ -111,6 +112,10 @@ class CudaDevice:
             load_us=round((time.perf_counter() - compiled) * 1e6),
         )
         return loaded
+
+    def prepare(self, call: Call) -> Operation:
+        """Make a built-in ready. Raises ModuleRejected."""
+        raise ModuleRejected(f"{self.name} has no built-in {call.builtin.name!r}", kernel=call.builtin.name)
 
     def allocate(self, nbytes: int) -> CudaMemory:
         """Memory with undefined contents, aligned to 512 bytes. Raises OutOfMemory."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import cupy
 from cupy.cuda import driver, runtime
 
-from kaasq.model import Dim3
+from kaasq.model import Dim3, Number
 from kaasq_workers.devices.cuda.addresses import AddressReader
 from kaasq_workers.devices.cuda.errors import Poisonable, run_error
 from kaasq_workers.devices.cuda.module import CudaKernel
 from kaasq_workers.devices.cuda.staging import Staging
-from kaasq_workers.devices.protocol import Arguments, LoadedKernel, Mark, Memory
+from kaasq_workers.devices.protocol import Arguments, LoadedKernel, Mark, Memory, Operation
 
 SLOT_BYTES = 4 << 20
 SLOTS = 4
@@ -142,6 +143,10 @@ class CudaStream:
             driver.launchKernel(kernel.function, *grid, *block, shared_bytes, self.pointer, arguments.pointers, 0)
         except _CUDA_ERRORS as error:
             raise self._failed(error, f"a launch of {kernel.name!r} with grid {grid}, block {block}") from error
+
+    def operate(self, operation: Operation, operands: Mapping[str, Memory | Number]) -> None:
+        """Queue a built-in. Raises KernelFailed."""
+        raise NotImplementedError
 
     def mark(self) -> CudaMark:
         """Mark this point."""

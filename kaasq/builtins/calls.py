@@ -1,0 +1,140 @@
+"""From a launch of a built-in to a checked Call: operands by name, views applied, attributes complete. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from kaasq.builtins.registry import builtin_names, find_builtin
+from kaasq.builtins.signature import Builtin, Call, Mistake, Operand, Parameter
+from kaasq.errors import BadArguments, ModuleRejected
+from kaasq.model import Buffer, Constant, Launch, Scalar
+
+VIEWS = "shapes"
+"""An attribute of every built-in: a shape per argument under which to see its buffer, null for the declared one."""
+
+
+def resolve_call(launch: Launch, at: str, declared: Mapping[str, Buffer | Scalar]) -> Call:
+    """The launch as a call. ``declared`` are the graph's buffers and scalars by name.
+
+    Raises ModuleRejected if there is no such built-in here, BadArguments naming the argument for what does not fit.
+    """
+    builtin = find_builtin(launch.kernel)
+    if builtin is None:
+        known = builtin_names()
+        raise ModuleRejected(
+            f"{at}: there is no built-in {launch.kernel[:64]!r} here; there are {', '.join(known)}",
+            kernel=launch.kernel[:64],
+            kernels=known,
+        )
+    try:
+        attrs = dict(launch.attrs)
+        views = attrs.pop(VIEWS, ())
+        call = Call(builtin, _operands(builtin, launch, declared, views), _attributes(builtin, attrs))
+        _distinct(call)
+        builtin.check(call)
+    except Mistake as mistake:
+        place = _place(at, builtin, mistake.about)
+        raise BadArguments(
+            f"{place}: {builtin.usage}: {mistake.message}", launch=at, kernel=builtin.name, argument=mistake.about
+        ) from None
+    return call
+
+
+def _operands(
+    builtin: Builtin, launch: Launch, declared: Mapping[str, Buffer | Scalar], views: Any
+) -> dict[str, Operand]:
+    required = sum(each.default is None for each in builtin.parameters)
+    if not required <= len(launch.args) <= len(builtin.parameters):
+        most = len(builtin.parameters)
+        wanted = str(required) if required == most else f"{required} to {most}"
+        raise Mistake(f"takes {wanted} arguments, {len(launch.args)} were given")
+    if not isinstance(views, tuple) or len(views) > len(launch.args):
+        raise Mistake(f"{VIEWS} is a list with a shape or null for each argument", VIEWS)
+    operands: dict[str, Operand] = {}
+    for index, (parameter, arg) in enumerate(zip(builtin.parameters, launch.args, strict=False)):
+        view = views[index] if index < len(views) else None
+        operands[parameter.name] = _operand(parameter, arg, declared, view)
+    return operands
+
+
+def _operand(parameter: Parameter, arg: str | Constant, declared: Mapping[str, Buffer | Scalar], view: Any) -> Operand:
+    name = parameter.name
+    given = declared[arg] if isinstance(arg, str) else arg
+    if parameter.access == "number":
+        if isinstance(given, Buffer):
+            raise Mistake(f"{name} is a number: a constant or a scalar, not buffer {given.name!r}", name)
+        if given.dtype == "bytes":
+            raise Mistake(f"{name} is a number, not raw bytes", name)
+        return Operand(arg if isinstance(arg, str) else "", given.dtype, (), is_buffer=False)
+    if not isinstance(given, Buffer):
+        raise Mistake(f"{name} is a buffer, not a number", name)
+    if given.dtype is None:
+        raise Mistake(f"buffer {given.name!r} needs a dtype", name)
+    if given.dtype not in parameter.dtypes:
+        raise Mistake(f"buffer {given.name!r} is {given.dtype}; {name} may be {', '.join(parameter.dtypes)}", name)
+    operand = Operand(given.name, given.dtype, given.shape or (), is_buffer=True)
+    if given.shape is None:
+        flat, rest = divmod(given.nbytes, operand.nbytes)
+        if rest:
+            raise Mistake(f"buffer {given.name!r} has {given.nbytes} bytes, which is no number of {given.dtype}", name)
+        operand = operand._replace(shape=(flat,))
+    if view is None:
+        return operand
+    if not isinstance(view, tuple) or not all(isinstance(each, int) and each > 0 for each in view):
+        raise Mistake(f"{VIEWS}: {name} is to be seen as {view!r:.80}, which is no shape", name)
+    if math.prod(view) != math.prod(operand.shape):
+        raise Mistake(f"buffer {given.name!r} of shape {operand.shape} cannot be seen as {view}", name)
+    return operand._replace(shape=view)
+
+
+def _attributes(builtin: Builtin, given: dict[str, Any]) -> dict[str, Any]:
+    attrs: dict[str, Any] = {}
+    for name, default in builtin.attributes.items():
+        kind = default if isinstance(default, type) else type(default)
+        if name not in given:
+            if isinstance(default, type):
+                raise Mistake(f"attribute {name!r} is missing", name)
+            attrs[name] = default
+            continue
+        value = given.pop(name)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise Mistake(f"attribute {name!r} is to be {_kind(kind)}, given {value!r:.60}", name)
+        if isinstance(value, tuple) and not all(type(each) is int for each in value):
+            raise Mistake(f"attribute {name!r} is a list of whole numbers, given {value!r:.60}", name)
+        attrs[name] = value
+    if given:
+        known = ", ".join((*builtin.attributes, VIEWS))
+        raise Mistake(f"there is no attribute {next(iter(given))!r:.64}; there are {known}", next(iter(given))[:64])
+    return attrs
+
+
+def _distinct(call: Call) -> None:
+    """What is written may be nothing else's memory: parallel threads would read what others wrote."""
+    seen: dict[str, Parameter] = {}
+    for parameter in call.builtin.parameters:
+        operand = call.operands.get(parameter.name)
+        if operand is None or not operand.is_buffer:
+            continue
+        earlier = seen.setdefault(operand.name, parameter)
+        if earlier is not parameter and {"writes", "updates"} & {earlier.access, parameter.access}:
+            raise Mistake(
+                f"buffer {operand.name!r} is both {earlier.name} and {parameter.name}, one of which is written",
+                parameter.name,
+            )
+
+
+def _kind(kind: type) -> str:
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text", tuple: "a list"}.get(
+        kind, kind.__name__
+    )
+
+
+def _place(at: str, builtin: Builtin, about: str) -> str:
+    for index, parameter in enumerate(builtin.parameters):
+        if parameter.name == about:
+            return f"{at}.args[{index}]"
+    return f"{at}.attrs.{about}" if about else at
