@@ -1,0 +1,1 @@
+"""Kernels that other tools made, as graphs or launches of kaasq. Each importer loads its tool when it is called."""
