@@ -62,6 +62,12 @@ class Memory(Protocol):
     address: int
     nbytes: int
 
+    def part(self, offset: int, nbytes: int) -> Memory:
+        """Memory in the same allocation, ``offset`` bytes from here (unchecked, and may be negative in a part).
+
+        The parts and the whole are freed together.
+        """
+
     def free(self) -> None:
         """Give it back; idempotent. Only when nothing queued uses it any more."""
 
@@ -87,10 +93,7 @@ class Operation(Protocol):
 
 
 class Stream(Protocol):
-    """Work in order. Calls may return before the work is done; ``synchronize`` waits and reports what failed.
-
-    Memory is known by its address: a part of an allocation will do.
-    """
+    """Work in order. Calls may return before the work is done; ``synchronize`` waits and reports what failed."""
 
     def copy_in(self, memory: Memory, data: memoryview, offset: int = 0) -> None:
         """Host to device. ``data`` must stay unchanged until the stream has passed."""

@@ -23,6 +23,7 @@ from kaasq_workers.devices.cpu.toolchain import find_toolchain, no_compiler
 from kaasq_workers.devices.protocol import Arguments, Limits, LoadedKernel, Mark, Memory, Operation
 
 SHARED_PER_BLOCK = 232448  # 227 KiB, an H100's
+FENCE_BYTES = 256 << 20  # of address space, not of memory
 
 
 class CpuMark:
@@ -82,17 +83,21 @@ class CpuDevice:
     """The host's cores as a device: all that this process may run on.
 
     ``cache_dir``: where compiled code is kept. ``compiler``: a command, where g++, clang++ or ziglang is not what
-    should be used. ``memory_limit`` in bytes (half of the memory). Raises BadRequest for a compiler that is not there
-    and a ``cache_dir`` that others can write to.
+    should be used. ``memory_limit`` in bytes (half of the memory). ``guard``: catch what a kernel does to memory that
+    is not mapped, and put each allocation between memory that is not. Raises BadRequest for a compiler that is not
+    there and a ``cache_dir`` that others can write to.
     """
 
     name = "cpu"
 
-    def __init__(self, *, cache_dir: Path, compiler: str | None = None, memory_limit: int | None = None) -> None:
+    def __init__(
+        self, *, cache_dir: Path, compiler: str | None = None, memory_limit: int | None = None, guard: bool = False
+    ) -> None:
         self.threads = len(os.sched_getaffinity(0))
         self.limits = Limits(memory=memory_limit or default_limit(), shared_per_block=SHARED_PER_BLOCK)
         self.poisoned = False
-        self._allocator = Allocator(self.limits.memory)
+        self._guard = guard
+        self._allocator = Allocator(self.limits.memory, FENCE_BYTES if guard else 0)
         toolchain = find_toolchain(compiler)
         self._cache = CodeCache(cache_dir)
         self._builder = Builder(toolchain, self._cache) if toolchain else None

@@ -22,8 +22,12 @@ class CudaMemory:
         self.address: int = piece.ptr
         self.nbytes = nbytes
 
+    def part(self, offset: int, nbytes: int) -> CudaMemory:
+        """Memory in the same allocation."""
+        return CudaMemory(self._piece + offset, nbytes)
+
     def free(self) -> None:
-        """Give it back to the pool."""
+        """Give it back to the pool, once its parts are free too."""
         self._piece = None
 
 
