@@ -10,9 +10,9 @@ NAME_BYTES = 400  # of a name in UTF-8: LMDB's keys have at most 511 bytes, the 
 REQUEST_ID_BYTES = 128  # a UUID has 36; AMQP could carry 255
 
 WORD = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
-_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
-_REF = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_GRAPH_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
+NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+REF = re.compile(r"[0-9a-f]{64}", re.ASCII)
+GRAPH_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 
 
 def is_word(text: str) -> bool:
@@ -22,12 +22,12 @@ def is_word(text: str) -> bool:
 
 def is_ref(text: str) -> bool:
     """Whether it may be the content hash of a stored object."""
-    return _REF.fullmatch(text) is not None
+    return REF.fullmatch(text) is not None
 
 
 def is_graph_name(text: str) -> bool:
     """Whether a graph may be called so: words with dots between, for it becomes a part of routing keys."""
-    return _GRAPH_NAME.fullmatch(text) is not None
+    return GRAPH_NAME.fullmatch(text) is not None
 
 
 def check_word(value: str, what: str) -> str:
@@ -41,7 +41,7 @@ def check_word(value: str, what: str) -> str:
 
 def check_printable(name: str, at: str | None = None) -> None:
     """A name of any kind, of a buffer or scalar in a graph for one. Raises BadRequest for what is no name."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise BadRequest(f"{name[:64]!r} is no name: 1 to 200 printable characters", at=at)
 
 
