@@ -7,6 +7,9 @@ class Memory:
     def __init__(self, nbytes: int) -> None:
         self.address, self.nbytes, self.freed = 256, nbytes, False
 
+    def part(self, offset: int, nbytes: int) -> "Memory":
+        return Memory(nbytes)
+
     def free(self) -> None:
         self.freed = True
 

@@ -17,7 +17,7 @@ from kaasq.model import GraphSpec
 from kaasq_workers.devices.protocol import Device, Memory, Stream
 
 ALIGNMENT = 256  # what a buffer's address is a multiple of, here as anywhere
-NEAR_BYTES = 1 << 30  # an address farther from every buffer than that says nothing about any
+NEAR_BYTES = 256 << 20  # an address farther from every buffer than that says nothing about any
 
 
 class Guard:

@@ -27,11 +27,15 @@ _MATH = ("-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing")
 
 
 class Builder:
-    """Compiles modules and their runtime with one compiler, through one cache."""
+    """Compiles modules and their runtime with one compiler, through one cache.
 
-    def __init__(self, toolchain: Toolchain, code_cache: CodeCache) -> None:
+    ``guard``: every access to a buffer is an instruction of the module's own, so that its faults can be told apart.
+    """
+
+    def __init__(self, toolchain: Toolchain, code_cache: CodeCache, *, guard: bool = False) -> None:
         self.toolchain = toolchain
         self.cache = code_cache
+        self._flags = (*_MATH, *toolchain.no_library_copies()) if guard else _MATH
 
     @cached_property
     def runtime(self) -> bytes:
@@ -41,7 +45,7 @@ class Builder:
     def module(self, module: Module, kernels: tuple[str, ...]) -> bytes:
         """A module's library with a table of those kernels. Raises ModuleRejected."""
         runtime = self.runtime  # before a lock is taken for the module: locks are shared by keys, and do not nest
-        key = self._key("module", module.hash, *kernels)
+        key = self._key("module", *self._flags, module.hash, *kernels)
         return self.cache.get_or_make(key, lambda: self._compile(module, kernels, runtime))
 
     @cached_property
@@ -100,7 +104,7 @@ class Builder:
             (folder / "module.cpp").write_text(translation_unit(source, known, kernels, defines))
             (folder / "runtime.so").write_bytes(runtime)
             output = folder / "module.so"
-            arguments = [*_MATH, *flags, f"-I{PRELUDE}", f"-I{PRELUDE / 'include'}", "module.cpp", "runtime.so"]
+            arguments = [*self._flags, *flags, f"-I{PRELUDE}", f"-I{PRELUDE / 'include'}", "module.cpp", "runtime.so"]
             built, said = self.toolchain.compile([*arguments, "-Wl,--no-undefined", "-o", str(output)], folder)
             if built:
                 return output.read_bytes()

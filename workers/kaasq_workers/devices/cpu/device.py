@@ -100,7 +100,7 @@ class CpuDevice:
         self._allocator = Allocator(self.limits.memory, FENCE_BYTES if guard else 0)
         toolchain = find_toolchain(compiler)
         self._cache = CodeCache(cache_dir)
-        self._builder = Builder(toolchain, self._cache) if toolchain else None
+        self._builder = Builder(toolchain, self._cache, guard=guard) if toolchain else None
         compiler_name = toolchain.name if toolchain else "no C++ compiler"
         self.description = f"{processor_name()}, {self.threads} threads, {compiler_name}"
         self._runtime: Runtime | None = None
@@ -148,7 +148,12 @@ class CpuDevice:
                 kernel=kernel.name,
             )
         assert self._runtime is not None
-        self._runtime.launch(kernel, grid, block, arguments, shared_bytes, threads=self.threads)
+        try:
+            self._runtime.launch(kernel, grid, block, arguments, shared_bytes, threads=self.threads, guard=self._guard)
+        except KernelFailed as error:
+            # A kernel that strays so far may have written elsewhere before: no other request is to meet that.
+            self.poisoned = self.poisoned or "unmapped" in error.detail
+            raise
 
     def close(self) -> None:
         """Nothing to release but what the caller holds: modules and memory go with their last reference."""

@@ -16,6 +16,7 @@ from kaasq_workers.devices.protocol import Parameter
 from kaasq_workers.devices.rejections import no_kernel
 
 _MESSAGE_BYTES = 1024
+_FAULTED = 2
 
 
 class _Parameter(ctypes.Structure):
@@ -45,8 +46,8 @@ class Runtime:
         launch = library.kaasq_launch
         launch.restype = ctypes.c_int
         launch.argtypes = (
-            ctypes.c_void_p, ctypes.c_void_p, *(ctypes.c_uint,) * 6, ctypes.c_size_t, ctypes.c_uint,
-            ctypes.c_char_p, ctypes.c_size_t,
+            ctypes.c_void_p, ctypes.c_void_p, *(ctypes.c_uint,) * 6, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int,
+            ctypes.POINTER(ctypes.c_uint64), ctypes.c_char_p, ctypes.c_size_t,
         )  # fmt: skip
         self._launch = launch
 
@@ -59,13 +60,35 @@ class Runtime:
             return cls._loaded[name]
 
     def launch(
-        self, kernel: CpuKernel, grid: Dim3, block: Dim3, arguments: int, shared_bytes: int, *, threads: int
+        self,
+        kernel: CpuKernel,
+        grid: Dim3,
+        block: Dim3,
+        arguments: int,
+        shared_bytes: int,
+        *,
+        threads: int,
+        guard: bool = False,
     ) -> None:
-        """Run a kernel to its end. Releases the GIL meanwhile. Raises KernelFailed."""
+        """Run a kernel to its end. Releases the GIL meanwhile.
+
+        Raises KernelFailed; with ``guard`` also for an access to unmapped memory: then the field unmapped is true, and
+        address tells where if that is known.
+        """
         said = ctypes.create_string_buffer(_MESSAGE_BYTES)
-        if self._launch(kernel.address, arguments, *grid, *block, shared_bytes, threads, said, _MESSAGE_BYTES):
+        fault = ctypes.c_uint64()
+        result = self._launch(
+            kernel.address, arguments, *grid, *block, shared_bytes, threads, guard, fault, said, _MESSAGE_BYTES
+        )
+        if result:
             reason = said.value.decode(errors="replace")
-            raise KernelFailed(f"kernel {kernel.name!r} failed: {reason}", kernel=kernel.name, reason=reason)
+            raise KernelFailed(
+                f"kernel {kernel.name!r} failed: {reason}",
+                kernel=kernel.name,
+                reason=reason,
+                unmapped=True if result == _FAULTED else None,
+                address=fault.value or None,
+            )
 
 
 class CpuKernel:

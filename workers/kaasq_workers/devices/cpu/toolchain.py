@@ -67,6 +67,12 @@ class Toolchain:
         # thread-local variable loses vector registers (glibc bug 31372), and a block comes out wrong.
         return (*gcc, "-mtls-dialect=gnu") if platform.machine() == "x86_64" else gcc
 
+    def no_library_copies(self) -> tuple[str, ...]:
+        """Options that keep loops from becoming calls of memset and memcpy."""
+        if self.kind == "gcc":
+            return ("-fno-tree-loop-distribute-patterns",)
+        return ("-fno-builtin-memset", "-fno-builtin-memcpy", "-fno-builtin-memmove")
+
     def compile(self, arguments: list[str], folder: Path) -> tuple[bool, str]:
         """Run it in ``folder``, within limits of time and memory. Whether it succeeded, and what it said."""
         # The shell sets the limit for the compiler's own children too; setting it from here would race with them.

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "failure.h"
 #include "kaasq_runtime.h"
 #include "stack_switch.h"
 
@@ -26,16 +27,6 @@ constexpr unsigned NOWHERE = ~0u;
 constexpr unsigned MAX_WARPS = MAX_THREADS / WARP;
 constexpr size_t GUARD_BYTES = 64 << 10;  // the largest page that aarch64 systems have
 constexpr size_t STACK_BYTES = GUARD_BYTES + (128 << 10);
-
-std::string text(Index i) {
-    return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
-}
-
-struct Failure : std::exception {
-    std::string message;
-    explicit Failure(std::string text) : message(std::move(text)) {}
-    const char* what() const noexcept override { return message.c_str(); }
-};
 
 struct Fiber : kaasq::Thread {
     void* stack_pointer = nullptr;  // null: it has to start afresh
@@ -67,11 +58,13 @@ class BlockRunner {
     BlockVote sync_block(bool vote);
     const Exchange* exchange(unsigned mask, uint64_t value);
     unsigned converged_lanes(unsigned place);
+    Fault dropped(uint64_t address, const std::string& did);
 
   private:
     static void fiber_main();
     void start_stack(unsigned i);
     void finish();
+    void forget_stacks();
     void wait();
     void release_block();
     void release_exchange(Warp& warp, unsigned slot, unsigned first_thread);
@@ -143,11 +136,27 @@ void BlockRunner::run(const Kernel* of_kernel, const Launch* of_launch, Index at
     kaasq_switch(&home, fibers[0].stack_pointer);
     kaasq_thread = nullptr;
     if (!failure.empty()) {
-        for (unsigned k = 0; k < count; k++) fibers[k].stack_pointer = nullptr;  // they stopped in mid-kernel
+        forget_stacks();
         std::string message;
         message.swap(failure);
         throw Failure(message);
     }
+}
+
+// The threads stopped in mid-kernel: they have to start afresh.
+void BlockRunner::forget_stacks() {
+    for (unsigned k = 0; k < count; k++) fibers[k].stack_pointer = nullptr;
+}
+
+// After a jump out of a fiber that hit unmapped memory there: forgets the block, and says which thread did what.
+Fault BlockRunner::dropped(uint64_t address, const std::string& did) {
+    forget_stacks();
+    kaasq_thread = nullptr;
+    const Fiber& fiber = fibers[current];
+    const uint64_t stack = reinterpret_cast<uint64_t>(fiber.stack);
+    const std::string who = "thread " + text(fiber.index) + " ";
+    if (address < stack || address >= stack + GUARD_BYTES) return Fault(who + did, address);
+    return Fault(who + "overflowed its stack of " + std::to_string((STACK_BYTES - GUARD_BYTES) >> 10) + " KiB", 0);
 }
 
 void BlockRunner::fiber_main() {

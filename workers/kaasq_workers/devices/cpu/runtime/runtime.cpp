@@ -1,5 +1,6 @@
 // The CPU device's runtime: compiled once, loaded before any module. Runs the blocks of a launch on a pool of OS threads;
 // a kernel with barriers through block_runner.h.
+#undef _FORTIFY_SOURCE  // its longjmp takes a jump from a fiber's stack for an attack
 #include <pthread.h>
 #include <sys/mman.h>
 
@@ -15,6 +16,7 @@
 #include <thread>
 
 #include "block_runner.h"
+#include "fault.h"
 #include "kaasq_runtime.h"
 
 extern "C" {
@@ -29,6 +31,7 @@ void kaasq_fail(const char* message) { throw Failure(message); }
 
 namespace {
 
+constexpr int FAILED = 1, FAULTED = 2;
 constexpr size_t SHARED_BYTES = 256 << 10;  // above the 227 KiB a block may ask for, so the address never changes
 constexpr auto ALONE = std::chrono::microseconds(20);  // about what waking another OS thread costs
 
@@ -39,11 +42,29 @@ struct Job {
     uint64_t chunk = 1;
     std::atomic<uint64_t> next{0};
     std::atomic<bool> failed{false};
+    const bool guard;
+    const CodeRange code;
     std::mutex lock;
+    int result = 0;
     std::string message;
+    std::atomic<uint64_t> fault{0};
 
-    Job(const Kernel* kernel, const Launch* launch)
-        : kernel(kernel), launch(launch), blocks(uint64_t(launch->grid.x) * launch->grid.y * launch->grid.z) {}
+    Job(const Kernel* kernel, const Launch* launch, bool guard)
+        : kernel(kernel), launch(launch), blocks(uint64_t(launch->grid.x) * launch->grid.y * launch->grid.z),
+          guard(guard), code(guard ? code_around(reinterpret_cast<const void*>(kernel->run_block)) : CodeRange{}) {}
+
+    void run_block(Index block) {
+        if (kernel->uses_fibers) runner->run(kernel, launch, block);
+        else kernel->run_block(launch, block);
+    }
+
+    void run_guarded(Index block) {
+        run_caught(
+            code, [&] { run_block(block); },
+            [&](uint64_t address, const std::string& did) {
+                return kernel->uses_fibers ? runner->dropped(address, did) : Fault("a thread " + did, address);
+            });
+    }
 
     // Runs blocks [first, last). False once any block, here or on another OS thread, has failed.
     bool run(uint64_t first, uint64_t last) {
@@ -52,18 +73,29 @@ struct Job {
                     static_cast<unsigned>(first / grid.x / grid.y)};
         try {
             for (uint64_t i = first; i < last && !failed.load(std::memory_order_relaxed); i++) {
-                if (kernel->uses_fibers) runner->run(kernel, launch, block);
-                else kernel->run_block(launch, block);
+                if (guard) run_guarded(block);
+                else run_block(block);
                 if (++block.x == grid.x) {
                     block.x = 0;
                     if (++block.y == grid.y) block.y = 0, block.z++;
                 }
             }
+        } catch (const Fault& found) {
+            fail(found, block, FAULTED);
+            fault = found.address;
         } catch (const std::exception& error) {
-            std::lock_guard<std::mutex> hold(lock);
-            if (!failed.exchange(true)) message = "block " + text(block) + ": " + error.what();
+            fail(error, block, FAILED);
         }
         return !failed.load(std::memory_order_relaxed);
+    }
+
+    // The first failure is the one that is told, except that a fault must not go unnoticed.
+    void fail(const std::exception& error, Index block, int how) {
+        std::lock_guard<std::mutex> hold(lock);
+        if (how <= result) return;
+        result = how;
+        message = "block " + text(block) + ": " + error.what();
+        failed = true;
     }
 
     void run_shared() {
@@ -177,20 +209,22 @@ void run_all(Job& job, unsigned threads) {
 
 }  // namespace
 
-// Runs a kernel to its end. Returns 0, or 1 with what went wrong in `message`.
+// Runs a kernel to its end. Returns 0, or FAILED with what went wrong in `message`; with `guard`, FAULTED if it went for
+// unmapped memory, and the address in `fault`, as far as it is known.
 extern "C" int kaasq_launch(const Kernel* kernel, void** arguments, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                             unsigned block_x, unsigned block_y, unsigned block_z, size_t shared_bytes,
-                            unsigned threads, char* message, size_t message_size) {
+                            unsigned threads, int guard, uint64_t* fault, char* message, size_t message_size) {
     const Launch launch{arguments, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes};
-    Job job(kernel, &launch);
+    if (guard) catch_faults();
+    Job job(kernel, &launch, guard);
     try {
         run_all(job, threads);
     } catch (const std::exception& error) {
-        job.failed = true;
+        job.result = FAILED;
         job.message = error.what();
     }
     if (kernel->prints) fflush(stdout);
-    if (!job.failed) return 0;
-    snprintf(message, message_size, "%s", job.message.c_str());
-    return 1;
+    if (job.result) snprintf(message, message_size, "%s", job.message.c_str());
+    *fault = job.fault;
+    return job.result;
 }
