@@ -23,7 +23,7 @@ Grid = int | Sequence[int] | Callable[[Mapping[str, Any]], int | Sequence[int]]
 _NULL = np.uint64(0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TritonKernel:
     """A Triton kernel as machine code for one architecture, made by ``compile``.
 
@@ -92,17 +92,19 @@ class TritonKernel:
             "temp": temps or {},
         }
         shapes: dict[str, tuple[Role, Shape]] = {}
+        fixed = scalars or {}
         for role, given in roles.items():
             for each, shape in given.items():
                 if each in shapes:
                     raise BadRequest(f"{each!r} is an {shapes[each][0]} already", at=f"{role}s.{each}")
                 shapes[each] = role, shape
-        fixed = dict(scalars or {})
-        known = {each.name: each for each in self.parameters}
-        for each in (*shapes, *fixed):
-            if each not in known or known[each].pointer != (each in shapes):
-                kind = "pointer" if each in shapes else "number"
-                raise BadRequest(f"kernel {self.name!r} has no {kind} {each!r}; it has {self._signature()}", at=each)
+        for kind, names in (("pointer", shapes), ("number", fixed)):
+            known = {each.name for each in self.parameters if each.pointer == (kind == "pointer")}
+            for each in names:
+                if each not in known:
+                    raise BadRequest(
+                        f"kernel {self.name!r} has no {kind} {each!r}; it has {self._signature()}", at=each
+                    )
         graph = Graph(name)
         args: dict[str, Any] = {}
         for parameter in self.parameters:
