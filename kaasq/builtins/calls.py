@@ -11,6 +11,10 @@ from kaasq.builtins.signature import Builtin, Call, Mistake, Operand, Parameter
 from kaasq.errors import BadArguments, ModuleRejected
 from kaasq.model import Buffer, Constant, Launch, Scalar
 
+MESSAGE_LENGTH = 600  # of a mistake at most: it may quote an attribute of a thousand numbers
+DIMENSIONS = 32  # of a view, as of a buffer
+WHOLE_LIMIT = 2**63  # devices count in 64 bits
+
 VIEWS = "shapes"
 """An attribute of every built-in: a shape per argument under which to see its buffer, null for the declared one."""
 
@@ -36,9 +40,17 @@ def resolve_call(launch: Launch, at: str, declared: Mapping[str, Buffer | Scalar
         builtin.check(call)
     except Mistake as mistake:
         place = _place(at, builtin, mistake.about)
-        raise BadArguments(
-            f"{place}: {builtin.usage}: {mistake.message}", launch=at, kernel=builtin.name, argument=mistake.about
-        ) from None
+        message = f"{place}: {builtin.usage}: {mistake.message:.{MESSAGE_LENGTH}}"
+        raise BadArguments(message, launch=at, kernel=builtin.name, argument=mistake.about) from None
+    except Exception as error:
+        if "." not in builtin.name:
+            raise
+        # Somebody else's check, on arguments that it did not think of.
+        raise ModuleRejected(
+            f"{at}: the check of built-in {builtin.name!r} failed: {type(error).__name__}: "
+            f"{error!s:.{MESSAGE_LENGTH}}; its package is to raise kaasq.builtins.Mistake for what does not fit",
+            kernel=builtin.name,
+        ) from error
     return call
 
 
@@ -82,8 +94,10 @@ def _operand(parameter: Parameter, arg: str | Constant, declared: Mapping[str, B
         operand = operand._replace(shape=(flat,))
     if view is None:
         return operand
-    if not isinstance(view, tuple) or not all(isinstance(each, int) and each > 0 for each in view):
-        raise Mistake(f"{VIEWS}: {name} is to be seen as {view!r:.80}, which is no shape", name)
+    if not isinstance(view, tuple) or not all(_is_whole(each) and each > 0 for each in view):
+        raise Mistake(f"{VIEWS}: {name} is to be seen as {_shown(view)}, which is no shape", name)
+    if len(view) > DIMENSIONS:
+        raise Mistake(f"{VIEWS}: {name} is to be seen with {len(view)} axes; at most {DIMENSIONS} are possible", name)
     if math.prod(view) != math.prod(operand.shape):
         raise Mistake(f"buffer {given.name!r} of shape {operand.shape} cannot be seen as {view}", name)
     return operand._replace(shape=view)
@@ -99,12 +113,12 @@ def _attributes(builtin: Builtin, given: dict[str, Any]) -> dict[str, Any]:
             attrs[name] = default
             continue
         value = given.pop(name)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if kind is float and _is_whole(value):
             value = float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise Mistake(f"attribute {name!r} is to be {_kind(kind)}, given {value!r:.60}", name)
-        if isinstance(value, tuple) and not all(type(each) is int for each in value):
-            raise Mistake(f"attribute {name!r} is a list of whole numbers, given {value!r:.60}", name)
+        if type(value) is not kind or (kind is int and not _is_whole(value)):
+            raise Mistake(f"attribute {name!r} is to be {_kind(kind)}, given {_shown(value)}", name)
+        if isinstance(value, tuple) and not all(map(_is_whole, value)):
+            raise Mistake(f"attribute {name!r} is a list of whole numbers, given {_shown(value)}", name)
         attrs[name] = value
     if given:
         known = ", ".join((*builtin.attributes, VIEWS))
@@ -127,10 +141,26 @@ def _distinct(call: Call) -> None:
             )
 
 
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and -WHOLE_LIMIT <= value < WHOLE_LIMIT
+
+
 def _kind(kind: type) -> str:
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text", tuple: "a list"}.get(
-        kind, kind.__name__
-    )
+    return {
+        bool: "true or false",
+        int: "a whole number of 64 bits",
+        float: "a number",
+        str: "a text",
+        tuple: "a list",
+    }.get(kind, kind.__name__)
+
+
+def _shown(value: Any) -> str:
+    """At most 60 characters of it. Python refuses to write out whole numbers of thousands of digits."""
+    try:
+        return f"{value!r:.60}"
+    except ValueError:
+        return "far too large a number"
 
 
 def _place(at: str, builtin: Builtin, about: str) -> str:

@@ -1,4 +1,7 @@
-"""Windows over images in NCHW: im2col, convolution, pooling."""
+"""Windows over images in NCHW: im2col, convolution, pooling.
+
+Along an axis, window i starts at i * stride - pad. float16 adds up in float32.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import NamedTuple
 from kaasq.builtins.rules import has_shape, per_axis, same_dtype, windows
 from kaasq.builtins.signature import Builtin, Call, Mistake, reads, writes
 from kaasq.model import Attribute
+
+GEOMETRY_LIMIT = 2**31 - 1  # products of two fit the 64-bit integers that devices count in
 
 
 class Windows(NamedTuple):
@@ -26,6 +31,9 @@ def windows_of(call: Call, kernel: tuple[int, ...]) -> Windows:
     strides = per_axis(call, "strides", 2, 1, 1)
     dilations = per_axis(call, "dilations", 2, 1, 1)
     pads = per_axis(call, "pads", 4, 0, 0)
+    for about, given in (("kernel", kernel), ("strides", strides), ("dilations", dilations), ("pads", pads)):
+        if max(given) > GEOMETRY_LIMIT:
+            raise Mistake(f"{about} is {given}; each is to be at most {GEOMETRY_LIMIT}", about)
     count = tuple(
         windows(size, kernel[axis], strides[axis], pads[axis], pads[axis + 2], dilations[axis])
         for axis, size in enumerate(call.shape("x")[2:])
@@ -121,6 +129,10 @@ CONVOLUTION = (
         (reads("x"), writes("out")),
         _pool2d,
         {"op": str, "kernel": tuple, **_GEOMETRY, "count_pads": False},
-        summary="max or mean over each window; count_pads: the mean counts the zeros of the pads, too",
+        summary=(
+            "max or mean over each window, of what it covers of x. count_pads: the mean counts the zeros of the "
+            "pads, too, but not what sticks out beyond them. A window that covers nothing of x has max -inf, mean "
+            "NaN (with count_pads 0). max gives NaN where there is one"
+        ),
     ),
 )

@@ -1,4 +1,7 @@
-"""Element by element: arithmetic, comparisons, functions, activations. Inputs stretch by NumPy's broadcasting rules."""
+"""Element by element: arithmetic, comparisons, functions, activations. Inputs stretch by NumPy's broadcasting rules.
+
+Integers wrap around. float16 is computed in float32 and rounded once, at the end.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ ELEMENTWISE = (
     _operator("add", "a + b"),
     _operator("sub", "a - b"),
     _operator("mul", "a * b"),
-    _operator("div", "a / b; of integers towards zero, 0 where b is 0"),
+    _operator("div", "a / b; of integers rounded towards zero, and 0 where b is 0"),
     _operator("pow", "a to the power b", FLOATS),
     _operator("maximum", "the larger of a and b; NaN if one is"),
     _operator("minimum", "the smaller of a and b; NaN if one is"),
@@ -67,7 +70,7 @@ ELEMENTWISE = (
     _function("logical_not", "not x", ("bool",)),
     _function("neg", "-x", NUMBERS),
     _function("abs", "the absolute value of x", NUMBERS),
-    _function("sign", "-1, 0 or 1", NUMBERS),
+    _function("sign", "-1, 0 or 1; NaN of NaN", NUMBERS),
     _function("exp", "e to the power x"),
     _function("log", "the natural logarithm of x"),
     _function("sqrt", "the square root of x"),
@@ -80,7 +83,7 @@ ELEMENTWISE = (
     _function("floor", "the largest whole number not above x"),
     _function("ceil", "the smallest whole number not below x"),
     _function("round", "the nearest whole number, halves to even"),
-    _function("relu", "max(x, 0)", NUMBERS),
+    _function("relu", "the larger of x and 0; NaN of NaN", NUMBERS),
     _function("leaky_relu", "x, times alpha where negative", alpha=0.01),
     _function("elu", "x, or alpha * (exp(x) - 1) where negative", alpha=1.0),
     _function("sigmoid", "1 / (1 + exp(-x))"),
@@ -91,7 +94,7 @@ ELEMENTWISE = (
         "clip",
         (reads("x", NUMBERS), writes("out", NUMBERS), number("low"), number("high")),
         _unary,
-        summary="out = min(max(x, low), high)",
+        summary="out = minimum(maximum(x, low), high), low and high taken in x's dtype as cast does; NaN if one is",
     ),
     Builtin(
         "where",
@@ -103,6 +106,6 @@ ELEMENTWISE = (
         "axpy",
         (reads("x"), updates("y"), number("alpha", 1.0)),
         _axpy,
-        summary="y += alpha * x",
+        summary="y += alpha * x; float16 in float32, rounded once",
     ),
 )

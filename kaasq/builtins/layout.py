@@ -79,8 +79,16 @@ _X, _OUT = reads("x", ANY), writes("out", ANY)
 
 LAYOUT = (
     Builtin("copy", (_X, _OUT), _copy, summary="out = x, stretched by NumPy's broadcasting rules"),
-    Builtin("cast", (_X, _OUT), _cast, summary="out = x in out's dtype; integers saturate, NaN becomes 0"),
-    Builtin("fill", (_OUT, number("value")), _fill, summary="out = value everywhere"),
+    Builtin(
+        "cast",
+        (_X, _OUT),
+        _cast,
+        summary=(
+            "out = x in out's dtype: to integers towards zero, saturating, NaN as 0; to bool whether it is not 0; "
+            "to a narrower float to the nearest, infinite if too large"
+        ),
+    ),
+    Builtin("fill", (_OUT, number("value")), _fill, summary="out = value everywhere, in out's dtype as cast does"),
     Builtin("transpose", (_X, _OUT), _transpose, {"axes": ()}, summary="out's axis i is x's axes[i]; () reverses them"),
     Builtin(
         "slice", (_X, _OUT), _slice, {"starts": (), "steps": ()}, summary="out[i] = x[starts + steps * i] on each axis"
@@ -97,7 +105,7 @@ LAYOUT = (
         (_X, _OUT, number("value", 0.0)),
         _pad,
         {"before": (), "after": ()},
-        summary="x with before and after elements of value on each axis",
+        summary="x with before and after elements of value (in x's dtype as cast does) on each axis",
     ),
     Builtin(
         "gather",

@@ -37,7 +37,8 @@ LINEAR = (
         {"transpose_a": False, "transpose_b": False},
         summary=(
             "c = alpha * a b + beta * c, of matrices in the last two axes; what is before them are batches, and a or b "
-            "without is used for all of them. float16 accumulates in float32. With beta 0, c is not read"
+            "without is used for all of them. float16 accumulates in float32; alpha and beta have the dtype that "
+            "accumulates. With beta 0, c is not read; with alpha 0, a and b are not"
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Along axes: reductions, softmax, normalisations."""
+"""Along axes: reductions, softmax, normalisations. float16 is computed in float32 and rounded once, at the end."""
 
 from __future__ import annotations
 
@@ -68,11 +68,32 @@ ALONG_AXES = (
         (reads("x", NUMBERS), writes("out", NUMBERS)),
         _reduce,
         {"op": str, "axes": (), "keepdims": False},
-        summary="out = sum, mean, max, min or prod of x over axes (all, if none are named); float16 adds in float32",
+        summary=(
+            "out = sum, mean, max, min or prod of x over axes (all, if none are named); "
+            "integers wrap around, max and min give NaN where there is one"
+        ),
     ),
-    Builtin("argmax", _PICK, _argmax, {"axis": -1, "keepdims": False}, summary="the first index of the largest"),
-    Builtin("argmin", _PICK, _argmax, {"axis": -1, "keepdims": False}, summary="the first index of the smallest"),
-    Builtin("softmax", (reads("x"), writes("out")), _softmax, {"axis": -1}, summary="exp(x) / sum(exp(x)) along axis"),
+    Builtin(
+        "argmax",
+        _PICK,
+        _argmax,
+        {"axis": -1, "keepdims": False},
+        summary="the first index of the largest; a NaN is the largest",
+    ),
+    Builtin(
+        "argmin",
+        _PICK,
+        _argmax,
+        {"axis": -1, "keepdims": False},
+        summary="the first index of the smallest; a NaN is the smallest",
+    ),
+    Builtin(
+        "softmax",
+        (reads("x"), writes("out")),
+        _softmax,
+        {"axis": -1},
+        summary="exp(x) / sum(exp(x)) along axis",
+    ),
     Builtin("log_softmax", (reads("x"), writes("out")), _softmax, {"axis": -1}, summary="the logarithm of softmax"),
     Builtin(
         "layernorm",
