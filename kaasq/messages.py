@@ -56,6 +56,13 @@ Request = RequestOf[GraphSpec | str]
 """A request as the worker sees it: ``graph`` is the graph whole, or the hash of one that the worker knows."""
 
 
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """To all workers of a pool: the tenant's request with the id ``cancel`` is not to run, or not any further."""
+
+    kaasq: int = msgspec.field(default_factory=lambda: PROTOCOL_VERSION)
+    cancel: str
+
+
 class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One output in a reply: its bytes ``inline``, or ``ref`` (and ``name``, ``version`` if kept) in the store."""
 

@@ -13,11 +13,14 @@ REQUESTS = "kaasq.requests"
 REPLIES = "kaasq.replies"
 EVENTS = "kaasq.events"
 DEAD = "kaasq.dead"
+CONTROL = "kaasq.control"
 
 QueueType = Literal["quorum", "classic"]
 
 DELIVERY_LIMIT = 20
 REPLY_QUEUE_EXPIRES_MS = 10 * 60 * 1000
+CONTROL_EXPIRES_MS = 24 * 3600 * 1000  # a worker that is away for a while still hears what was cancelled meanwhile
+CONTROL_LENGTH = 100_000
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 
@@ -52,23 +55,25 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     bindings: tuple[Binding, ...] = ()
 
 
-_EXCHANGES = tuple(Exchange(name) for name in (REQUESTS, REPLIES, EVENTS, DEAD))
+_EXCHANGES = tuple(Exchange(name) for name in (REQUESTS, REPLIES, EVENTS, DEAD, CONTROL))
 
 
 def pool_topology(pool: str, slot: str, queue_type: QueueType = "quorum") -> Topology:
-    """What a worker declares: the exchanges, the dead-letter queue, its pool's queue, its own slot's queue."""
-    shared, own = work_queue(pool), work_queue(pool, slot)
+    """What a worker declares: exchanges, dead letters, its pool's queue, and its slot's for work and for control."""
+    shared, own, control = work_queue(pool), work_queue(pool, slot), control_queue(pool, slot)
     return Topology(
         exchanges=_EXCHANGES,
         queues=(
             Queue(name=DEAD, arguments={"x-queue-type": "quorum"}),
             Queue(name=shared, arguments=_work_arguments(queue_type)),
             Queue(name=own, arguments=_work_arguments(queue_type)),
+            Queue(name=control, arguments=_CONTROL_ARGUMENTS),
         ),
         bindings=(
             Binding(DEAD, DEAD, "#"),
             Binding(REQUESTS, shared, f"*.{pool}.any"),
             Binding(REQUESTS, own, f"*.{pool}.{slot}"),
+            Binding(CONTROL, control, f"*.{pool}"),
         ),
     )
 
@@ -103,6 +108,11 @@ def work_queue(pool: str, slot: str | None = None) -> str:
     return f"kaasq.work.{pool}" if slot is None else f"kaasq.work.{pool}.{slot}"
 
 
+def control_queue(pool: str, slot: str) -> str:
+    """The queue by which one worker hears what every worker of its pool is told."""
+    return f"kaasq.control.{pool}.{slot}"
+
+
 def reply_queue(tenant: str, reply_id: str) -> str:
     """The queue that collects a client's replies."""
     return f"kaasq.reply.{tenant}.{reply_id}"
@@ -113,6 +123,11 @@ def request_key(tenant: str, pool: str, slot: str = "any") -> str:
     return f"{tenant}.{pool}.{slot}"
 
 
+def control_key(tenant: str, pool: str) -> str:
+    """Routing key of what all workers of a pool are told."""
+    return f"{tenant}.{pool}"
+
+
 def reply_key(tenant: str, reply_id: str) -> str:
     """Routing key of a reply."""
     return f"{tenant}.{reply_id}"
@@ -121,6 +136,13 @@ def reply_key(tenant: str, reply_id: str) -> str:
 def event_key(tenant: str, graph: str, word: str) -> str:
     """Routing key of an event; ``word`` says how the request ended (completed, failed, ...)."""
     return f"{tenant}.{graph}.{word}"
+
+
+_CONTROL_ARGUMENTS: dict[str, str | int] = {
+    "x-expires": CONTROL_EXPIRES_MS,
+    "x-message-ttl": CONTROL_EXPIRES_MS,
+    "x-max-length": CONTROL_LENGTH,
+}
 
 
 def _work_arguments(queue_type: QueueType) -> dict[str, str | int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any, Self
 
 from kaasq.broker import Broker
 from kaasq.errors import BadRequest, BrokerLost, KaasqError, ReplyTimeout
+from kaasq.names import check_request_id
 from kaasq.settings import Settings
 from kaasq_producers.buffers import Array
 from kaasq_producers.calls import Call, OnResult
@@ -84,7 +84,7 @@ class Client:
         try:
             return waiter.wait()
         except BaseException:  # Ctrl-C among others: nobody waits any more
-            core.forget(call)
+            core.cancel(call)  # of no effect if it has ended
             raise
 
     def submit(
@@ -97,16 +97,25 @@ class Client:
         scalars: Mapping[str, Any] | None = None,
         keep: Mapping[str, str] | None = None,
         **bindings: Any,
-    ) -> concurrent.futures.Future[Result]:
+    ) -> ResultFuture:
         """Publish a request; its result comes through the future. Inputs may be changed once this has returned.
 
-        Blocks while ``settings.pending_limit`` requests have no reply. Cancelling the future gives up waiting.
+        Blocks while ``settings.pending_limit`` requests have no reply. Cancelling the future cancels the request.
         """
         core = self._usable()
         prepared = self._preparer.prepare(graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep)
         future = ResultFuture()
         future.attach(core, self._send(core, prepared, future.settle))
         return future
+
+    def cancel(self, request_id: str) -> None:
+        """Have the pool's workers not run a request of this tenant, or not any further, whoever sent it.
+
+        Who awaits it gets ``Cancelled``, unless it ends first. A running one ends between two launches; if that takes
+        longer than a second, its executor is stopped.
+        """
+        check_request_id(request_id)
+        self._usable().withdraw(request_id)
 
     def put(
         self,

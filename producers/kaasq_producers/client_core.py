@@ -13,9 +13,11 @@ from collections import deque
 from collections.abc import Callable
 
 from kaasq import codec, topology
-from kaasq.broker import Broker, Consumer, Delivery, Done, State
+from kaasq.broker import Broker, Consumer, Delivery, Done, Message, State
 from kaasq.errors import BadRequest, BrokerLost, KaasqError, UnknownGraph
-from kaasq.messages import Reply
+from kaasq.ids import new_id
+from kaasq.log import get_logger
+from kaasq.messages import Cancel, Reply
 from kaasq.settings import Settings
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.calls import Call, OnResult, Route
@@ -25,6 +27,8 @@ from kaasq_producers.result import Result, failure
 
 REPLY_PREFETCH = 1000
 RESEND_DELAY_S = 0.1
+
+log = get_logger()
 
 
 class ClientCore:
@@ -105,8 +109,23 @@ class ClientCore:
         callback()
 
     def cancel(self, call: Call) -> bool:
-        """Forget the request, and have the workers not run it. False if its reply has come."""
-        return self.forget(call)
+        """Forget the request, and have the workers not run it (any further). False if its reply has come."""
+        if not self.forget(call):
+            return False
+        self.withdraw(call.id)
+        return True
+
+    def withdraw(self, request_id: str) -> None:
+        """Tell the workers not to run a request of this tenant (any further). Who awaits it gets ``Cancelled``."""
+        message = Message(
+            body=codec.encode(Cancel(cancel=request_id)),
+            content_type=codec.MSGPACK,
+            user_id=self.route.tenant,
+            message_id=new_id(),
+            timestamp_ms=time.time_ns() // 1_000_000,
+        )
+        key = topology.control_key(self.route.tenant, self.route.pool)
+        self.broker.publish(message, exchange=topology.CONTROL, routing_key=key, done=_withdrawn)
 
     def forget(self, call: Call) -> bool:
         """Stop waiting for a reply; it is dropped when it comes. False if it has come. Calls nobody back."""
@@ -217,3 +236,9 @@ class ClientCore:
         for call in calls:
             if call.id in self._pending:
                 self._publish(call)
+
+
+def _withdrawn(error: KaasqError | None) -> None:
+    """Whether the broker took a cancellation; if not, the request may run, and its reply is dropped."""
+    if error is not None:
+        log.warning("cancel.not_sent", code=error.code, error=error.message)

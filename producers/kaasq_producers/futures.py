@@ -41,7 +41,7 @@ class Waiter(Generic[T]):
 
 
 class ResultFuture(concurrent.futures.Future[Result]):
-    """A future whose cancelling makes the client forget the request (it may still run)."""
+    """A future whose cancelling cancels the request: it does not run, or not any further."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,9 +68,9 @@ class ResultFuture(concurrent.futures.Future[Result]):
             self.set_running_or_notify_cancel()  # cancelled a moment ago: tell those who wait for that
 
     def cancel(self) -> bool:
-        """Give up waiting. False if the result is there already."""
+        """Cancel the request. False if the result is there already."""
         if not super().cancel():
             return False
-        if self._core is not None and self._call is not None and self._core.forget(self._call):
+        if self._core is not None and self._call is not None and self._core.cancel(self._call):
             self.set_running_or_notify_cancel()  # or else concurrent.futures.wait() would go on waiting
         return True

@@ -438,7 +438,15 @@ def test_waiting_in_a_callback_is_refused_not_a_deadlock(client: Client, worker:
         except KaasqError as error:
             seen.put(error)
 
+    added = threading.Event()  # a callback added to what is done already runs here, where waiting is allowed
+
+    def after(request: Request, message: Message) -> Reply:
+        assert added.wait(5)
+        return saxpy(request, message)
+
+    worker.answer = after
     client.submit(GRAPH, x=X, y=Y).add_done_callback(callback)
+    added.set()
     assert "callback would wait for itself" in seen.get(timeout=5).message
 
 

@@ -2,178 +2,22 @@
 
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from kaasq import codec
-from kaasq.broker import Message
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
-from kaasq.messages import ErrorBody, Reply, WorkerInfo
+from kaasq.messages import ErrorBody
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
-from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Link, Refusal, Vitals
-
-WORKER = WorkerInfo(host="h", pid=1, device="cpu")
-
-
-class Executor:
-    """The executor's end, played by the test; also the handle that the front holds."""
-
-    killable = True
-
-    def __init__(self) -> None:
-        ours, self.sock = socket.socketpair()
-        vitals, fd = Vitals.create()
-        self.vitals = Vitals(fd)
-        self.link = Link(ours, vitals)
-        self.channel = BlockingChannel(self.sock)
-        self.killed = False
-        self.how = "SIGSEGV"
-
-    def kill(self) -> None:
-        self.killed = True
-        self.sock.close()
-
-    def wait(self, timeout_s: float) -> str | None:
-        return self.how
-
-    def received(self) -> list[Job]:
-        return self.channel.receive(0.0) or []
-
-
-class Loop:
-    """The broker's I/O thread and publishes, driven by hand."""
-
-    tenant = "guest"
-
-    def __init__(self) -> None:
-        self.readers: dict[int, Callable[[], None]] = {}
-        self.later: list[tuple[float, Callable[[], None]]] = []
-        self.published: list[tuple[str, str, Message]] = []
-        self.confirm: KaasqError | str | None = None
-        self.unconfirmed: list[Callable[[KaasqError | None], None]] = []
-        self.refuse: str | None = None  # publishes to this exchange are refused
-        self.failures = 0  # so many publishes are lost with their connection
-        self.break_on: str | None = None
-
-    def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
-        self.readers[fd] = on_readable
-
-    def remove_reader(self, fd: int) -> None:
-        del self.readers[fd]
-
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Callable[[], None]:
-        self.later.append((delay_s, callback))
-        return lambda: None
-
-    def publish(self, message: Message, *, exchange: str, routing_key: str, mandatory=False, done=None) -> None:
-        if self.break_on is not None and message.message_id == self.break_on:
-            raise RecursionError
-        self.published.append((exchange, routing_key, message))
-        if self.failures:
-            self.failures -= 1
-            done(BrokerLost("gone"))
-        elif exchange == self.refuse:
-            done(BrokerRefused("full"))
-        elif self.confirm == "later":
-            self.unconfirmed.append(done)
-        else:
-            done(self.confirm)
-
-    def confirm_all(self) -> None:
-        waiting, self.unconfirmed = self.unconfirmed, []
-        for done in waiting:
-            done(None)
-
-    def turn(self) -> None:
-        for reader in list(self.readers.values()):
-            reader()
-
-    def run_timers(self) -> None:
-        due, self.later = self.later, []
-        for _, callback in due:
-            callback()
-
-
-class Taken:
-    """A delivery that remembers how it was settled."""
-
-    exchange, routing_key, queue, redelivered = "kaasq.requests", "guest.p.any", "kaasq.work.p", False
-
-    def __init__(self, message: Message) -> None:
-        self.message = message
-        self.settled: str | None = None
-
-    def _settle(self, how: str) -> None:
-        self.settled = self.settled or how
-
-    def ack(self) -> None:
-        self._settle("ack")
-
-    def requeue(self) -> None:
-        self._settle("requeue")
-
-    def reject(self) -> None:
-        self._settle("reject")
-
-
-class Bench:
-    """A front with its surroundings."""
-
-    def __init__(self) -> None:
-        self.loop = Loop()
-        self.executors: list[Executor] = []
-        self.ready: list[KaasqError | None] = []
-        self.front = Front(self.loop, self.launch, Answers(self.loop, "/test"), self.ready.append)
-        self.front.start()
-        self.say_hello()
-
-    def launch(self) -> Executor:
-        self.executors.append(Executor())
-        return self.executors[-1]
-
-    @property
-    def executor(self) -> Executor:
-        return self.executors[-1]
-
-    def say_hello(self) -> None:
-        self.executor.channel.send([Hello(worker=WORKER, description="")])
-        self.loop.turn()
-
-    def take(self, key: str, **changes) -> Taken:
-        properties = {"message_id": key, "user_id": "guest", "reply_to": "r", "content_type": codec.JSON, **changes}
-        taken = Taken(Message(body=b"{}", **properties))
-        self.front.take(taken)
-        return taken
-
-    def answer(self, job: Job, **changes) -> None:
-        fields = {"word": "completed", "reply": b"R", "graph": "g", "event": b"E", **changes}
-        self.executor.channel.send([Answer(tag=job.tag, **fields)])
-        self.loop.turn()
-
-    def die(self, running: int = 0) -> None:
-        self.executor.vitals.begin(running)
-        self.executor.sock.close()
-        self.loop.turn()
-
-    def revive(self) -> None:
-        self.loop.run_timers()
-        self.say_hello()
+from kaasq_workers.link import Answer, Refusal
+from tests.support.front_bench import Bench, reply
 
 
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
-
-
-def reply(published: tuple[str, str, Message]) -> Reply:
-    exchange, _key, message = published
-    assert exchange == "kaasq.replies"
-    return codec.decode_reply(message.body, message.content_type)
 
 
 def test_an_answer_becomes_reply_and_event_and_only_then_an_ack(bench):

@@ -21,21 +21,27 @@ def test_a_worker_declares_its_pools_queue_its_own_and_the_dead() -> None:
         "kaasq.replies",
         "kaasq.events",
         "kaasq.dead",
+        "kaasq.control",
     ]
     assert declared.queues == (
         Queue(name="kaasq.dead", arguments={"x-queue-type": "quorum"}),
         Queue(name="kaasq.work.default", arguments=quorum),
         Queue(name="kaasq.work.default.gpu0", arguments=quorum),
+        Queue(
+            name="kaasq.control.default.gpu0",
+            arguments={"x-expires": 86_400_000, "x-message-ttl": 86_400_000, "x-max-length": 100_000},
+        ),
     )
     assert set(declared.bindings) == {
         Binding("kaasq.dead", "kaasq.dead", "#"),
         Binding("kaasq.requests", "kaasq.work.default", "*.default.any"),
         Binding("kaasq.requests", "kaasq.work.default.gpu0", "*.default.gpu0"),
+        Binding("kaasq.control", "kaasq.control.default.gpu0", "*.default"),
     }
 
 
 def test_classic_work_queues_have_no_argument_that_classic_queues_refuse() -> None:
-    for queue in topology.pool_topology("p", "s", "classic").queues[1:]:
+    for queue in topology.pool_topology("p", "s", "classic").queues[1:3]:
         assert queue.arguments == {"x-overflow": "reject-publish", "x-dead-letter-exchange": "kaasq.dead"}
 
 
@@ -46,7 +52,9 @@ def test_a_client_declares_a_reply_queue_that_goes_by_itself() -> None:
 
 
 def test_keys_reach_the_queues_they_are_meant_for() -> None:
-    pool, own = topology.pool_topology("p", "s").bindings[1:]
+    pool, own, control = topology.pool_topology("p", "s").bindings[1:]
+    assert matches(control.pattern, topology.control_key("ann", "p"))
+    assert not matches(control.pattern, topology.control_key("ann", "q"))
     assert matches(pool.pattern, topology.request_key("ann", "p"))
     assert matches(own.pattern, topology.request_key("ann", "p", "s"))
     assert not matches(pool.pattern, topology.request_key("ann", "p", "s"))

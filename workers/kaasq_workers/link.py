@@ -10,7 +10,7 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -24,9 +24,11 @@ _LENGTH = struct.Struct("<I")
 _WORD = struct.Struct("<Q")
 _VITALS = struct.Struct("<QQ")
 RECEIVE_BYTES = 256 << 10
+_PLACES = 1 << 16  # prefetch is at most one less
+_VITALS_BYTES = _VITALS.size + _PLACES * _WORD.size
 
 
-class Job(msgspec.Struct, frozen=True, array_like=True):
+class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
     """A request on its way to the executor. ``tag`` is the front's own number for it."""
 
     tag: int
@@ -38,6 +40,14 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     expiration_ms: int | None = None
     alone: bool = False
     """Nothing else may run or be committed with it: it is suspected of having killed an executor."""
+
+
+class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="withdraw"):
+    """A request is not to run, wherever it is: on its way here, queued, or never heard of. Answered with Withdrawn."""
+
+    tag: int
+    tenant: str
+    id: str
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
@@ -53,6 +63,13 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
     error: ErrorBody
 
 
+class Withdrawn(msgspec.Struct, frozen=True, array_like=True, tag="withdrawn"):
+    """Those withdrawals are durable; or could not be made so, and are to be sent again later."""
+
+    tags: list[int]
+    durable: bool = True
+
+
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     """A request has its outcome: durable, and ready to be published. ``event`` None: it gets none."""
 
@@ -64,12 +81,13 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     error: ErrorBody | None = None
 
 
-FromExecutor = Hello | Refusal | Answer
+ToExecutor = Job | Withdraw
+FromExecutor = Hello | Refusal | Answer | Withdrawn
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def frame(messages: list[Any]) -> bytes:
+def frame(messages: Sequence[Any]) -> bytes:
     """The messages as one frame."""
     body = _encode(messages)
     return _LENGTH.pack(len(body)) + body
@@ -112,7 +130,7 @@ class Link:
         """For watching readability."""
         return self._sock.fileno()
 
-    def send(self, jobs: list[Job]) -> bool:
+    def send(self, jobs: Sequence[ToExecutor]) -> bool:
         """Send as one frame; whether all of it went. Raises OSError if the executor is gone."""
         if jobs:
             self._backlog += frame(jobs)
@@ -153,11 +171,11 @@ class BlockingChannel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._reader = FrameReader(Job)
+        self._reader = FrameReader(ToExecutor)
 
-    def receive(self, timeout_s: float | None) -> list[Job] | None:
-        """Jobs, at least one; [] if none came in time; None when the front is gone."""
-        jobs: list[Job] = []
+    def receive(self, timeout_s: float | None) -> list[ToExecutor] | None:
+        """Jobs and the like, at least one; [] if none came in time; None when the front is gone."""
+        jobs: list[ToExecutor] = []
         self._sock.settimeout(timeout_s)
         while True:
             try:
@@ -180,20 +198,21 @@ class BlockingChannel:
 
 
 class Vitals:
-    """The shared page: the tag of the request that is running (0 for none) and its deadline.
+    """Shared memory: the tag of the request that is running (0 for none), its deadline, and which tags are withdrawn.
 
     The deadline is in milliseconds since the epoch, 0 for none. Written tag last, so that a reader never holds a
-    request against another's deadline.
+    request against another's deadline. A tag is withdrawn by its number in the place that is its own (more of them
+    than places are never with one executor), so that a running request can look without a system call.
     """
 
     def __init__(self, fd: int) -> None:
-        self._page = mmap.mmap(fd, mmap.PAGESIZE)
+        self._page = mmap.mmap(fd, _VITALS_BYTES)
 
     @classmethod
     def create(cls) -> tuple[Vitals, int]:
         """A new page and the file descriptor by which another process maps it."""
         fd = os.memfd_create("kaasq-vitals")
-        os.ftruncate(fd, mmap.PAGESIZE)
+        os.ftruncate(fd, _VITALS_BYTES)
         return cls(fd), fd
 
     @property
@@ -211,6 +230,18 @@ class Vitals:
         """The running request's deadline."""
         _WORD.pack_into(self._page, _WORD.size, deadline_ms)
 
+    def withdraw(self, tag: int) -> None:
+        """The request with this tag is not to run any further."""
+        _WORD.pack_into(self._page, self._place(tag), tag)
+
+    def withdrawn(self, tag: int) -> bool:
+        """Whether it is not to run any further."""
+        return bool(_WORD.unpack_from(self._page, self._place(tag))[0] == tag)
+
     def end(self) -> None:
         """Nothing runs."""
         _WORD.pack_into(self._page, 0, 0)
+
+    @staticmethod
+    def _place(tag: int) -> int:
+        return _VITALS.size + tag % _PLACES * _WORD.size

@@ -13,7 +13,7 @@ from kaasq.errors import KaasqError, WorkerFailed
 from kaasq.log import get_logger
 from kaasq.names import check_word
 from kaasq.settings import Settings
-from kaasq.topology import pool_topology, slot_lock, work_queue
+from kaasq.topology import control_queue, pool_topology, slot_lock, work_queue
 from kaasq_workers.devices.opening import default_slot, one_device
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
@@ -23,6 +23,9 @@ START_TIMEOUT_S = 120.0  # a first CUDA context on a busy machine takes seconds;
 DRAIN_TIMEOUT_S = 30.0
 
 log = get_logger()
+
+
+CONTROL_PREFETCH = 1000
 
 
 class Worker:
@@ -61,6 +64,8 @@ class Worker:
         assert self._front is not None
         for queue in (work_queue(settings.pool, settings.slot), work_queue(settings.pool)):
             self._consumers.append(self._broker.consume(queue, self._front.take, prefetch=settings.prefetch))
+        control = control_queue(settings.pool, settings.slot)
+        self._consumers.append(self._broker.consume(control, self._front.take_control, prefetch=CONTROL_PREFETCH))
         log.info("worker.started", pool=settings.pool, slot=settings.slot, device=settings.device)
 
     def pause(self) -> None:

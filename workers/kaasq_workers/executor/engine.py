@@ -6,7 +6,7 @@ Knows nothing of brokers, and of the store only how to read an object and where 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
@@ -59,8 +59,13 @@ class Engine:
         # A copy that is shared could be harmed by one request and be blamed on the next: guard mode has none.
         self._objects = DeviceCache(0 if self._guard else int(device.limits.memory * CACHE_SHARE))
 
-    def run(self, tenant: str, graph: GraphSpec, request: Request) -> Executed:
-        """Run it. Raises a KaasqError; nothing has been published in the store then."""
+    def run(
+        self, tenant: str, graph: GraphSpec, request: Request, between: Callable[[], None] | None = None
+    ) -> Executed:
+        """Run it; ``between`` is called after each launch, and ends the run by raising.
+
+        Raises a KaasqError; nothing has been published in the store then.
+        """
         started = time.perf_counter_ns()
         sources = self._resolve(tenant, graph, request)
         plan, known = self._plans.get(tenant, graph)
@@ -87,10 +92,10 @@ class Engine:
             ready = stream.mark()
             plan.bind(memory, request.scalars)
             if self._guard is None:
-                plan.launch(stream)
+                plan.launch(stream, between)
             else:
                 with self._guard.watch(graph, memory) as check:
-                    plan.launch(stream, check)
+                    plan.launch(stream, check, between)
             done = stream.mark()
             outputs = self._copy_out(tenant, graph, request, memory, undo)
             end = stream.mark()

@@ -15,6 +15,7 @@ from kaasq_storage import BufferStore, Outcome, Transaction
 from kaasq_workers.executor.engine import Executed
 from kaasq_workers.link import Answer, Job
 
+WITHDRAWN = ""  # in place of the digest of a body
 _STATUS: dict[str, Status] = {DeadlineExceeded.code: "expired", Cancelled.code: "cancelled"}
 
 
@@ -37,6 +38,23 @@ class Ended(msgspec.Struct, kw_only=True):
             if not isinstance(produced.data, bytearray):
                 produced.data.discard()
         self.executed = None
+
+
+def matches(outcome: Outcome, body: str | None) -> bool:
+    """Whether an outcome is that of the request with this digest; a withdrawal is, whatever the body."""
+    return outcome.body in {body, WITHDRAWN}
+
+
+def withdrawal(request_id: str, worker: WorkerInfo, ttl_s: float) -> Outcome:
+    """The outcome of a request that was withdrawn, recorded before anybody has seen its body."""
+    reply = Reply(id=request_id, status="cancelled", error=ErrorBody.of(cancelled(request_id)), worker=worker)
+    now = time.time()
+    return Outcome(body=WITHDRAWN, reply=codec.encode(reply), created=now, expires=now + ttl_s)
+
+
+def cancelled(request_id: str) -> Cancelled:
+    """The error of a request that was withdrawn."""
+    return Cancelled(f"request {request_id} was cancelled", id=request_id)
 
 
 def conflict(request_id: str) -> Conflict:
@@ -113,7 +131,7 @@ class Committer:
         if earlier is None:
             return None
         ended.discard()
-        if earlier.body == ended.digest:
+        if matches(earlier, ended.digest):
             return earlier.reply
         ended.digest, ended.error = None, conflict(ended.job.id)
         return None

@@ -88,13 +88,14 @@ class Plan:
             for step, position in self._scalars[scalar.name]:
                 step.set_number(position, value)
 
-    def launch(self, stream: Stream, after: Callable[[], None] | None = None) -> None:
-        """Queue every launch, as often as the graph says; ``after`` is called behind each."""
+    def launch(self, stream: Stream, *between: Callable[[], None] | None) -> None:
+        """Queue every launch, as often as the graph says; what ``between`` names is called behind each."""
+        called = [each for each in between if each is not None]
         for _ in range(self.graph.iterations):
             for step in self.steps:
                 step.launch(stream)
-                if after is not None:
-                    after()
+                for each in called:
+                    each()
 
 
 class ModuleCache:

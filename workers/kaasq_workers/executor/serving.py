@@ -30,8 +30,8 @@ from kaasq_storage import BufferStore, open_store
 from kaasq_workers.devices.opening import open_device
 from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.engine import Engine
-from kaasq_workers.executor.outcomes import Committer, Ended, conflict, digest
-from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, Vitals
+from kaasq_workers.executor.outcomes import Committer, Ended, cancelled, conflict, digest, matches, withdrawal
+from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, Vitals, Withdraw, Withdrawn
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
 GROUP_TIME_NS = 2_000_000  # a group is committed once running it has taken this long
@@ -53,15 +53,21 @@ class Executor:
         guard_band = settings.guard_band if settings.guard else None
         self._engine = Engine(device, store, inline_limit=settings.inline_limit, guard_band=guard_band)
         self._committer = Committer(store, worker, ttl_s=settings.result_ttl)
+        self._worker = worker
+        self._ttl_s = settings.result_ttl
         self._log = log.bind(device=device.name)
 
     def serve(self, channel: BlockingChannel, vitals: Vitals) -> None:
         """Until the front is gone, or the device can no longer be used."""
         next_gc = time.monotonic() + GC_INTERVAL_S
         while not self._device.poisoned:
-            jobs = channel.receive(timeout_s=max(0.0, next_gc - time.monotonic()))
-            if jobs is None:
+            received = channel.receive(timeout_s=max(0.0, next_gc - time.monotonic()))
+            if received is None:
                 return
+            withdrawn = [each for each in received if isinstance(each, Withdraw)]
+            if withdrawn:
+                channel.send([Withdrawn([each.tag for each in withdrawn], durable=self._withdraw(withdrawn))])
+            jobs = [each for each in received if isinstance(each, Job)]
             while jobs and not self._device.poisoned:
                 group: list[Ended] = []
                 started = time.monotonic_ns()
@@ -79,6 +85,22 @@ class Executor:
             if time.monotonic() >= next_gc:
                 self._collect()
                 next_gc = time.monotonic() + GC_INTERVAL_S
+
+    def _withdraw(self, withdrawn: list[Withdraw]) -> bool:
+        """Give those requests an outcome, unless they have one: whoever of the pool meets them answers with it.
+
+        Whether that is done for good.
+        """
+        try:
+            with self._store.transaction() as transaction:
+                for each in withdrawn:
+                    outcome = withdrawal(each.id, self._worker, self._ttl_s)
+                    recorded = transaction.record(each.tenant, each.id, outcome)
+                    self._log.info("request.withdrawn", request=each.id, tenant=each.tenant, in_time=recorded)
+        except KaasqError as error:
+            self._log.warning("withdrawing.failed", requests=len(withdrawn), error=error.message)
+            return False
+        return True
 
     def _run(self, job: Job, vitals: Vitals) -> Ended:
         ended = Ended(job=job, reply_type=codec.reply_type(job.body, job.content_type))
@@ -109,7 +131,7 @@ class Executor:
         ended.digest = digest(request, graph)
         earlier = self._store.outcome(job.tenant, job.id)
         if earlier is not None:
-            if earlier.body != ended.digest:
+            if not matches(earlier, ended.digest):
                 ended.digest = None
                 raise conflict(job.id)
             ended.replay = earlier.reply
@@ -120,7 +142,13 @@ class Executor:
             if late_ms > 0:
                 raise DeadlineExceeded(f"its time was over {late_ms:.0f} ms before a worker could start it")
             vitals.due(deadline_ms)
-        ended.executed = self._engine.run(job.tenant, graph, request)
+
+        def proceed() -> None:
+            if vitals.withdrawn(job.tag):
+                raise cancelled(job.id)
+
+        proceed()
+        ended.executed = self._engine.run(job.tenant, graph, request, proceed)
         timings = ended.executed.timings
         self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=graph.name, kernel_us=timings.kernel)
 

@@ -6,27 +6,30 @@ does, heartbeats go on, and if the executor dies the front starts another and te
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from kaasq import codec
 from kaasq.broker import Broker, Delivery
-from kaasq.errors import DeadlineExceeded, KaasqError, KernelFailed, WorkerFailed
+from kaasq.errors import Cancelled, DeadlineExceeded, KaasqError, KernelFailed, WorkerFailed
 from kaasq.log import get_logger
 from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status, WorkerInfo
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.blame import Suspicion, judge
 from kaasq_workers.front.handles import CLEAN_EXIT, Handle
-from kaasq_workers.front.intake import Accepted, Refused, examine
-from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal
+from kaasq_workers.front.intake import Accepted, Refused, examine, examine_control
+from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal, ToExecutor, Withdraw, Withdrawn
 
 RETRY_SEND_S = 0.001
 REAP_S = 2.0  # for a process to end after it has hung up, before it is killed
 REAP_POLL_S = 0.005
 WATCH_S = 0.25  # how often a running request is held against its deadline
+CANCEL_GRACE_S = 1.0  # for a withdrawn request to end between two launches, before its executor is killed
+RESEND_S = 5.0  # withdrawals that the executor could not record
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without having served anything
 
 log = get_logger()
@@ -41,6 +44,21 @@ class _Pending(msgspec.Struct):
     job: Job
     accepted: Accepted
     delivery: Delivery
+
+
+class _Withdrawal(msgspec.Struct):
+    """A withdrawal until it is durable."""
+
+    message: Withdraw
+    delivery: Delivery
+
+
+class _Stopped(msgspec.Struct):
+    """A request whose executor was killed so that it ends, and what its client is told."""
+
+    tag: int
+    error: KaasqError
+    status: Status
 
 
 class Front:
@@ -59,7 +77,9 @@ class Front:
         self._suspicions: dict[int, Suspicion] = {}
         self._next_tag = 1
         self._barren = 0  # executors in a row that died without an answer
-        self._overdue: int | None = None  # the tag for whose deadline the executor was killed
+        self._stopped: _Stopped | None = None  # the request for whose sake the executor was killed
+        self._withdrawals: dict[int, _Withdrawal] = {}  # heard, and not yet durable
+        self._withdrawn: dict[int, float] = {}  # tags of requests with the executor, and when they are to be killed
         self._flushing = False
         self._closing = False
         self._idle_callbacks: list[Callable[[], None]] = []
@@ -77,6 +97,7 @@ class Front:
             self._pending.pop(tag, None)
             self._suspicions.pop(tag, None)
         self._waiting.clear()
+        self._withdrawals.clear()
         self._check_idle()
 
     def when_idle(self, callback: Callable[[], None]) -> None:
@@ -118,6 +139,32 @@ class Front:
                 self._pending[tag] = _Pending(job, accepted, delivery)
                 self._waiting.append(tag)
                 self._pump()
+
+    def take_control(self, delivery: Delivery) -> None:
+        """A message to all workers of the pool: a request is cancelled."""
+        try:
+            withdrawal = examine_control(delivery.message)
+        except KaasqError as error:
+            log.warning("control.refused", code=error.code, error=error.message)
+            delivery.ack()
+            return
+        tag = self._next_tag
+        self._next_tag += 1
+        self._withdrawals[tag] = _Withdrawal(Withdraw(tag, withdrawal.tenant, withdrawal.id), delivery)
+        if self._worker is None or self._handle is None:
+            return  # the executor is told when it is up
+        for sent in self._sent:
+            job = self._pending[sent].job
+            if job.id == withdrawal.id and job.tenant == withdrawal.tenant:
+                self._handle.link.vitals.withdraw(sent)
+                self._withdrawn[sent] = time.monotonic() + CANCEL_GRACE_S
+        self._withdraw([tag])
+
+    def _withdraw(self, tags: list[int]) -> None:
+        """Have the executor record them, as far as they are not recorded."""
+        messages = [self._withdrawals[each].message for each in tags if each in self._withdrawals]
+        if messages and self._worker is not None:
+            self._send(messages)
 
     def _refuse(self, delivery: Delivery, refused: Refused) -> None:
         log.warning("request.refused", code=refused.error.code, error=refused.error.message)
@@ -166,16 +213,18 @@ class Front:
         suspicion = self._suspicions.get(tag)
         return suspicion is not None and suspicion.alone
 
-    def _send(self, batch: list[Job]) -> None:
+    def _send(self, batch: Sequence[ToExecutor]) -> None:
         assert self._handle is not None
         try:
             complete = self._handle.link.send(batch)
         except OSError:
             return  # its end of file follows and tells the rest
         except Exception:  # a job that cannot be encoded: keep the messages, in the dead-letter queue
-            for job in batch:
-                self._sent.pop(job.tag, None)
-                self._pending.pop(job.tag).delivery.reject()
+            for each in batch:
+                self._sent.pop(each.tag, None)
+                pending = self._pending.pop(each.tag, None)
+                if pending is not None:
+                    pending.delivery.reject()
             raise
         if not complete and not self._flushing:
             self._flushing = True
@@ -209,6 +258,14 @@ class Front:
                 self._worker = worker
                 log.info("executor.ready", pid=worker.pid, device=worker.device, description=description)
                 self._report_ready(None)
+                self._withdraw(list(self._withdrawals))
+            case Withdrawn(tags=tags, durable=True):
+                for tag in tags:
+                    done = self._withdrawals.pop(tag, None)
+                    if done is not None:
+                        done.delivery.ack()
+            case Withdrawn(tags=tags):
+                self._broker.call_later(RESEND_S, lambda: self._withdraw(tags))
             case Refusal(error=error):
                 if self._on_ready is None:  # it has served before: try again later
                     log.error("executor.refused", code=error.code, error=error.message)
@@ -220,6 +277,7 @@ class Front:
         pending = self._pending.pop(answer.tag, None)
         self._sent.pop(answer.tag, None)
         self._suspicions.pop(answer.tag, None)
+        self._withdrawn.pop(answer.tag, None)
         if pending is None:
             return
         try:
@@ -249,13 +307,14 @@ class Front:
     def _executor_ended(self, how: str, running: int) -> None:
         in_flight = list(self._sent)
         self._sent.clear()
+        self._withdrawn.clear()  # the next executor finds their outcomes
         if self._closing:
             return  # what is in flight goes back to the queue with the connection
-        overdue, self._overdue = self._overdue, None
-        if overdue is not None:  # killed by us: nobody is to blame, even if it was answered at the last moment
-            if overdue in in_flight:
-                in_flight.remove(overdue)
-                self._expire(overdue)
+        stopped, self._stopped = self._stopped, None
+        if stopped is not None:  # killed by us: nobody is to blame, even if it was answered at the last moment
+            if stopped.tag in in_flight:
+                in_flight.remove(stopped.tag)
+                self._end_stopped(stopped)
             self._waiting = in_flight + self._waiting
             self._start_executor()
             return
@@ -291,27 +350,39 @@ class Front:
             pending.delivery, pending.accepted, _error_answer(pending.job, error, "error"), error, self._check_idle
         )
 
-    # -- deadlines ------------------------------------------------------------------------------------------------
+    # -- deadlines and cancelling ---------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Kill an executor whose request runs past its deadline: a kernel cannot be stopped in any other way."""
+        """Kill an executor whose request runs past its deadline or although it was cancelled.
+
+        A kernel cannot be stopped in any other way.
+        """
         if self._closing:
             return
         self._broker.call_later(WATCH_S, self._watch)
-        if self._handle is None or not self._handle.killable or self._overdue is not None:
+        if self._handle is None or not self._handle.killable or self._stopped is not None:
             return
         tag, deadline_ms = self._handle.link.vitals.running
         pending = self._pending.get(tag)
-        if pending is not None and deadline_ms and time.time() * 1000 > deadline_ms:
-            log.warning("request.overdue", request=pending.job.id, tenant=pending.job.tenant)
-            self._overdue = tag
+        if pending is None:
+            return
+        job = pending.job
+        if deadline_ms and time.time() * 1000 > deadline_ms:
+            log.warning("request.overdue", request=job.id, tenant=job.tenant)
+            error = DeadlineExceeded("it was still running when its time was over; it was stopped")
+            self._stopped = _Stopped(tag, error, "expired")
+        elif time.monotonic() > self._withdrawn.get(tag, math.inf):
+            log.warning("request.stopped", request=job.id, tenant=job.tenant)
+            self._stopped = _Stopped(
+                tag, Cancelled(f"request {job.id} was cancelled, and stopped", id=job.id), "cancelled"
+            )
+        if self._stopped is not None:
             self._handle.kill()
 
-    def _expire(self, tag: int) -> None:
-        pending = self._pending.pop(tag)
-        self._suspicions.pop(tag, None)
-        error = DeadlineExceeded("it was still running when its time was over; it was stopped")
-        answer = _error_answer(pending.job, error, "expired")
+    def _end_stopped(self, stopped: _Stopped) -> None:
+        pending = self._pending.pop(stopped.tag)
+        self._suspicions.pop(stopped.tag, None)
+        answer = _error_answer(pending.job, stopped.error, stopped.status)
         self._answers.answer(pending.delivery, pending.accepted, answer, self._check_idle)
 
     def _report_ready(self, error: KaasqError | None) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kaasq import codec
 from kaasq.broker import Message
 from kaasq.errors import BadRequest, Forbidden, KaasqError
+from kaasq.messages import Cancel
 from kaasq.names import check_request_id, is_word
 from kaasq.topology import DIRECT_REPLY_TO, REPLIES, reply_key
+
+CONTROL_BYTES = 4 << 10
 
 
 class Address(NamedTuple):
@@ -32,6 +36,26 @@ class Refused(NamedTuple):
     error: KaasqError
     reply: Address | None
     correlation_id: str
+
+
+class Withdrawal(NamedTuple):
+    """A request that its tenant wants not to run any further."""
+
+    tenant: str
+    id: str
+
+
+def examine_control(message: Message) -> Withdrawal:
+    """What a message to all workers of a pool says. Raises Forbidden, BadRequest."""
+    if message.user_id is None or not is_word(message.user_id):
+        raise Forbidden(
+            "a message to workers needs the user_id property, set to the user that its connection logged in as"
+        )
+    if len(message.body) > CONTROL_BYTES:
+        raise BadRequest(f"has {len(message.body)} bytes, the limit is {CONTROL_BYTES}")
+    cancel = codec.decode(message.body, message.content_type, Cancel)
+    check_request_id(cancel.cancel)
+    return Withdrawal(message.user_id, cancel.cancel)
 
 
 def examine(message: Message) -> Accepted | Refused:
