@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kaasq.broker import Broker
-from kaasq.errors import BadRequest, BrokerLost, KaasqError, ReplyTimeout
+from kaasq.errors import BadRequest
 from kaasq.names import check_request_id
-from kaasq.settings import Settings
+from kaasq_producers.base import ClientBase
 from kaasq_producers.buffers import Array
 from kaasq_producers.calls import Call, OnResult
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.futures import ResultFuture, Waiter
-from kaasq_producers.opening import buffers_of, merged_settings, open_core
-from kaasq_producers.prepare import AnyGraph, Prepared, Preparer
+from kaasq_producers.prepare import AnyGraph, Prepared
 from kaasq_producers.references import BufferRef
 from kaasq_producers.result import Result
-from kaasq_storage.protocol import DEFAULT_TTL_S, BufferStore, Named
-
-CLOSE_TIMEOUT_S = 5.0
+from kaasq_storage.protocol import DEFAULT_TTL_S, Named
 
 
-class Client:
+class Client(ClientBase):
     """Runs graphs on a pool of workers, and reads and writes the pool's store. Thread-safe.
 
     ``broker`` is a URL or a Broker, which the client then opens and closes. ``timeout`` (seconds) is that of requests
@@ -35,25 +29,6 @@ class Client:
     client belongs to one process: a forked child makes its own. It connects with the first request (or ``connect``)
     and opens the store when it is first needed, so ``put`` needs no broker and a small request no store.
     """
-
-    def __init__(
-        self,
-        broker: str | Broker | None = None,
-        *,
-        store: str | Path | BufferStore | None = None,
-        pool: str | None = None,
-        timeout: float | None = None,
-        settings: Settings | None = None,
-    ) -> None:
-        self.settings = settings = merged_settings(broker, store, pool, timeout, settings)
-        self._broker = None if isinstance(broker, str) else broker
-        self.tenant = settings.tenant if self._broker is None else self._broker.tenant
-        self.buffers = buffers_of(settings, store, self.tenant)
-        self._preparer = Preparer(settings, self.buffers)
-        self._core: ClientCore | None = None
-        self._closed = False
-        self._pid: int | None = None  # where it connected: neither threads nor locks survive a fork
-        self._lock = threading.Lock()
 
     def run(
         self,
@@ -154,16 +129,7 @@ class Client:
 
         In a forked child it leaves the parent's connection alone.
         """
-        if self._forked:
-            self._closed = True
-            return
-        with self._lock:
-            self._closed = True
-            core = self._core
-        if core is not None:
-            core.stop()
-            core.broker.close(CLOSE_TIMEOUT_S)
-        self.buffers.close()
+        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -172,37 +138,6 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else "connected" if self._core else "not connected yet"
-        return f"<Client of pool {self.settings.pool!r} as {self.tenant!r}, {state}>"
-
-    @property
-    def _forked(self) -> bool:
-        """Whether this process is a child, forked from the one that connected."""
-        return self._pid is not None and self._pid != os.getpid()
-
-    def _usable(self) -> ClientCore:
-        """The core, connected if need be."""
-        if self._forked:  # before any lock: the thread that held it stayed in the parent
-            raise KaasqError(
-                "the client was connected before the fork, and its connection belongs to the parent process: make one "
-                "client per process, after the fork"
-            )
-        return self._core or self._connected()
-
-    def _connected(self) -> ClientCore:
-        with self._lock:
-            if self._core is None:
-                if self._closed:
-                    raise BrokerLost("the client is closed")
-                self._pid = os.getpid()
-                try:
-                    self._core = open_core(self._broker, self.buffers, self.settings)
-                except BaseException:
-                    self._pid = None
-                    raise
-            return self._core
 
     def _send(self, core: ClientCore, prepared: Prepared, on_result: OnResult) -> Call:
         call = core.send(prepared, on_result)
@@ -215,11 +150,6 @@ class Client:
         until = time.monotonic() + prepared.timeout_s
         while call is None:
             if not core.wait_for_room(until - time.monotonic()):
-                raise ReplyTimeout(
-                    f"{core.pending} requests had no reply yet (pending_limit is {self.settings.pending_limit}), and "
-                    f"within {prepared.timeout_s:g} s there was no room for another",
-                    pool=core.route.pool,
-                    timeout_s=prepared.timeout_s,
-                )
+                raise core.no_room(prepared.timeout_s)
             call = core.send(prepared, on_result)
         return call

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from kaasq import codec, topology
 from kaasq.broker import Broker, Consumer, Delivery, Done, Message, State
-from kaasq.errors import BadRequest, BrokerLost, KaasqError, UnknownGraph
+from kaasq.errors import BadRequest, BrokerLost, KaasqError, ReplyTimeout, UnknownGraph
 from kaasq.ids import new_id
 from kaasq.log import get_logger
 from kaasq.messages import Cancel, Reply
@@ -78,6 +78,8 @@ class ClientCore:
 
         None if there is no room: ``pending_limit`` requests have no reply. Raises BrokerLost after ``stop``.
         """
+        if len(self._pending) >= self.limit and self._over is None:
+            return None  # looked at again below; a call for nothing would be encoded for nothing
         call = Call(prepared, on_result, self._on_unpublished)
         with self._room:
             if self._over is not None:
@@ -100,13 +102,25 @@ class ClientCore:
 
     def on_room(self, callback: Callable[[], None]) -> None:
         """Call back once ``send`` is likely to have room again, or nothing is sent any more: from any thread, at once
-        if that is so now.
+        if that is so now. It is called once, and must neither block nor raise; each free place calls one of them, which
+        has to ask again if it was not enough.
         """
         with self._room:
+            # First this, then the look at the room: ``forget`` makes room and then looks here, without the lock.
+            self._callbacks.append(callback)
             if not self._has_room():
-                self._callbacks.append(callback)
                 return
+            self._callbacks.remove(callback)
         callback()
+
+    def no_room(self, timeout_s: float) -> ReplyTimeout:
+        """What to tell a request that waited so long for room."""
+        return ReplyTimeout(
+            f"{self.pending} requests had no reply yet (pending_limit is {self.limit}), and within {timeout_s:g} s "
+            f"there was no room for another",
+            pool=self.route.pool,
+            timeout_s=timeout_s,
+        )
 
     def cancel(self, call: Call) -> bool:
         """Forget the request, and have the workers not run it (any further). False if its reply has come."""
