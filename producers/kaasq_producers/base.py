@@ -1,0 +1,87 @@
+"""What clients for threads and for event loops have in common: settings, store, one connection, one process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from kaasq.broker import Broker
+from kaasq.errors import BrokerLost, KaasqError
+from kaasq.settings import Settings
+from kaasq_producers.client_core import ClientCore
+from kaasq_producers.opening import buffers_of, merged_settings, open_core
+from kaasq_producers.prepare import Preparer
+from kaasq_storage.protocol import BufferStore
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+class ClientBase:
+    """A client's parts, put together; its methods block."""
+
+    def __init__(
+        self,
+        broker: str | Broker | None = None,
+        *,
+        store: str | Path | BufferStore | None = None,
+        pool: str | None = None,
+        timeout: float | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.settings = settings = merged_settings(broker, store, pool, timeout, settings)
+        self._broker = None if isinstance(broker, str) else broker
+        self.tenant = settings.tenant if self._broker is None else self._broker.tenant
+        self.buffers = buffers_of(settings, store, self.tenant)
+        self._preparer = Preparer(settings, self.buffers)
+        self._core: ClientCore | None = None
+        self._closed = False
+        self._pid: int | None = None  # where it connected: neither threads nor locks survive a fork
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "connected" if self._core else "not connected yet"
+        return f"<{type(self).__name__.lstrip('_')} of pool {self.settings.pool!r} as {self.tenant!r}, {state}>"
+
+    @property
+    def _forked(self) -> bool:
+        """Whether this process is a child, forked from the one that connected."""
+        return self._pid is not None and self._pid != os.getpid()
+
+    def _check_process(self) -> None:
+        if self._forked:
+            raise KaasqError(
+                "the client was connected before the fork, and its connection belongs to the parent process: make one "
+                "client per process, after the fork"
+            )
+
+    def _usable(self) -> ClientCore:
+        """The core, connected if need be. Raises BrokerLost, BrokerRefused."""
+        self._check_process()  # before any lock: the thread that held it stayed in the parent
+        return self._core or self._connected()
+
+    def _connected(self) -> ClientCore:
+        with self._lock:
+            if self._core is None:
+                if self._closed:
+                    raise BrokerLost("the client is closed")
+                self._pid = os.getpid()
+                try:
+                    self._core = open_core(self._broker, self.buffers, self.settings)
+                except BaseException:
+                    self._pid = None
+                    raise
+            return self._core
+
+    def _close(self) -> None:
+        """Close broker and store. Idempotent. In a forked child it leaves the parent's connection alone."""
+        if self._forked:
+            self._closed = True
+            return
+        with self._lock:
+            self._closed = True
+            core = self._core
+        if core is not None:
+            core.stop()
+            core.broker.close(CLOSE_TIMEOUT_S)
+        self.buffers.close()
