@@ -22,6 +22,7 @@ _COMMANDS = {
     "ls": "kaasq_producers.commands.store:ls",
     "rm": "kaasq_producers.commands.store:rm",
     "gc": "kaasq_producers.commands.store:gc",
+    "schema": "kaasq.schema.command:schema",
     "demo": "kaasq_producers.demo.cli:demo",
 }
 

@@ -1,0 +1,175 @@
+"""The AsyncAPI 3.0 document: a pool of workers as a service on RabbitMQ, its channels, operations and messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kaasq.codec import JSON
+from kaasq.messages import EVENT_WORDS, PROTOCOL_VERSION
+from kaasq.names import GRAPH_NAME, WORD
+from kaasq.schema import properties
+from kaasq.schema.definitions import definitions
+from kaasq.schema.documents import event
+from kaasq.schema.examples import examples
+from kaasq.topology import EVENTS, REPLIES, REQUESTS
+
+Schema = dict[str, Any]
+
+VERSION = "3.0.0"
+_BINDING = "0.3.0"  # of AMQP 0-9-1
+_PLACE = "#/components/schemas"
+_DIRECT = "amq.rabbitmq.reply-to"
+
+
+def asyncapi() -> Schema:
+    """The document, with every type and an example of each message in it."""
+    return {
+        "asyncapi": VERSION,
+        "id": f"urn:kaasq:{PROTOCOL_VERSION}",
+        "info": {
+            "title": "kaasq",
+            "version": str(PROTOCOL_VERSION),
+            "description": "Kernel-as-a-Service over RabbitMQ: publish a graph of kernels, get its outputs back. "
+            "The document is that of a pool of workers; a program that publishes requests does the opposite.",
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        },
+        "defaultContentType": JSON,
+        "servers": {
+            "rabbitmq": _server("amqp", "RabbitMQ, 3.10 to 4.x."),
+            "rabbitmqTls": _server("amqps", "The same over TLS."),
+        },
+        "channels": _channels(),
+        "operations": _operations(),
+        "components": {
+            "messages": _messages(),
+            "schemas": definitions(_PLACE),
+            "securitySchemes": {"user": {"type": "userPassword", "description": "RabbitMQ's user is the tenant."}},
+        },
+    }
+
+
+def _server(protocol: str, description: str) -> Schema:
+    return {
+        "host": "{host}",
+        "pathname": "/{vhost}",
+        "protocol": protocol,
+        "protocolVersion": "0-9-1",
+        "description": description,
+        "variables": {
+            "host": {"default": "localhost", "description": "With its port, if it is not the usual one."},
+            "vhost": {"default": "%2F", "description": "The virtual host, percent-encoded."},
+        },
+        "security": [{"$ref": "#/components/securitySchemes/user"}],
+    }
+
+
+def _channels() -> Schema:
+    tenant = {"description": f"The user that sent the request: {WORD.pattern}", "location": "$message.header#/user_id"}
+    return {
+        "requests": {
+            "address": "{tenant}.{pool}.any",
+            "title": "Requests to a pool",
+            "description": "Publish with `mandatory`: what comes back has no pool to go to.",
+            "parameters": {"tenant": tenant, "pool": {"description": f"The pool of workers: {WORD.pattern}"}},
+            **_exchange(REQUESTS, "request"),
+        },
+        "replies": {
+            "address": "{tenant}.{replyId}",
+            "title": "Replies to a reply id",
+            "description": "Bind a queue of your own under this key before you publish.",
+            "parameters": {
+                "tenant": {"description": tenant["description"]},
+                "replyId": {"description": f"The request's reply_to: {WORD.pattern}"},
+            },
+            **_exchange(REPLIES, "reply"),
+        },
+        "directReplies": {
+            "address": None,
+            "title": "RabbitMQ's direct reply-to",
+            "description": f"Consume from {_DIRECT} without acknowledgements, on the channel that publishes.",
+            "messages": {"reply": {"$ref": "#/components/messages/reply"}},
+            "bindings": {
+                "amqp": {
+                    "is": "queue",
+                    "queue": {"name": _DIRECT, "durable": False, "exclusive": True, "autoDelete": True},
+                    "bindingVersion": _BINDING,
+                }
+            },
+        },
+        "events": {
+            "address": "{tenant}.{graph}.{word}",
+            "title": "How requests ended",
+            "description": "CloudEvents 1.0 in AMQP's binary mode, for whoever binds a queue.",
+            "parameters": {
+                "tenant": {"description": tenant["description"]},
+                "graph": {"description": f"The graph's name: {GRAPH_NAME.pattern}"},
+                "word": {"description": "How it ended.", "enum": list(EVENT_WORDS.values())},
+            },
+            **_exchange(EVENTS, "event"),
+        },
+    }
+
+
+def _exchange(name: str, message: str) -> Schema:
+    exchange = {"name": name, "type": "topic", "durable": True, "autoDelete": False}
+    return {
+        "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+        "bindings": {"amqp": {"is": "routingKey", "exchange": exchange, "bindingVersion": _BINDING}},
+    }
+
+
+def _operations() -> Schema:
+    request = {
+        "action": "receive",
+        "channel": {"$ref": "#/channels/requests"},
+        "messages": [{"$ref": "#/channels/requests/messages/request"}],
+        "bindings": {"amqp": {"ack": True, "bindingVersion": _BINDING}},
+    }
+    return {
+        "run": {
+            **request,
+            "title": "Run a graph",
+            "summary": "The reply goes to the queue that the producer bound to its reply id.",
+            "reply": {
+                "channel": {"$ref": "#/channels/replies"},
+                "messages": [{"$ref": "#/channels/replies/messages/reply"}],
+            },
+        },
+        "runDirect": {
+            **request,
+            "title": "Run a graph, direct reply-to",
+            "summary": "The reply goes to the channel that published.",
+            "reply": {
+                "address": {"location": "$message.header#/reply_to"},
+                "channel": {"$ref": "#/channels/directReplies"},
+                "messages": [{"$ref": "#/channels/directReplies/messages/reply"}],
+            },
+        },
+        "tell": {
+            "action": "send",
+            "title": "Tell how a request ended",
+            "channel": {"$ref": "#/channels/events"},
+            "messages": [{"$ref": "#/channels/events/messages/event"}],
+        },
+    }
+
+
+def _messages() -> Schema:
+    shown = examples()
+
+    def message(name: str, title: str, headers: Schema, payload: Schema) -> Schema:
+        return {
+            "name": name,
+            "title": title,
+            "contentType": JSON,
+            "headers": headers,
+            "payload": payload,
+            "correlationId": {"location": "$message.header#/correlation_id"},
+            "examples": [shown[name]],
+        }
+
+    return {
+        "request": message("request", "A request", properties.REQUEST, {"$ref": f"{_PLACE}/Request"}),
+        "reply": message("reply", "Its reply", properties.REPLY, {"$ref": f"{_PLACE}/Reply"}),
+        "event": message("event", "Its event", properties.EVENT, event(_PLACE)),
+    }

@@ -1,0 +1,50 @@
+"""The wire types as JSON Schema definitions: what msgspec knows of them, and what ``fields`` adds.
+
+Only keywords that mean the same in draft-07 (AsyncAPI's) and in draft 2020-12 are used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from kaasq.messages import Reply, RequestOf
+from kaasq.model import GraphSpec
+from kaasq.schema.calls import call_launches
+from kaasq.schema.fields import ABSENT, FIELDS, TYPES
+
+Schema = dict[str, Any]
+
+
+def definitions(place: str) -> dict[str, Schema]:
+    """Every type by name. ``place`` is where the document keeps them, such as ``#/$defs``: they refer to each other."""
+    template = place + "/{name}"
+    (request, _), found = msgspec.json.schema_components((RequestOf[GraphSpec | str], Reply), ref_template=template)
+    types = dict(found)
+    types["Request"] = {"title": "Request", **_without(types.pop(request["$ref"].rpartition("/")[2]), "title")}
+    for name, fields in FIELDS.items():
+        types[name] = _completed(types[name], fields, TYPES.get(name, {}))
+    return {**types, **call_launches(types["Launch"], place)}
+
+
+def _completed(schema: Schema, fields: Mapping[str, Schema], whole: Schema) -> Schema:
+    described = {**schema, "description": _prose(schema["description"]), **whole}
+    properties = described["properties"] = dict(schema["properties"])
+    for name, more in fields.items():
+        # A KeyError here is a rule for a field that no longer exists.
+        merged = {**properties[name], **more}
+        properties[name] = {key: value for key, value in merged.items() if value is not ABSENT}
+    return described
+
+
+def _prose(docstring: str) -> str:
+    """A docstring as Markdown, a line per paragraph."""
+    paragraphs = inspect.cleandoc(docstring).replace("``", "`").split("\n\n")
+    return "\n\n".join(" ".join(each.split()) for each in paragraphs)
+
+
+def _without(schema: Schema, key: str) -> Schema:
+    return {name: value for name, value in schema.items() if name != key}
