@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from kaasq.checks import GraphLimits, check_graph
-from kaasq.decode_errors import bad_request
 from kaasq.errors import BadRequest
+from kaasq.kaas.format import Envelope
+from kaasq.kaas.loading import complete
+from kaasq.kaas.request import KaasRequest
+from kaasq.kaas.translation import translate
 from kaasq.messages import PROTOCOL_VERSION, Reply, Request, RequestOf
 from kaasq.model import GraphSpec
+from kaasq.reading import Reader
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
@@ -22,25 +26,9 @@ _canonical = msgspec.msgpack.Encoder(order="deterministic")
 _json = msgspec.json.Encoder()
 
 
-class _Reader:
-    """Both decoders of a type, made once: that takes longer than decoding a request."""
-
-    def __init__(self, kind: Any) -> None:
-        self._kind = kind
-        self._msgpack = msgspec.msgpack.Decoder(kind)
-        self._json = msgspec.json.Decoder(kind)
-
-    def read(self, body: bytes | memoryview, *, json: bool, prefix: str = "") -> Any:
-        """A value of the type. Raises BadRequest, with ``prefix`` before the place."""
-        try:
-            return self._json.decode(body) if json else self._msgpack.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise bad_request(error, body, json=json, kind=self._kind, prefix=prefix) from None
-
-
-_requests = _Reader(RequestOf[msgspec.Raw])
-_graphs = _Reader(GraphSpec | str)
-_replies = _Reader(Reply)
+_envelopes = Reader(Envelope)
+_graphs = Reader(GraphSpec | str)
+_replies = Reader(Reply)
 
 
 def encode(message: msgspec.Struct, content_type: str = MSGPACK) -> bytes:
@@ -55,7 +43,7 @@ def canonical(message: msgspec.Struct) -> bytes:
 
 def decode(body: bytes | memoryview, content_type: str | None, kind: type[T]) -> T:
     """A message of that type from bytes. Raises BadRequest naming the path of what does not fit."""
-    read: T = _Reader(kind).read(body, json=is_json(body, content_type))
+    read: T = Reader(kind).read(body, json=is_json(body, content_type))
     return read
 
 
@@ -85,47 +73,95 @@ def reply_type(body: bytes, content_type: str | None) -> str:
         return JSON
 
 
+class Decoded(NamedTuple):
+    """A request, and whether it carried its graph whole."""
+
+    request: Request
+    whole: bool
+
+
 class RequestDecoder:
     """Decodes requests and remembers graphs, by their encoded bytes and by their hash.
 
-    ``graph`` of a decoded request is always a checked GraphSpec, or the hash of one this decoder does not know.
+    ``graph`` of a decoded request is always a checked GraphSpec, or the hash of one this decoder does not know. A
+    request in the KaaS format comes out like any other, its inputs bound and its outputs kept under their keys.
     """
 
     def __init__(self, limits: GraphLimits, *, graphs: int = 1024, nbytes: int = 256 << 20) -> None:
         self._limits = limits
         self._capacity = graphs
         self._room = nbytes
-        self._by_bytes: dict[bytes, GraphSpec] = {}
+        self._by_bytes: dict[tuple[bytes, ...], GraphSpec | KaasRequest] = {}
         self._by_hash: dict[str, GraphSpec] = {}
 
     def decode(self, body: bytes | memoryview, content_type: str | None) -> Request:
         """The request in those bytes. Raises BadRequest."""
+        return self.read(body, content_type).request
+
+    def read(self, body: bytes | memoryview, content_type: str | None) -> Decoded:
+        """The request in those bytes, and whether its graph was there, too. Raises BadRequest."""
         json = is_json(body, content_type)
         # The graph is left encoded: one seen before need not be decoded again.
-        request: RequestOf[msgspec.Raw] = _requests.read(body, json=json)
-        if request.kaasq != PROTOCOL_VERSION:
+        envelope: Envelope = _envelopes.read(body, json=json)
+        if envelope.kaasq != PROTOCOL_VERSION:
             raise BadRequest(
-                f"version {request.kaasq} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
+                f"version {envelope.kaasq} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
             )
-        return request.with_graph(self._graph(request.graph, json=json))
+        graph, kernels = bytes(envelope.graph), bytes(envelope.kernels)
+        if graph and kernels:
+            raise BadRequest("has both a graph and kernels: it is either a request of kaasq or of KaaS", at="kernels")
+        if kernels:
+            made = complete(self._kaas(envelope, kernels, json=json), envelope)
+            request = _request(envelope, made.graph)
+            return Decoded(msgspec.structs.replace(request, bind=made.bind, keep=made.keep), whole=True)
+        if not graph:
+            raise BadRequest("Object missing required field `graph` (or `kernels`, in the KaaS format)", at="body")
+        return self._plain(envelope, graph, json=json)
 
-    def _graph(self, raw: msgspec.Raw, *, json: bool) -> GraphSpec | str:
-        encoded = bytes(raw)
-        known = self._by_bytes.get(encoded)
-        if known is not None:
-            return known
+    def _plain(self, envelope: Envelope, encoded: bytes, *, json: bool) -> Decoded:
+        known = self._by_bytes.get((encoded,))
+        if isinstance(known, GraphSpec):
+            return Decoded(_request(envelope, known), whole=True)
         graph: GraphSpec | str = _graphs.read(encoded, json=json, prefix="graph")
         if isinstance(graph, str):
-            return self._by_hash.get(graph, graph)
+            return Decoded(_request(envelope, self._by_hash.get(graph, graph)), whole=False)
         graph = check_graph(graph, self._limits)
-        self._room -= len(encoded)
+        self._remember((encoded,), graph)
+        return Decoded(_request(envelope, graph), whole=True)
+
+    def _kaas(self, envelope: Envelope, kernels: bytes, *, json: bool) -> KaasRequest:
+        encoded = (kernels, bytes(envelope.nIter), bytes(envelope.name))
+        known = self._by_bytes.get(encoded)
+        if isinstance(known, KaasRequest):
+            return known
+        made = translate(envelope, self._limits, json=json)
+        self._remember(encoded, made)
+        return made
+
+    def _remember(self, encoded: tuple[bytes, ...], made: GraphSpec | KaasRequest) -> None:
+        self._room -= sum(map(len, encoded))
         # Oldest first: a graph in use is sent again, and remembered.
         while self._by_bytes and (len(self._by_bytes) >= self._capacity or self._room < 0):
             oldest = next(iter(self._by_bytes))
-            dropped = self._by_bytes.pop(oldest)
-            self._room += len(oldest)
+            dropped = _graph(self._by_bytes.pop(oldest))
+            self._room += sum(map(len, oldest))
             if self._by_hash.get(dropped.hash) is dropped:  # else known by another encoding, too
                 del self._by_hash[dropped.hash]
-        self._by_bytes[encoded] = graph
-        self._by_hash[graph.hash] = graph
-        return graph
+        self._by_bytes[encoded] = made
+        self._by_hash[_graph(made).hash] = _graph(made)
+
+
+def _graph(made: GraphSpec | KaasRequest) -> GraphSpec:
+    return made if isinstance(made, GraphSpec) else made.graph
+
+
+def _request(envelope: Envelope, graph: GraphSpec | str) -> Request:
+    """The request without what only its envelope says. By hand, since going over the fields takes a microsecond."""
+    return RequestOf(
+        kaasq=envelope.kaasq,
+        graph=graph,
+        bind=envelope.bind,
+        scalars=envelope.scalars,
+        keep=envelope.keep,
+        timeout_ms=envelope.timeout_ms,
+    )
