@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical, pack_number, unpack_number
+from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical, pack_number, shown, unpack_number
 from kaasq.errors import BadRequest
 from kaasq.model import BUILTINS, Buffer, Constant, GraphSpec, Launch, Module, Number, Scalar, dim3
 from kaasq.names import check_printable, is_graph_name
@@ -19,10 +19,13 @@ MODULE_OPTION = re.compile(r"-D\w+(=[\w.+-]*)?|-{1,2}std=c\+\+(11|14|17|20)|-{1,
 GRID_LIMIT = (2**31 - 1, 65535, 65535)
 BLOCK_LIMIT = (1024, 1024, 64)
 THREADS_PER_BLOCK = 1024
+SHARED_BYTES = 2**31 - 1  # what a launch can ask for; how much there is, each device knows
 DIMENSIONS = 32  # what NumPy has always been able to take
 ATTRIBUTES = 64  # of one built-in
 ATTRIBUTE_ITEMS = 1024  # of one attribute's list
 PARAMETER_BYTES = 32764  # what CUDA 12.1 and later pass to a kernel at most
+
+_ONE = (1, (1,), (1, 1), (1, 1, 1))
 
 
 class GraphLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +55,7 @@ def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:
     _at_most(len(spec.scalars), limits.scalars, "scalars", "graph.scalars")
     _at_most(len(spec.launches), limits.launches, "launches", "graph.launches")
     if not 1 <= spec.iterations <= limits.iterations:
-        raise BadRequest(f"must be from 1 to {limits.iterations}, is {spec.iterations}", at="graph.iterations")
+        raise BadRequest(f"must be from 1 to {limits.iterations}, is {shown(spec.iterations)}", at="graph.iterations")
     if not spec.launches:
         raise BadRequest("a graph needs at least one launch", at="graph.launches")
 
@@ -70,7 +73,7 @@ def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:
     if BUILTINS in spec.modules:
         raise BadRequest(f"{BUILTINS!r} stands for the built-ins; call the module something else", at="graph.modules")
     for label, module in spec.modules.items():
-        _module(module, f"graph.modules[{label!r}]", limits)
+        _module(module, f"graph.modules[{label[:64]!r}]", limits)
     launches = tuple(_launch(each, f"graph.launches[{i}]", names, spec.modules) for i, each in enumerate(spec.launches))
     used = {arg for launch in launches for arg in launch.args if isinstance(arg, str)}
     for i, buffer in enumerate(buffers):
@@ -104,11 +107,11 @@ def check_buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
     """The buffer in its normal form. Raises BadRequest."""
     check_printable(buffer.name, f"{at}.name")
     place = f"{at} ({buffer.name!r})"
-    dtype = buffer.dtype
-    if dtype is not None:
-        dtype = canonical(dtype)
+    dtype: str | None = None
+    if buffer.dtype is not None:
+        dtype = canonical(buffer.dtype)
         if dtype not in BUFFER_DTYPES:
-            raise BadRequest(f"{buffer.dtype!r} is no dtype; known are {', '.join(BUFFER_DTYPES)}", at=place)
+            raise BadRequest(f"{buffer.dtype[:64]!r} is no dtype; known are {', '.join(BUFFER_DTYPES)}", at=place)
     if buffer.shape is not None and len(buffer.shape) > DIMENSIONS:
         raise BadRequest(f"shape has {len(buffer.shape)} dimensions; at most {DIMENSIONS} are possible", at=place)
     if buffer.shape is not None and not all(0 <= each <= limits.buffer_bytes for each in buffer.shape):
@@ -118,17 +121,19 @@ def check_buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
     if buffer.const and buffer.role != "input":
         raise BadRequest(f"only an input can be const, the role of this one is {buffer.role}", at=place)
     if buffer.nbytes < -1:
-        raise BadRequest(f"nbytes is {buffer.nbytes}", at=place)
+        raise BadRequest(f"nbytes is {shown(buffer.nbytes)}", at=place)
     implied = Buffer(name=buffer.name, role=buffer.role, dtype=dtype, shape=buffer.shape).size
     if implied >= 0 and buffer.nbytes >= 0 and implied != buffer.nbytes:
-        raise BadRequest(f"nbytes is {buffer.nbytes}, but shape {buffer.shape} of {dtype} takes {implied}", at=place)
+        raise BadRequest(
+            f"nbytes is {shown(buffer.nbytes)}, but shape {buffer.shape} of {dtype} takes {shown(implied)}", at=place
+        )
     nbytes = max(implied, buffer.nbytes)
     if nbytes < 0:
         raise BadRequest("needs nbytes, or shape and dtype", at=place)
     if nbytes == 0:
         raise BadRequest("is empty: a buffer has at least one byte", at=place)
     if nbytes > limits.buffer_bytes:
-        raise BadRequest(f"has {nbytes} bytes, the limit is {limits.buffer_bytes}", at=place)
+        raise BadRequest(f"has {shown(nbytes)} bytes, the limit is {limits.buffer_bytes}", at=place)
     return Buffer(
         name=buffer.name, role=buffer.role, nbytes=nbytes, dtype=dtype, shape=buffer.shape, const=buffer.const
     )
@@ -140,7 +145,7 @@ def check_scalar(scalar: Scalar, at: str) -> Scalar:
     dtype = canonical(scalar.dtype)
     if dtype not in SCALAR_DTYPES:
         raise BadRequest(
-            f"{scalar.dtype!r} is no scalar dtype; known are {', '.join(SCALAR_DTYPES)}",
+            f"{scalar.dtype[:64]!r} is no scalar dtype; known are {', '.join(SCALAR_DTYPES)}",
             at=f"{at} ({scalar.name!r})",
         )
     default = None if scalar.default is None else _normal(dtype, scalar.default, f"{at}.default")
@@ -161,6 +166,8 @@ def _module(module: Module, at: str, limits: GraphLimits) -> None:
             raise BadRequest("a library is named by its path alone, without 'source' or 'code'", at=at)
     elif not module.code:
         raise BadRequest(f"a {module.kind} module needs its bytes in 'code'", at=at)
+    elif module.source:
+        raise BadRequest(f"a {module.kind} module has its bytes in 'code', and no 'source'", at=at)
     if module.path and module.kind != "library":
         raise BadRequest(f"a {module.kind} module has no path; kind 'library' has", at=f"{at}.path")
     size = len(module.source) + len(module.code)
@@ -186,10 +193,10 @@ def _launch(launch: Launch, at: str, names: set[str], modules: Mapping[str, Modu
     if not kernel:
         raise BadRequest("the kernel's name is empty", at=f"{at}.kernel")
     flaw = _misshapen(launch.grid, launch.block)
-    if launch.shared_bytes < 0:
-        flaw = flaw or f"shared_bytes is {launch.shared_bytes}"
+    if not 0 <= launch.shared_bytes <= SHARED_BYTES:
+        flaw = flaw or f"shared_bytes is {shown(launch.shared_bytes)}; from 0 to {SHARED_BYTES} is possible"
     if flaw:
-        raise BadRequest(flaw, at=f"{at} ({launch.kernel})")
+        raise BadRequest(flaw, at=f"{at} ({launch.kernel[:64]})")
     return Launch(
         module=modules[launch.module].hash,
         kernel=kernel,
@@ -203,7 +210,8 @@ def _launch(launch: Launch, at: str, names: set[str], modules: Mapping[str, Modu
 def _call(launch: Launch, at: str, names: set[str]) -> Launch:
     """A built-in's launch. Whether it fits its signature is for ``kaasq.builtins``: not everybody has them all."""
     check_printable(launch.kernel, f"{at}.kernel")
-    if dim3(launch.grid) != (1, 1, 1) or dim3(launch.block) != (1, 1, 1) or launch.shared_bytes:
+    shaped = launch.grid not in _ONE or launch.block not in _ONE
+    if shaped or launch.shared_bytes:
         raise BadRequest("a built-in has neither grid nor block nor shared memory", at=f"{at} ({launch.kernel[:64]})")
     _at_most(len(launch.attrs), ATTRIBUTES, "attributes", f"{at}.attrs")
     for name, value in launch.attrs.items():
@@ -222,7 +230,7 @@ def _misshapen(grid: int | tuple[int, ...], block: int | tuple[int, ...]) -> str
             return f"{what} has {len(given)} dimensions; 1 to 3 are possible"
         for axis, size, bound in zip("xyz", dim3(given), bounds, strict=True):
             if not 1 <= size <= bound:
-                return f"{what}.{axis} is {size}; from 1 to {bound} is possible"
+                return f"{what}.{axis} is {shown(size)}; from 1 to {bound} is possible"
     threads = math.prod(dim3(block))
     if threads > THREADS_PER_BLOCK:
         return f"a block of {threads} threads; at most {THREADS_PER_BLOCK} are possible"
@@ -241,7 +249,7 @@ def _arg(arg: str | Constant, launch: str, index: int, names: set[str]) -> str |
         return Constant(dtype="bytes", data=arg.data)
     dtype = canonical(arg.dtype)
     if dtype not in SCALAR_DTYPES:
-        raise BadRequest(f"{arg.dtype!r} is no scalar dtype; known are {', '.join(SCALAR_DTYPES)}", at=at)
+        raise BadRequest(f"{arg.dtype[:64]!r} is no scalar dtype; known are {', '.join(SCALAR_DTYPES)}", at=at)
     return Constant(dtype=dtype, value=_normal(dtype, arg.value, at))
 
 

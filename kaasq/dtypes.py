@@ -34,6 +34,7 @@ BUFFER_DTYPES = (*SCALAR_DTYPES, "complex64", "complex128")
 _SPELLING = re.compile(r"[<>=|]?(?!a[0-9]*$)[A-Za-z?][a-z]*[0-9]{0,3}_?", re.ASCII)
 _PACKINGS = dict(zip(SCALAR_DTYPES, map(struct.Struct, ("<?", *(f"<{each}" for each in "bhiqBHIQefd"))), strict=True))
 _INTEGERS = {name: f" ({np.iinfo(name).min} to {np.iinfo(name).max})" for name in SCALAR_DTYPES if "int" in name}
+_SHOWN_BITS = 128
 _SIZES = {name: np.dtype(name).itemsize for name in BUFFER_DTYPES}
 
 
@@ -63,7 +64,14 @@ def pack_number(dtype: str, value: Number, at: str) -> bytes:
     try:
         return _PACKINGS[dtype].pack(value)
     except (OverflowError, struct.error):  # the latter for an int that float16 or an integer type cannot hold
-        raise BadRequest(f"{value} does not fit {dtype}{_INTEGERS.get(dtype, '')}", at=at) from None
+        raise BadRequest(f"{shown(value)} does not fit {dtype}{_INTEGERS.get(dtype, '')}", at=at) from None
+
+
+def shown(value: Number) -> str:
+    """The number for a message. Python refuses to write out whole numbers of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return f"a number of {value.bit_length()} bits"
+    return str(value)
 
 
 def unpack_number(dtype: str, data: bytes) -> Number:

@@ -83,6 +83,21 @@ WRONG = {
     "block past its limit": (spec(X, launches=(launch(block=(1, 1, 65)),)), "graph.launches[0] (k)", "block.z is 65"),
     "too many threads": (spec(X, launches=(launch(block=(64, 64)),)), "graph.launches[0] (k)", "4096 threads"),
     "shared memory below 0": (spec(X, launches=(launch(shared_bytes=-1),)), "graph.launches[0] (k)", "shared_bytes"),
+    "shared memory past what a launch can say": (
+        spec(X, launches=(launch(shared_bytes=2**31),)),
+        "graph.launches[0] (k)",
+        "from 0 to 2147483647",
+    ),
+    "built-in with a grid of 4 dimensions": (
+        spec(X, launches=(launch(module="kaasq", grid=(1, 1, 1, 5)),)),
+        "graph.launches[0] (k)",
+        "a built-in has neither grid",
+    ),
+    "number of more digits than Python writes": (
+        spec(X, iterations=10**5000),
+        "graph.iterations",
+        "is a number of 16610 bits",
+    ),
     "constant that does not fit": (
         spec(X, launches=(launch(args=("x", Constant(dtype="int8", value=200))),)),
         "graph.launches[0].args[1]",
@@ -111,6 +126,11 @@ WRONG = {
     "module without source": (spec(X, modules={"m": Module()}), "graph.modules['m']", "the source is empty"),
     "module with NUL": (spec(X, modules={"m": Module(source="a\0")}), "graph.modules['m']", "NUL"),
     "module with both": (spec(X, modules={"m": Module(source="a", code=b"b")}), "graph.modules['m']", "not in 'code'"),
+    "binary module with source": (
+        spec(X, modules={"m": Module(kind="ptx", code=b"a", source="a")}),
+        "graph.modules['m']",
+        "no 'source'",
+    ),
     "binary module without code": (
         spec(X, modules={"m": Module(kind="ptx")}),
         "graph.modules['m']",
