@@ -12,6 +12,7 @@ from kaasq.model import BUILTINS, Attribute
 Schema = dict[str, Any]
 
 _JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", tuple: "array"}
+_ONE: Schema = {"enum": [1, [1], [1, 1], [1, 1, 1]]}
 _VIEWS: Schema = {
     "description": "A shape per argument under which to see its buffer, null for the declared one.",
     "type": "array",
@@ -50,6 +51,8 @@ def call_launches(launch: Schema, place: str) -> dict[str, Schema]:
         "title": "Launch",
         "description": f"One kernel invocation. With the module `{BUILTINS}` the kernel is a built-in.",
         "oneOf": [{"$ref": f"{place}/{name}"} for name in every],
+        "if": {"properties": {"module": {"const": BUILTINS}}},
+        "then": {"properties": {"grid": _ONE, "block": _ONE, "shared_bytes": {"const": 0}}},
     }
     return {"Launch": either, **every, **shared}
 

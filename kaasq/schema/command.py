@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -39,7 +40,7 @@ def schema(*, documents: tuple[str, ...], out: Path | None, check: bool) -> None
         click.echo(f"{path(out, each)} is {'not current' if check else 'written'}", err=check)
     if check and stale:
         click.echo(f"kaasq schema --out {out} mends that", err=True)
-        raise click.exceptions.Exit(1)
+        sys.exit(1)
 
 
 def _read(file: Path) -> str | None:

@@ -31,7 +31,6 @@ ABSENT: Final = object()
 
 _LIMITS = GraphLimits()
 _WHOLE = {"minimum": 0, "maximum": MOST}
-_BASE64 = {"contentEncoding": "base64", "pattern": "^[A-Za-z0-9+/]*={0,2}$"}
 _NAMED = {"pattern": f"^{NAME.pattern}$"}
 _STORED_NAME = f"A name in the store, at most {NAME_BYTES} bytes in UTF-8."
 _HASH = {"pattern": f"^{REF.pattern}$"}
@@ -108,7 +107,7 @@ FIELDS: dict[str, dict[str, Schema]] = {
     "Module": {
         "kind": _says("What it is."),
         "source": _says("CUDA C++ source text."),
-        "code": _says("PTX, cubin or fatbin bytes in base64.", **_BASE64),
+        "code": _says("PTX, cubin or fatbin bytes in base64."),
         "path": _says("Of a library: a file below the worker's module folders, or `@name` in the store."),
         "options": _says(
             "Compiler options for source.", items={"type": "string", "pattern": f"^({MODULE_OPTION.pattern})$"}
@@ -129,7 +128,7 @@ FIELDS: dict[str, dict[str, Schema]] = {
     "Constant": {
         "dtype": _says("The number's type, or bytes.", enum=[*SCALAR_DTYPES, "bytes"]),
         "value": _says("The number. JSON has no NaN and no infinity: give those as bytes."),
-        "data": _says(f"A struct's bytes in base64, 1 to {PARAMETER_BYTES:,} of them.", **_BASE64),
+        "data": _says(f"A struct's bytes in base64, 1 to {PARAMETER_BYTES:,} of them."),
     },
     "Reply": {
         "kaasq": _VERSION,
@@ -146,10 +145,7 @@ FIELDS: dict[str, dict[str, Schema]] = {
         "nbytes": _says("Size in bytes.", minimum=1),
         "dtype": _says("The elements' type, if the graph says it.", enum=[*BUFFER_DTYPES, None]),
         "shape": _says("Elements per axis, if the graph says it.", items={"minimum": 1}),
-        "inline": _says(
-            "The bytes in base64.",
-            anyOf=[{"type": "string", **_BASE64}, {"type": "null"}],
-        ),
+        "inline": _says("The bytes in base64."),
         "ref": _says("The object's hash, if the output lies in the worker's store.", **_HASH),
         "name": _says("The name that it is kept under."),
         "version": _says("The name's version with this output.", minimum=1),
@@ -189,7 +185,10 @@ TYPES: dict[str, Schema] = {
     "Stored": {"oneOf": [_BY_REF, _BY_NAME]},
     "GraphSpec": {"required": ["name", "launches"]},
     "Buffer": {
-        "anyOf": [{"required": ["nbytes"]}, {"required": ["dtype", "shape"]}],
+        "anyOf": [
+            {"properties": {"shape": {"type": "null"}}, "required": ["nbytes"]},
+            {"properties": {"dtype": {"type": "string"}, "shape": {"type": "array"}}, "required": ["dtype", "shape"]},
+        ],
         "if": {"properties": {"const": {"const": True}}, "required": ["const"]},
         "then": {"properties": {"role": {"const": "input"}}},
     },
