@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kaasq.errors import BufferMissing, KaasqError, NameNotFound, WorkerFailed
@@ -18,10 +18,11 @@ class Result(Mapping[str, Array]):
     """What a request produced: ``result["out"]`` is a NumPy array with the declared dtype and shape.
 
     Small outputs came with the reply; large and kept ones are read from the store at first access. Arrays are
-    writable and own their memory. Pickling (or copying) reads all of them first.
+    writable and own their memory. Pickling (or copying) reads all of them first. What an AsyncClient gives was read
+    already and never does I/O; see its ``fetch``.
     """
 
-    __slots__ = ("_arrays", "_buffers", "_graph", "_reply", "elapsed")
+    __slots__ = ("_arrays", "_buffers", "_graph", "_reply", "_sealed", "elapsed")
 
     elapsed: float
     """Seconds from submitting to the reply, as this client saw it."""
@@ -31,6 +32,7 @@ class Result(Mapping[str, Array]):
         self._graph = graph
         self._buffers = buffers
         self._arrays: dict[str, Array] = {}
+        self._sealed = False
         self.elapsed = elapsed
 
     @property
@@ -58,13 +60,32 @@ class Result(Mapping[str, Array]):
         """The outputs that lie in the store, to be bound to the next graph without reading them here."""
         return {name: _reference(each) for name, each in self._reply.outputs.items() if each.ref is not None}
 
+    @property
+    def unread(self) -> list[str]:
+        """The outputs that lie in the store, but for those that were kept there under a name, and were not read."""
+        return [
+            name
+            for name, each in self._reply.outputs.items()
+            if each.inline is None and each.name is None and name not in self._arrays
+        ]
+
+    def read(self, names: Iterable[str] | None = None) -> None:
+        """Read those outputs from the store now, or all of them. Raises NameNotFound, StoreUnavailable."""
+        for name in self._reply.outputs if names is None else names:
+            if name not in self._arrays:
+                self._arrays[name] = self._array(name, self._reply.outputs[name], reading=True)
+
+    def seal(self) -> None:
+        """From now on looking at an output does no I/O: what lies in the store and was not read is an error."""
+        self._sealed = True
+
     def __getitem__(self, name: str) -> Array:
         array = self._arrays.get(name)
         if array is None:
             output = self._reply.outputs.get(name)
             if output is None:
                 raise KeyError(f"no output {name!r}; there are {', '.join(map(repr, self._reply.outputs)) or 'none'}")
-            array = self._arrays[name] = self._array(name, output)
+            array = self._arrays[name] = self._array(name, output, reading=not self._sealed)
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -90,13 +111,20 @@ class Result(Mapping[str, Array]):
             f"on {worker.host} {worker.device}>"
         )
 
-    def _array(self, name: str, output: Output) -> Array:
+    def _array(self, name: str, output: Output, *, reading: bool) -> Array:
         buffer = self._graph.buffer(name)
         dtype = output.dtype or (buffer.dtype if buffer else None)
         shape = output.shape if output.shape is not None else (buffer.shape if buffer else None)
         try:
             if output.inline is not None:
                 return owned(output.inline, dtype, shape)
+            if not reading:
+                raise BufferMissing(
+                    f"output {name!r} lies in the store, and looking at it does not read it in an event loop: "
+                    f"`await client.fetch(result)` first, or bind result.refs[{name!r}] to another graph",
+                    buffer=name,
+                    ref=output.ref,
+                )
             return self._stored(name, output, dtype, shape)
         except ValueError as error:
             raise WorkerFailed(

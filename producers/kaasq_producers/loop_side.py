@@ -1,0 +1,101 @@
+"""The part of a client that lives in one event loop: from a request to its future, connecting, closing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from kaasq.errors import BrokerLost, KaasqError
+from kaasq_producers.client_core import ClientCore
+from kaasq_producers.loop_inbox import LoopInbox
+from kaasq_producers.outbox import Outbox, RequestFuture
+from kaasq_producers.prepare import Prepared
+from kaasq_producers.result import Result
+from kaasq_producers.side_threads import SideThreads
+
+CLOSED = "the client is closed"
+
+
+class LoopSide:
+    """Its methods are called on the loop and return at once; ``connect`` blocks and runs on a thread."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, connect: Callable[[], ClientCore], *, fetch: bool, threads: int
+    ) -> None:
+        self.loop = loop
+        self._inbox = LoopInbox(loop)
+        self.threads = SideThreads(self._inbox, threads)
+        self._outbox = Outbox(self._inbox, self._deliver)
+        self._connect = connect
+        self._fetch = fetch
+        self._connecting: asyncio.Future[ClientCore] | None = None
+        self._closing: asyncio.Future[None] | None = None
+
+    def send(self, prepare: Callable[[], Prepared], is_quick: Callable[[], bool]) -> RequestFuture:
+        """Have it prepared, here if that is quick, and sent. What either raises comes through the future."""
+        future = RequestFuture(self._outbox)
+        self.connected()
+        try:
+            if is_quick():
+                self._outbox.put(future, prepare())
+            else:
+                self.threads.call(prepare).add_done_callback(partial(self._put, future))
+        except KaasqError as error:
+            self._outbox.fail(future, error)
+        return future
+
+    def connected(self) -> asyncio.Future[ClientCore]:
+        """The core, once it is connected. Not to be cancelled: others wait for it, too."""
+        if self._connecting is None:
+            self._connecting = self.threads.call(self._connect)
+            self._connecting.add_done_callback(self._on_connected)
+        return self._connecting
+
+    async def close(self, disconnect: Callable[[], None]) -> None:
+        """Tell all who wait, then ``disconnect`` on a thread; every future has ended after that. Idempotent."""
+        if self._closing is None:
+            self._outbox.close(BrokerLost(CLOSED))
+            self.threads.close(BrokerLost(CLOSED))
+            self._closing = SideThreads(self._inbox, 1).call(self._end, disconnect)
+        await asyncio.shield(self._closing)  # it goes on although whoever closes is cancelled
+
+    def _end(self, disconnect: Callable[[], None]) -> None:
+        self.threads.join()  # first: nobody may be reading the store when it is closed
+        disconnect()
+
+    def _on_connected(self, connecting: asyncio.Future[ClientCore]) -> None:
+        error = connecting.exception()
+        if error is None:
+            self._outbox.open(connecting.result())
+        else:
+            self._connecting = None  # the next request tries again
+            self._outbox.fail_waiting(error)
+
+    def _put(self, future: RequestFuture, preparing: asyncio.Future[Prepared]) -> None:
+        error = preparing.exception()
+        if error is None:
+            self.connected()  # it may have failed meanwhile
+            self._outbox.put(future, preparing.result())
+        else:
+            self._outbox.fail(future, error)
+
+    def _deliver(self, future: RequestFuture, result: Result) -> None:
+        names = result.unread if self._fetch else []
+        try:
+            if names:
+                self.threads.call(result.read, names).add_done_callback(partial(self._give, future, result))
+                return
+        except BrokerLost as error:
+            self._outbox.fail(future, error)
+        else:
+            result.seal()
+            future.set_result(result)
+
+    def _give(self, future: RequestFuture, result: Result, reading: asyncio.Future[None]) -> None:
+        error = reading.exception()
+        if error is not None:
+            self._outbox.fail(future, error)
+        elif not future.done():
+            result.seal()
+            future.set_result(result)

@@ -1,0 +1,142 @@
+"""Requests of one event loop on their way to the core: they wait here for the connection and for room."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from kaasq.errors import KaasqError, ReplyTimeout
+from kaasq_producers.calls import Call
+from kaasq_producers.client_core import ClientCore
+from kaasq_producers.loop_inbox import LoopInbox
+from kaasq_producers.prepare import Prepared
+from kaasq_producers.result import Result
+
+SENDS_A_TURN = 64  # some 2 ms; then the loop's other work has its turn
+
+
+class RequestFuture(asyncio.Future[Result]):
+    """A request's result. Cancelling it (or the task that awaits it) cancels the request, wherever that is."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__(loop=outbox.loop)
+        self._outbox = outbox
+        self.call: Call | None = None
+        """The request, once it is sent."""
+
+    @property
+    def request_id(self) -> str | None:
+        """The request's id; None while it waits to be sent."""
+        return None if self.call is None else self.call.id
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel the request. False if the result is there already."""
+        if not super().cancel(msg):
+            return False
+        self._outbox.withdraw(self)
+        return True
+
+
+class Outbox:
+    """Sends requests in order, as far as there is room. Everything happens on the loop.
+
+    ``on_result`` is called there with what became of a request, unless it was cancelled.
+    """
+
+    def __init__(self, inbox: LoopInbox, on_result: Callable[[RequestFuture, Result], None]) -> None:
+        self.loop = inbox.loop
+        self.core: ClientCore | None = None
+        """None until the client is connected."""
+        self._inbox = inbox
+        self._on_result = on_result
+        self._waiting: OrderedDict[RequestFuture, tuple[Prepared, asyncio.TimerHandle]] = OrderedDict()
+        self._closed = False
+        self._woken = False  # or about to be: one call for all who wait
+
+    def put(self, future: RequestFuture, prepared: Prepared) -> None:
+        """Send it, now or when there is room. If that takes longer than its timeout, it gets ReplyTimeout."""
+        if future.done():
+            return  # cancelled while its inputs were prepared
+        if self._waiting or not self._sent(future, prepared):
+            timer = self.loop.call_later(prepared.timeout_s, self._expire, future)
+            self._waiting[future] = (prepared, timer)
+            self._wait_for_room()
+
+    def fail(self, future: RequestFuture, error: BaseException) -> None:
+        """That is what became of it, unless it was cancelled."""
+        if not future.done():
+            future.set_exception(error)
+            if self._closed:
+                future.exception()  # who closes the client wants to hear no more: no warning if nobody looks
+
+    def open(self, core: ClientCore) -> None:
+        """Connected."""
+        self.core = core
+        self._wait_for_room()
+
+    def fail_waiting(self, error: BaseException) -> None:
+        """Tell all who wait."""
+        waiting, self._waiting = self._waiting, OrderedDict()
+        for future, (_, timer) in waiting.items():
+            timer.cancel()
+            self.fail(future, copy.copy(error))  # each is raised somewhere else and collects a traceback
+
+    def close(self, error: KaasqError) -> None:
+        """Tell all who wait; there will be no others."""
+        self._closed = True
+        self.fail_waiting(error)
+
+    def withdraw(self, future: RequestFuture) -> None:
+        """The future was cancelled: its request is not sent, or the workers are told."""
+        if future.call is not None and self.core is not None:
+            self.core.cancel(future.call)
+        elif (entry := self._waiting.pop(future, None)) is not None:
+            entry[1].cancel()
+
+    def _sent(self, future: RequestFuture, prepared: Prepared) -> bool:
+        """Whether there was room, or nothing is sent any more."""
+        if self.core is None:
+            return False
+        try:
+            future.call = self.core.send(prepared, partial(self._inbox.post, self._ended, future))
+        except KaasqError as error:
+            self.fail(future, error)
+            return True
+        return future.call is not None
+
+    def _wait_for_room(self) -> None:
+        # One call for all, and none for a request of its own: whoever is called back may have been cancelled, and the
+        # room would be offered to nobody else.
+        if self.core is not None and self._waiting and not self._woken:
+            self._woken = True
+            self.core.on_room(partial(self._inbox.post, self._send_waiting))
+
+    def _send_waiting(self) -> None:
+        self._woken = False
+        for _ in range(SENDS_A_TURN):
+            if not self._waiting:
+                return
+            future, (prepared, timer) = next(iter(self._waiting.items()))
+            if not self._sent(future, prepared):
+                break
+            del self._waiting[future]
+            timer.cancel()
+        self._wait_for_room()
+
+    def _ended(self, future: RequestFuture, result: Result | KaasqError) -> None:
+        if isinstance(result, KaasqError):
+            self.fail(future, result)
+        elif not future.done():
+            self._on_result(future, result)
+
+    def _expire(self, future: RequestFuture) -> None:
+        prepared, _ = self._waiting.pop(future)
+        if self.core is None:
+            waited = f"the broker had not answered yet after {prepared.timeout_s:g} s, so the request was not sent"
+            self.fail(future, ReplyTimeout(waited, timeout_s=prepared.timeout_s))
+        else:
+            self.fail(future, self.core.no_room(prepared.timeout_s))
