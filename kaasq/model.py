@@ -28,7 +28,7 @@ Attribute = bool | int | float | str | tuple[int | float | str | tuple[int, ...]
 BUILTINS = "kaasq"
 """The module that every graph has without carrying it: the kernels that kaasq ships (``kaasq.builtins``)."""
 
-_SUFFIXES: dict[str, ModuleKind] = {
+MODULE_SUFFIXES: dict[str, ModuleKind] = {
     ".cu": "source",
     ".cuh": "source",
     ".cpp": "source",
@@ -74,9 +74,9 @@ class Module(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     def from_file(cls, path: str | Path, *, options: tuple[str, ...] = ()) -> Module:
         """A module from a ``.cu``, ``.ptx``, ``.cubin`` or ``.fatbin`` file. Raises BadRequest, OSError."""
         path = Path(path)
-        kind = _SUFFIXES.get(path.suffix)
+        kind = MODULE_SUFFIXES.get(path.suffix)
         if kind is None:
-            raise BadRequest(f"{path.name}: a module file ends in one of {', '.join(_SUFFIXES)}", at="module")
+            raise BadRequest(f"{path.name}: a module file ends in one of {', '.join(MODULE_SUFFIXES)}", at="module")
         if kind == "source":
             try:
                 return cls(source=path.read_text(encoding="utf-8"), options=tuple(options))

@@ -37,6 +37,9 @@ log = get_logger()
     help="Whether outcomes survive a power cut, not only a crash (default: yes).",
 )
 @click.option("--device-memory", type=int, metavar="BYTES", help="Most device memory to use.")
+@click.option(
+    "--modules", metavar="DIR[:DIR]", help="Folders with modules that requests may name (KAASQ_MODULES; default: none)."
+)
 @click.option("--compiler", metavar="PATH", help="C++ compiler of the CPU device.")
 @click.option(
     "--guard/--no-guard",

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from kaasq.bindings import check_bindings
+from kaasq.checks import GraphLimits
 from kaasq.errors import BadRequest, BufferMissing, BufferSize, KaasqError, NameNotFound, OutOfMemory
 from kaasq.messages import CacheUse, Request, Stored, Timings
 from kaasq.model import Buffer, GraphSpec
@@ -18,6 +19,7 @@ from kaasq_storage import BufferStore, Object, Staged
 from kaasq_workers.devices.protocol import Device, Memory
 from kaasq_workers.executor.device_cache import DeviceCache
 from kaasq_workers.executor.guard import Guard
+from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.plan import PlanCache
 
 CACHE_SHARE = 0.5  # of the device's memory; the rest is for what requests allocate
@@ -48,12 +50,20 @@ class Part(NamedTuple):
 class Engine:
     """One device's engine. Used from one thread."""
 
-    def __init__(self, device: Device, store: BufferStore, *, inline_limit: int, guard_band: int | None = None) -> None:
-        """``guard_band``: guard mode, with bands of that many bytes."""
+    def __init__(
+        self,
+        device: Device,
+        store: BufferStore,
+        *,
+        inline_limit: int,
+        guard_band: int | None = None,
+        libraries: Libraries | None = None,
+    ) -> None:
+        """``guard_band``: guard mode, with bands of that many bytes. ``libraries`` None: those in the store alone."""
         self.device = device
         self._store = store
         self._inline_limit = inline_limit
-        self._plans = PlanCache(device)
+        self._plans = PlanCache(device, libraries or Libraries("", store, limit=GraphLimits().module_bytes))
         self._stream = device.stream()
         self._guard = Guard(device, self._stream, guard_band) if guard_band is not None else None
         # A copy that is shared could be harmed by one request and be blamed on the next: guard mode has none.

@@ -25,6 +25,8 @@ class Ended(msgspec.Struct, kw_only=True):
     job: Job
     reply_type: str
     graph: str | None = None
+    graph_hash: str | None = None
+    """Of a graph that came whole."""
     digest: str | None = None
     request: Request | None = None
     executed: Executed | None = None
@@ -141,6 +143,7 @@ class Committer:
             error = ended.error or KaasqError("the request produced nothing")
             return Reply(
                 id=ended.job.id,
+                graph=ended.graph_hash,
                 status=_STATUS.get(error.code, "error"),
                 error=ErrorBody.of(error),
                 timings=Timings(queued=ended.queued_us),
@@ -148,6 +151,7 @@ class Committer:
             )
         return Reply(
             id=ended.job.id,
+            graph=ended.graph_hash,
             status="ok",
             outputs=outputs,
             timings=msgspec.structs.replace(ended.executed.timings, queued=ended.queued_us),

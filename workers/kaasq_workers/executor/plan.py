@@ -12,6 +12,7 @@ from kaasq.errors import OutOfMemory
 from kaasq.model import BUILTINS, Buffer, GraphSpec, Module, Number, Scalar
 from kaasq_workers.devices.protocol import Device, LoadedModule, Memory, Stream
 from kaasq_workers.executor.arguments import pack
+from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.steps import CallStep, KernelStep, check_launch
 
 PLANS = 256
@@ -29,7 +30,10 @@ class Place(NamedTuple):
 class Plan:
     """A graph on a device. Raises ModuleRejected, BadArguments, BadRequest, OutOfMemory when built."""
 
-    def __init__(self, tenant: str, graph: GraphSpec, device: Device, modules: ModuleCache) -> None:
+    def __init__(
+        self, tenant: str, graph: GraphSpec, device: Device, modules: ModuleCache, code: Mapping[str, Module]
+    ) -> None:
+        """``code``: the graph's modules, with what its libraries are now."""
         self.graph = graph
         self.needed = sum(each.nbytes for each in graph.buffers)
         if self.needed > device.limits.memory:
@@ -45,9 +49,7 @@ class Plan:
                 names = wanted.setdefault(launch.module, [])
                 if launch.kernel not in names:
                     names.append(launch.kernel)
-        loaded = {
-            key: modules.load(tenant, graph.modules[key], tuple(sorted(names))) for key, names in sorted(wanted.items())
-        }
+        loaded = {key: modules.load(tenant, code[key], tuple(sorted(names))) for key, names in sorted(wanted.items())}
         declared: dict[str, Buffer | Scalar] = {each.name: each for each in graph.buffers}
         declared.update((each.name, each) for each in graph.scalars)
         self.steps: list[KernelStep | CallStep] = []
@@ -123,22 +125,27 @@ class ModuleCache:
 
 
 class PlanCache:
-    """Plans by tenant and graph hash, least recently used dropped first."""
+    """Plans by tenant, graph and what its libraries hold, least recently used dropped first."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, libraries: Libraries) -> None:
         self._device = device
+        self._libraries = libraries
         self.modules = ModuleCache(device)
         self._launches = 0
-        self._plans: OrderedDict[tuple[str, str], Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[str, ...], Plan] = OrderedDict()
 
     def get(self, tenant: str, graph: GraphSpec) -> tuple[Plan, bool]:
-        """The plan, and whether it was there already."""
-        key = (tenant, graph.hash)
+        """The plan, and whether it was there already. Raises what building one does, and Forbidden."""
+        code = graph.modules
+        found = {name: self._libraries.resolve(tenant, each) for name, each in code.items() if each.kind == "library"}
+        if found:
+            code = {**code, **found}
+        key = (tenant, graph.hash, *(each.hash for each in found.values()))
         plan = self._plans.get(key)
         if plan is not None:
             self._plans.move_to_end(key)
             return plan, True
-        plan = Plan(tenant, graph, self._device, self.modules)
+        plan = Plan(tenant, graph, self._device, self.modules, code)
         self._plans[key] = plan
         self._launches += len(plan.steps)
         while len(self._plans) > 1 and (len(self._plans) > PLANS or self._launches > LAUNCHES):

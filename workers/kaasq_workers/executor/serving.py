@@ -30,6 +30,7 @@ from kaasq_storage import BufferStore, open_store
 from kaasq_workers.devices.opening import open_device
 from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.engine import Engine
+from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.outcomes import Committer, Ended, cancelled, conflict, digest, matches, withdrawal
 from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, Vitals, Withdraw, Withdrawn
 
@@ -44,14 +45,17 @@ log = get_logger()
 
 
 class Executor:
-    """Runs jobs in order, in groups that share one commit."""
+    """Runs jobs in order, in groups that share one commit. Raises BadRequest for settings that it cannot have."""
 
     def __init__(self, device: Device, store: BufferStore, settings: Settings, worker: WorkerInfo) -> None:
         self._device = device
         self._store = store
         self._decoder = RequestDecoder(settings.graph_limits)
         guard_band = settings.guard_band if settings.guard else None
-        self._engine = Engine(device, store, inline_limit=settings.inline_limit, guard_band=guard_band)
+        libraries = Libraries(settings.modules, store, limit=settings.graph_limits.module_bytes)
+        self._engine = Engine(
+            device, store, inline_limit=settings.inline_limit, guard_band=guard_band, libraries=libraries
+        )
         self._committer = Committer(store, worker, ttl_s=settings.result_ttl)
         self._worker = worker
         self._ttl_s = settings.result_ttl
@@ -123,11 +127,12 @@ class Executor:
         return ended
 
     def _execute(self, job: Job, ended: Ended, vitals: Vitals) -> None:
-        request = self._decoder.decode(job.body, job.content_type)
+        request, whole = self._decoder.read(job.body, job.content_type)
         graph = request.graph
         if not isinstance(graph, GraphSpec):
             raise UnknownGraph(f"this worker does not know graph {graph[:64]}: send it whole", graph=graph)
         ended.graph, ended.request = graph.name, request
+        ended.graph_hash = graph.hash if whole else None
         ended.digest = digest(request, graph)
         earlier = self._store.outcome(job.tenant, job.id)
         if earlier is not None:
@@ -198,12 +203,13 @@ def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> None:
             opened.callback(store.close)
             device = open_device(settings)
             opened.callback(device.close)
+            worker = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=device.name, store=store.id)
+            executor = Executor(device, store, settings, worker)
         except KaasqError as error:
             channel.send([Refusal(error=ErrorBody.of(error))])
             return
-        worker = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=device.name, store=store.id)
         try:
             channel.send([Hello(worker=worker, description=device.description)])
-            Executor(device, store, settings, worker).serve(channel, vitals)
+            executor.serve(channel, vitals)
         except OSError as error:
             log.warning("front.gone", error=str(error))
