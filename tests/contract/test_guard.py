@@ -1,4 +1,4 @@
-"""Guard mode on each device: what a launch does outside of its buffers, or to const ones, is told with place and size."""
+"""Guard mode on each device: what a launch does outside of its buffers, or to const ones, is told with its place."""
 
 from __future__ import annotations
 

@@ -101,13 +101,15 @@ class Builder:
         defines, flags = translate_options(module.options)
         with self._folder() as folder:
             (folder / USER_FILE).write_text(module.source)  # the compiler quotes lines from it
-            (folder / "module.cpp").write_text(translation_unit(source, known, kernels, defines))
             (folder / "runtime.so").write_bytes(runtime)
             output = folder / "module.so"
             arguments = [*self._flags, *flags, f"-I{PRELUDE}", f"-I{PRELUDE / 'include'}", "module.cpp", "runtime.so"]
-            built, said = self.toolchain.compile([*arguments, "-Wl,--no-undefined", "-o", str(output)], folder)
-            if built:
-                return output.read_bytes()
+            for second_forms in (True, False) if source.strided() else (False,):
+                unit = translation_unit(source, known, kernels, defines, second_forms=second_forms)
+                (folder / "module.cpp").write_text(unit)
+                built, said = self.toolchain.compile([*arguments, "-Wl,--no-undefined", "-o", str(output)], folder)
+                if built:
+                    return output.read_bytes()
         said = said.replace(f"{folder}/", "").replace(f"{PRELUDE}/", "")
         if unsupported:  # within an #if, and it was compiled after all
             raise unsupported[0].rejection(said[:LOG_CHARS])

@@ -33,6 +33,7 @@ class _Kernel(ctypes.Structure):
         ("prints", ctypes.c_uint32),
         ("run_block", ctypes.c_void_p),
         ("run_thread", ctypes.c_void_p),
+        ("run_strided", ctypes.c_void_p),
     )
 
 

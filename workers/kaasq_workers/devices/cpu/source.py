@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from kaasq.errors import ModuleRejected
+from kaasq_workers.devices.cpu.strided import Strided, strided
 from kaasq_workers.devices.cpu.syntax import (
     Declaration,
     declarations,
@@ -110,8 +112,10 @@ class Source:
 
     def waits(self, expression: str) -> bool:
         """Whether a barrier can be reached from what a name expression mentions. Errs towards yes."""
+        return self._reaches_barrier(set(_WORD.findall(expression)))
+
+    def _reaches_barrier(self, pending: set[str]) -> bool:
         seen: set[str] = set()
-        pending = set(_WORD.findall(expression))
         while pending:
             word = pending.pop()
             seen.add(word)
@@ -153,12 +157,35 @@ class Source:
                 ranges.append((starts.pop(), match.end()))
         return ranges + [(start, len(self.text)) for start in starts]
 
-    def rewritten(self) -> str:
+    def strided(self) -> list[Strided]:
+        """The second forms of the kernels that are one grid-stride loop."""
+        kernels = (
+            each
+            for each in self._declarations
+            if "__global__" in each.head and not self._reaches_barrier(set(each.words))
+        )
+        found = (strided(self.text, self._code, each, self._macro_words) for each in kernels)
+        return [each for each in found if each is not None]
+
+    def _macro_words(self, word: str) -> frozenset[str]:
+        """Every word that a macro of that name can become."""
+        seen: set[str] = set()
+        pending = {word}
+        while pending:
+            known = pending.pop()
+            for each in self._by_name.get(known, ()):
+                if not each.head:
+                    pending |= each.words - seen
+                    seen |= each.words
+        return frozenset(seen)
+
+    def rewritten(self, second_forms: Iterable[Strided] = ()) -> str:
         """The source with dynamic shared memory as pointers to the block's one piece of it; lines stay where they are.
 
-        ``extern __shared__ T name[];`` declares an array of unknown length, which exists on no host.
+        ``extern __shared__ T name[];`` declares an array of unknown length, which exists on no host. The second forms
+        are added behind their kernels.
         """
-        edits = []
+        edits = [((each.at, each.at), each.text) for each in second_forms]
         for match in _DYNAMIC_SHARED.finditer(self._code):
             declarator = _DECLARATOR.fullmatch(_ATTRIBUTES.sub(" ", match[0]).strip())
             if declarator is None:
@@ -170,7 +197,7 @@ class Source:
             lines = "\n" * match[0].count("\n")
             edits.append((match.span(), f"{storage}{declared} = {pointer};{lines}"))
         text = self.text
-        for (start, end), replacement in reversed(edits):
+        for (start, end), replacement in sorted(edits, reverse=True):
             text = text[:start] + replacement + text[end:]
         return text
 

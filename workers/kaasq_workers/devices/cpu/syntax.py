@@ -83,6 +83,16 @@ def tokens(text: str) -> list[Token]:
     return [Token(match[0], match.start()) for match in _TOKEN.finditer(text)]
 
 
+def closing(code: str, opening: int) -> int | None:
+    """Where the bracket at ``opening`` is closed."""
+    depth = 0
+    for match in re.compile(r"[(\[{}\])]").finditer(code, max(opening, 0)):
+        depth += 1 if match[0] in "([{" else -1
+        if not depth:
+            return match.start()
+    return None
+
+
 def declarations(stripped: str) -> list[Declaration]:
     """Macros, and the declarations at namespace level (``namespace x {`` and ``extern "C" {`` looked into)."""
     found = [

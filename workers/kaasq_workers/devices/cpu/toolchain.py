@@ -62,7 +62,7 @@ class Toolchain:
         if self.kind == "clang":
             return (*shared, native, "-ferror-limit=20")
         # Without these, template statics of two modules are one, and no module can ever be unloaded.
-        gcc = (*shared, native, "-fmax-errors=20", "-fno-gnu-unique")
+        gcc = (*shared, native, "-fmax-errors=20", "-fno-gnu-unique", "--param=logical-op-non-short-circuit=0")
         # Never gnu2 (newer compilers' default): with glibc before 2.40 a thread's first access to a fresh module's
         # thread-local variable loses vector registers (glibc bug 31372), and a block comes out wrong.
         return (*gcc, "-mtls-dialect=gnu") if platform.machine() == "x86_64" else gcc

@@ -6,6 +6,7 @@ import re
 
 from kaasq.errors import ModuleRejected
 from kaasq_workers.devices.cpu.source import KernelSource, Source
+from kaasq_workers.devices.cpu.strided import PREFIX
 from kaasq_workers.devices.cpu.toolchain import MESSAGE_CHARS, diagnostics
 from kaasq_workers.devices.rejections import LOG_CHARS, does_not_compile, no_kernel
 
@@ -65,8 +66,14 @@ def translate_options(options: tuple[str, ...]) -> tuple[list[str], list[str]]:
     return defines, [f"-std=c++{standard}", f"-ffp-contract={contract}", *flags]
 
 
-def translation_unit(source: Source, known: list[KernelSource], kernels: tuple[str, ...], defines: list[str]) -> str:
-    """What the compiler gets: prelude, options, the user's source with its own line numbers, the table."""
+def translation_unit(
+    source: Source, known: list[KernelSource], kernels: tuple[str, ...], defines: list[str], *, second_forms: bool
+) -> str:
+    """What the compiler gets: prelude, options, the user's source with its own line numbers, the table.
+
+    ``second_forms``: with those of grid-stride loops, which do not compile for every kernel that looks like one.
+    """
+    strided = source.strided() if second_forms else []
     by_name = {each.name: each for each in known}
     renamed = [f"#define {each.name} kaasq_kernel_{each.name}" for each in known if each.name in _TAKEN_NAMES]
     rows = []
@@ -74,13 +81,16 @@ def translation_unit(source: Source, known: list[KernelSource], kernels: tuple[s
         here = by_name.get(name.partition("<")[0].strip().removeprefix("::"))
         limit = here.threads_per_block if here and here.threads_per_block else THREADS_PER_BLOCK
         flags = f"{str(source.waits(name)).lower()}, {str(source.prints).lower()}"
-        rows.append(f'kaasq::describe<({name}), {flags}>("{name}", {min(limit, THREADS_PER_BLOCK)}),')
+        base, bracket, rest = name.partition("<")
+        second = any(each.name == base.strip().removeprefix("::") for each in strided)
+        other = re.sub(r"(\w+)\s*$", rf"{PREFIX}\1", base) + bracket + rest if second else "nullptr"
+        rows.append(f'kaasq::describe<({name}), ({other}), {flags}>("{name}", {min(limit, THREADS_PER_BLOCK)}),')
     return "\n".join([
         '#include "kaasq_cuda.h"',
         *defines,
         *renamed,
         f'#line 1 "{USER_FILE}"',
-        source.rewritten(),
+        source.rewritten(strided),
         'extern "C" {',
         '__attribute__((visibility("default"))) extern const kaasq::Kernel kaasq_kernels[];',
         "const kaasq::Kernel kaasq_kernels[] = {",

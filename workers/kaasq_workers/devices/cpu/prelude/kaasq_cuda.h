@@ -24,4 +24,5 @@
 #include "kaasq_atomics.h"
 #include "kaasq_warp.h"
 #include "kaasq_half.h"
+#include "kaasq_strided.h"
 #include "kaasq_launch.h"

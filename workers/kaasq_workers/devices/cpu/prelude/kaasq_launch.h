@@ -13,10 +13,10 @@ template <size_t N> using NumbersBelow = Numbers<__integer_pack(N)...>;
 
 inline constexpr unsigned LARGEST_INDEX = 0x7fff0000u;  // leaves room for a block above it
 
-template <auto kernel> struct Entry;
+template <auto kernel, auto second_form> struct Entry;
 
-template <class... P, void (*kernel)(P...)>
-struct Entry<kernel> {
+template <class... P, void (*kernel)(P...), auto second_form>
+struct Entry<kernel, second_form> {
     static constexpr size_t count = sizeof...(P);
     using AllParameters = NumbersBelow<count>;
 
@@ -55,7 +55,8 @@ struct Entry<kernel> {
 
     // Counts threads along x by their index in the grid, in a signed variable: then the usual
     // `int i = blockIdx.x * blockDim.x + threadIdx.x`, unsigned as it is, is known not to wrap, and vectorises.
-    static __forceinline__ void run_rows(Index grid_block, Index size, std::remove_cv_t<P>... arguments) {
+    template <class F>
+    static __forceinline__ void for_threads(Index grid_block, Index size, F run) {
         const int start = static_cast<int>(grid_block.x * size.x);
         if (start < 0 || start > static_cast<int>(LARGEST_INDEX)) __builtin_unreachable();
         if (size.x == 0 || size.x > 1024) __builtin_unreachable();
@@ -66,13 +67,54 @@ struct Entry<kernel> {
                 threadIdx.y = y;
                 for (int x = start; x < end; x++) {
                     threadIdx.x = static_cast<unsigned>(x - start);
-                    kernel(arguments...);
+                    run();
                 }
             }
+    }
+    static __forceinline__ void run_rows(Index block, Index size, std::remove_cv_t<P>... arguments) {
+        for_threads(block, size, [&]() __attribute__((always_inline)) { kernel(arguments...); });
     }
     template <size_t... I>
     static __forceinline__ void run_rows_of(const Launch* launch, Index block, Numbers<I...>) {
         run_rows(block, launch->block, *static_cast<std::remove_cv_t<P>*>(launch->arguments[I])...);
+    }
+
+    static bool is_wide(const Launch* launch) {
+        return static_cast<uint64_t>(launch->grid.x) * launch->block.x > LARGEST_INDEX;
+    }
+    template <class F>
+    static __forceinline__ void for_blocks(const Launch* launch, uint64_t first, uint64_t last, F run) {
+        const Index grid = launch->grid;
+        for (uint64_t i = first; i < last; i++) {
+            const Index block{static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+                              static_cast<unsigned>(i / grid.x / grid.y)};
+            enter(launch, block);
+            run(block);
+        }
+    }
+    static __attribute__((noinline)) void note_block(Strides* out, Index block, Index size, std::remove_cv_t<P>... arguments) {
+        Strides all = *out;
+        for_threads(block, size, [&]() __attribute__((always_inline)) { second_form(arguments..., &all, 0); });
+        *out = all;
+    }
+    static __attribute__((noinline)) void run_round(long long round, Index block, Index size, std::remove_cv_t<P>... arguments) {
+        for_threads(block, size, [&]() __attribute__((always_inline)) { second_form(arguments..., nullptr, round); });
+    }
+    template <size_t... I>
+    static bool run_strided_of(const Launch* launch, uint64_t first, uint64_t last, Numbers<I...>) {
+        Strides all;
+        for_blocks(launch, first, last, [&](Index block) {
+            note_block(&all, block, launch->block, *static_cast<std::remove_cv_t<P>*>(launch->arguments[I])...);
+        });
+        const long long rounds = all.rounds();
+        for (long long round = 0; round < rounds; round++)
+            for_blocks(launch, first, last, [&](Index block) {
+                run_round(round, block, launch->block, *static_cast<std::remove_cv_t<P>*>(launch->arguments[I])...);
+            });
+        return rounds >= 0;
+    }
+    static bool run_strided(const Launch* launch, uint64_t first, uint64_t last) {
+        return !is_wide(launch) && run_strided_of(launch, first, last, AllParameters{});
     }
     // For the grids too wide for that.
     static __attribute__((noinline, cold)) void run_wide(const Launch* launch) {
@@ -83,18 +125,19 @@ struct Entry<kernel> {
     }
     static void run_block(const Launch* launch, Index block) {
         enter(launch, block);
-        if (static_cast<uint64_t>(launch->grid.x) * launch->block.x > LARGEST_INDEX) return run_wide(launch);
+        if (is_wide(launch)) return run_wide(launch);
         run_rows_of(launch, block, AllParameters{});
     }
 };
 
-template <auto kernel, bool has_barrier, bool prints>
+template <auto kernel, auto second_form, bool has_barrier, bool prints>
 constexpr Kernel describe(const char* name, unsigned threads_per_block) {
-    using E = Entry<kernel>;
-    if constexpr (has_barrier)
-        return {name, E::parameters.entries, E::count, threads_per_block, 1, prints, E::enter_block, E::run_thread};
-    else
-        return {name, E::parameters.entries, E::count, threads_per_block, 0, prints, E::run_block, nullptr};
+    using E = Entry<kernel, second_form>;
+    Kernel entry{name, E::parameters.entries, E::count, threads_per_block, has_barrier, prints, nullptr, nullptr, nullptr};
+    if constexpr (has_barrier) entry.run_block = E::enter_block, entry.run_thread = E::run_thread;
+    else entry.run_block = E::run_block;
+    if constexpr (!std::is_null_pointer_v<decltype(second_form)>) entry.run_strided = E::run_strided;
+    return entry;
 }
 }  // namespace kaasq
 

@@ -19,7 +19,7 @@ struct Parameter {
     uint32_t offset, size, is_pointer;
 };
 
-// One launchable kernel of a module. Python reads this table through ctypes: kaasq_workers/cpu/library.py mirrors it.
+// One launchable kernel of a module. Python reads this table through ctypes: devices/cpu/module.py mirrors it.
 struct Kernel {
     const char* name;
     const Parameter* parameters;
@@ -30,6 +30,8 @@ struct Kernel {
     // A kernel without barriers: run the whole block as a loop. With barriers: only set the block's index.
     void (*run_block)(const Launch*, Index block);
     void (*run_thread)(const Launch*, Index thread);
+    // Where a grid-stride loop can be run round by round: runs blocks [first, last), or says that this launch cannot.
+    bool (*run_strided)(const Launch*, uint64_t first, uint64_t last);
 };
 
 // A CUDA thread that has a fiber.

@@ -72,6 +72,8 @@ struct Job {
         Index block{static_cast<unsigned>(first % grid.x), static_cast<unsigned>(first / grid.x % grid.y),
                     static_cast<unsigned>(first / grid.x / grid.y)};
         try {
+            // Not in guard mode, which tells the block that failed.
+            if (kernel->run_strided && !guard && kernel->run_strided(launch, first, last)) return true;
             for (uint64_t i = first; i < last && !failed.load(std::memory_order_relaxed); i++) {
                 if (guard) run_guarded(block);
                 else run_block(block);
@@ -202,7 +204,9 @@ void run_all(Job& job, unsigned threads) {
     }
     if (first == job.blocks) return;
     job.next = first;
-    job.chunk = std::max<uint64_t>(1, (job.blocks - first) / (threads * 16));
+    // A grid-stride loop goes through memory in pieces of as many blocks as are run together: the more the better.
+    const unsigned parts = threads * (job.kernel->run_strided ? 2 : 16);
+    job.chunk = std::max<uint64_t>(1, (job.blocks - first) / parts);
     const uint64_t chunks = (job.blocks - first + job.chunk - 1) / job.chunk;
     the_pool()->run(job, static_cast<unsigned>(std::min<uint64_t>(threads, chunks)) - 1);
 }

@@ -1,0 +1,80 @@
+"""Which kernels get a second form that runs their grid-stride loop round by round, and which must not."""
+
+from __future__ import annotations
+
+import pytest
+
+from kaasq_workers.devices.cpu.source import Source
+from kaasq_workers.devices.cpu.translation import translation_unit
+
+ME, ALL = "blockIdx.x * blockDim.x + threadIdx.x", "gridDim.x * blockDim.x"
+KERNEL = 'extern "C" __global__ void k(const float* x, float* out, int n, float a) {{ {} }}'
+
+
+def forms(body: str, *, before: str = "") -> int:
+    return len(Source(before + "\n" + KERNEL.format(body)).strided())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"for (int i = {ME}; i < n; i += {ALL}) out[i] = a * x[i];",
+        f"for (int i = {ME}; i <= n - 1; i += {ALL}) {{ if (x[i] < 0) continue; out[i] = x[i]; }}",
+        f"for (size_t i = {ME}; n > i; i = i + {ALL}) {{ float v = x[i]; out[i] = v * v; }}",
+        f"int i = {ME}; int stride = {ALL}; for (; i < n; i += stride) out[i] = x[i];",
+        f"int i = {ME}, s = {ALL}; while (i < n) {{ out[i] = x[i]; i += s; }}",
+        f"const unsigned tid = {ME}; for (unsigned i = tid; i < n; i += {ALL}) out[tid] += x[i];",
+        f"const float4* y = (const float4*)x; for (auto i = {ME}; i < n / 4; i += {ALL}) out[i] = y[i].x;",
+        f"for (int i = {ME}; i < n; i += {ALL}) for (int j = 0; j < 4; j++) out[i] += j;",
+        "for (int i = threadIdx.x; i < n; i += blockDim.x) { atomicAdd(out, x[i]); }",
+    ],
+)
+def test_a_kernel_that_is_one_grid_stride_loop_has_a_second_form(body: str) -> None:
+    assert forms(body) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"for (int i = {ME}; i < n; i += {ALL}) {{ if (x[i] < 0) break; out[i] = 1; }}",
+        f"for (int i = {ME}; i < n; i += {ALL}) {{ if (x[i] < 0) return; out[i] = 1; }}",
+        f"for (int i = {ME}; i < n; i += {ALL}) {{ LEAVE; out[i] = 1; }}",
+        f"float sum = 0; for (int i = {ME}; i < n; i += {ALL}) {{ sum += x[i]; }} out[0] = sum;",
+        f"float first = x[0]; for (int i = {ME}; i < n; i += {ALL}) {{ out[i] = first; }}",
+        f"float first = *x; for (int i = {ME}; i < n; i += {ALL}) {{ out[i] = first; }}",
+        f"int m = LIMIT; for (int i = {ME}; i < m; i += {ALL}) {{ out[i] = 1; }}",
+        f"int m = count; for (int i = {ME}; i < m; i += {ALL}) {{ out[i] = 1; }}",
+        f"int m = next(); for (int i = {ME}; i < m; i += {ALL}) {{ out[i] = 1; }}",
+        f"for (int i = {ME}; i < n; i += {ALL}) {{ __syncthreads(); out[i] = 1; }}",
+        f"for (int i = {ME}; i < n; i += {ALL}) {{ static int calls = 0; out[i] = calls++; }}",
+        f"for (int i = {ME}; i < n; i += {ALL}) {{ out[i] = 1; }} out[0] = 2;",
+        f"out[0] = 1; for (int i = {ME}; i < n; i += {ALL}) {{ out[i] = 1; }}",
+        f"if (n < 4) {{ out[0] = 1; }} for (int i = {ME}; i < n; i += {ALL}) {{ out[i] = 1; }}",
+        f"for (int i = {ME}; i < x[0]; i += {ALL}) {{ out[i] = 1; }}",
+        f"for (int i = {ME}; i < n && a > 0; i += {ALL}) {{ out[i] = 1; }}",
+        f"for (int i = {ME}; i != n; i += {ALL}) {{ out[i] = 1; }}",
+        f"for (int i = {ME}; i < n; i *= 2) {{ out[i] = 1; }}",
+        f"for (int i = {ME}; i < n; i += i) {{ out[i] = 1; }}",
+        f"for (int i = n; i > 0; i -= {ALL}) {{ out[i] = 1; }}",
+        f"int i = {ME}; while (i < n) {{ i += {ALL}; if (i == 3) continue; out[i - {ALL}] = 1; }}",
+        "out[threadIdx.x] = 1;",
+    ],
+)
+def test_a_kernel_in_which_anything_else_happens_has_none(body: str) -> None:
+    macros = "#define LEAVE if (threadIdx.x == 3) break\n#define LIMIT next()\n"
+    assert forms(body, before=macros + "__device__ int count; __device__ int next();") == 0
+
+
+def test_directives_within_a_kernel_leave_it_alone() -> None:
+    assert forms(f"\n#if 1\nfor (int i = {ME}; i < n; i += {ALL}) out[i] = 1;\n#endif\n") == 0
+
+
+def test_the_second_form_is_named_in_the_table_and_lines_stay_where_they_were() -> None:
+    loop = f"for (int i = {ME}; i < n; i += {ALL}) out[i] = 1;"
+    text = f"namespace deep {{ template <class T, int m>\n__global__ void k(T* out, int n)\n{{ {loop} }}\n}}\nlast"
+    source = Source(text)
+    unit = translation_unit(source, source.kernels(), ("deep::k<float, 2>",), [], second_forms=True).split("\n")
+    entry = "describe<(deep::k<float, 2>), (deep::kaasq_strided_k<float, 2>), false, false>"
+    assert any(entry in each for each in unit)
+    resumed = unit.index('#line 3 "kernel.cu"')
+    assert unit[resumed + 1 : resumed + 4] == ["", "}", "last"]
