@@ -121,8 +121,9 @@ class Builtin:
     among its parameter's has been checked.
 
     ``run(xp, operands, attrs)``: ``xp`` is NumPy on a cpu and CuPy on a
-    GPU, ``operands`` are its arrays (and Python numbers) by parameter name, absent ones left out. It writes into the
-    arrays that it declared to write and returns nothing. It runs inside the executor, with the worker's rights.
+    GPU, ``operands`` are its arrays (and Python numbers) by parameter name: absent buffers are left out, absent numbers have
+    their defaults. It writes into the arrays that it declared to write, keeps none of them, and returns nothing. It
+    runs inside the executor, with the worker's rights.
     """
 
     name: str

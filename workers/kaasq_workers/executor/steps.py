@@ -43,8 +43,11 @@ class CallStep:
         self.written = {call.operands[each.name].name for each in parameters if self._writes(each.name, each.access)}
         """Names of the graph's buffers that it writes to."""
         self._operands: dict[str, Memory | Number] = {
-            name: arg.value for name, arg in zip(self._names, launch.args, strict=True) if isinstance(arg, Constant)
+            each.name: each.default for each in parameters if isinstance(each.default, (int, float))
         }
+        self._operands.update(
+            (name, arg.value) for name, arg in zip(self._names, launch.args, strict=True) if isinstance(arg, Constant)
+        )
 
     def set_memory(self, position: int, memory: Memory) -> None:
         """Bind a buffer."""
