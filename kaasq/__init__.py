@@ -36,14 +36,18 @@ from kaasq.model import Module
 
 if TYPE_CHECKING:
     from kaasq.embedded import local as local
+    from kaasq.embedded import local_async as local_async
+    from kaasq_producers import AsyncClient as AsyncClient
     from kaasq_producers import BufferRef as BufferRef
     from kaasq_producers import Client as Client
+    from kaasq_producers import Completion as Completion
     from kaasq_producers import Keep as Keep
     from kaasq_producers import Result as Result
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "BadArguments",
     "BadRequest",
     "BrokerLost",
@@ -53,6 +57,7 @@ __all__ = [
     "BufferSize",
     "Cancelled",
     "Client",
+    "Completion",
     "Conflict",
     "DeadlineExceeded",
     "DeviceUnavailable",
@@ -75,16 +80,20 @@ __all__ = [
     "Unroutable",
     "WorkerFailed",
     "local",
+    "local_async",
 ]
 
 # Loaded on first use (PEP 562): the layers above import this package, and a program that only builds graphs needs
 # neither a store nor a broker.
 _LAZY = {
+    "AsyncClient": "kaasq_producers",
     "BufferRef": "kaasq_producers",
     "Client": "kaasq_producers",
+    "Completion": "kaasq_producers",
     "Keep": "kaasq_producers",
     "Result": "kaasq_producers",
     "local": "kaasq.embedded",
+    "local_async": "kaasq.embedded",
 }
 
 

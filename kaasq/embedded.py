@@ -1,12 +1,17 @@
-"""``kaasq.local``: broker, store, worker and client in this process. The composition root, above all layers."""
+"""``kaasq.local``, ``kaasq.local_async``: broker, store, worker and client in this process.
+
+The composition root, above all layers.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ import msgspec
 
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.settings import Settings, load_settings
-from kaasq_producers import Client
+from kaasq_producers import AsyncClient, Client
 from kaasq_workers.worker import Worker
 
 TENANT = "local"
@@ -40,39 +45,85 @@ def local(
     crash and is stopped at a request's timeout, but takes a moment more to start. Raises KaasqError if the device
     cannot be used.
     """
-    flags: dict[str, Any] = {"device": device, "pool": POOL}
-    with ExitStack() as cleanup:
-        if store is None:
-            folder = Path(tempfile.mkdtemp(prefix="kaasq-"))
-            cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-            flags |= {"store": str(folder / "store"), "store_sync": False}
-        else:
-            flags["store"] = str(store)
-        settings = msgspec.structs.replace(settings, **flags) if settings is not None else load_settings(flags)
-        node = MemoryNode()
-        worker = Worker(settings, broker=MemoryBroker(node, TENANT), in_process=not isolate)
-        worker.start()
-        return _LocalClient(MemoryBroker(node, TENANT), settings, worker, cleanup.pop_all())
+    return _LocalClient(_System(device, store, isolate, settings))
+
+
+@asynccontextmanager
+async def local_async(
+    device: str = "auto",
+    *,
+    store: str | Path | None = None,
+    isolate: bool = False,
+    settings: Settings | None = None,
+    fetch: bool = True,
+) -> AsyncIterator[AsyncClient]:
+    """The same for an event loop: ``async with kaasq.local_async(device="cpu") as client:`` gives an AsyncClient.
+
+    The worker is started and stopped on a thread. ``fetch`` is AsyncClient's.
+    """
+    starting = asyncio.ensure_future(asyncio.to_thread(_System, device, store, isolate, settings))
+    try:
+        system = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # The thread cannot be stopped, and what it starts has to be ended.
+        await asyncio.wait([starting])
+        if starting.exception() is None:
+            await asyncio.to_thread(starting.result().end)
+        raise
+    try:
+        async with AsyncClient(system.broker(), settings=system.settings, fetch=fetch) as client:
+            yield client
+    finally:
+        await asyncio.shield(asyncio.to_thread(system.end))
+
+
+class _System:
+    """Broker, store and worker, started. Ended at the latest when the interpreter ends."""
+
+    def __init__(self, device: str, store: str | Path | None, isolate: bool, settings: Settings | None) -> None:
+        flags: dict[str, Any] = {"device": device, "pool": POOL}
+        with ExitStack() as cleanup:
+            if store is None:
+                folder = Path(tempfile.mkdtemp(prefix="kaasq-"))
+                cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+                flags |= {"store": str(folder / "store"), "store_sync": False}
+            else:
+                flags["store"] = str(store)
+            self.settings = msgspec.structs.replace(settings, **flags) if settings is not None else load_settings(flags)
+            self._node = MemoryNode()
+            self._worker = Worker(self.settings, broker=self.broker(), in_process=not isolate)
+            self._worker.start()
+            self._cleanup = cleanup.pop_all()
+        self._made_in = os.getpid()
+        # Later than that, threads are frozen where they are, and waiting for them takes every timeout there is.
+        atexit.register(self.end, 0.0)
+
+    def broker(self) -> MemoryBroker:
+        """A connection for another program of this process."""
+        return MemoryBroker(self._node, TENANT)
+
+    def end(self, drain_s: float = STOP_TIMEOUT_S) -> None:
+        """Stop the worker, delete what is temporary. Idempotent; nothing in a forked child, it is all the parent's."""
+        if os.getpid() == self._made_in:
+            atexit.unregister(self.end)
+            with self._cleanup:
+                self._worker.stop(drain_s)
 
 
 class _LocalClient(Client):
     """A client that the rest of the system ends with."""
 
-    def __init__(self, broker: MemoryBroker, settings: Settings, worker: Worker, cleanup: ExitStack) -> None:
-        super().__init__(broker, settings=settings)
-        self._worker = worker
-        self._cleanup = cleanup
-        self._made_in = os.getpid()
-        # Later than that, threads are frozen where they are, and waiting for them takes every timeout there is.
-        atexit.register(self._end, 0.0)
+    def __init__(self, system: _System) -> None:
+        super().__init__(system.broker(), settings=system.settings)
+        self._system = system
+        atexit.register(self._end, 0.0)  # before the system's own end, since it is registered after that
 
     def close(self) -> None:
         self._end(STOP_TIMEOUT_S)
 
     def _end(self, drain_s: float) -> None:
-        with ExitStack() as rest:
-            if os.getpid() == self._made_in:  # else a forked child: worker and folder are the parent's
-                atexit.unregister(self._end)
-                rest.enter_context(self._cleanup)
-                rest.callback(self._worker.stop, drain_s)
+        atexit.unregister(self._end)
+        try:
             super().close()
+        finally:
+            self._system.end(drain_s)

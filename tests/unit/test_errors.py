@@ -51,8 +51,10 @@ def test_exported_names_are_pinned() -> None:
     assert sorted(kaasq.__all__) == sorted(
         [
             *(each.__name__ for each in tree()),
+            "AsyncClient",
             "BufferRef",
             "Client",
+            "Completion",
             "Graph",
             "KaasqError",
             "Keep",
@@ -60,6 +62,7 @@ def test_exported_names_are_pinned() -> None:
             "Result",
             "Stored",
             "local",
+            "local_async",
         ]
     )
     for name in kaasq.__all__:
