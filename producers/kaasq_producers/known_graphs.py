@@ -10,6 +10,7 @@ import msgspec
 from kaasq.checks import check_graph
 from kaasq.errors import BadRequest
 from kaasq.graph import Graph
+from kaasq.kaas import KaasRequest
 from kaasq.messages import Binding, RequestOf
 from kaasq.model import GraphSpec
 from kaasq.settings import Settings
@@ -55,8 +56,10 @@ class GraphBook:
         self._known: dict[str, KnownGraph] = {}
         self._lock = threading.Lock()  # for changes; finding a known graph needs none
 
-    def find(self, graph: Graph | GraphSpec) -> KnownGraph:
+    def find(self, graph: Graph | GraphSpec | KaasRequest) -> KnownGraph:
         """The graph's entry. Raises BadRequest if the graph is wrong."""
+        if isinstance(graph, KaasRequest):
+            graph = graph.graph
         if isinstance(graph, Graph):
             spec = graph.freeze(self._limits)
         elif isinstance(graph, GraphSpec):

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from kaasq.errors import BadRequest, StoreUnavailable
 from kaasq.graph import Graph
+from kaasq.kaas import KaasRequest
 from kaasq.messages import Stored
 from kaasq.model import GraphSpec
 from kaasq.settings import Settings
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.inputs import LIST_EFFORT, Bound, too_large
+from kaasq_producers.kaas import with_defaults
 from kaasq_producers.known_graphs import GraphBook, KnownGraph
 
 LONGEST_S = 10 * 365 * 24 * 3600.0
@@ -19,7 +21,7 @@ SHORTEST_S = 0.001  # what the message can say
 QUICK_BYTES = 256 << 10  # 20 us as arrays, 300 us as lists; handing them to another thread and back costs 100 us
 INPUT_TTL_S = 3600.0  # an input that went through the store outlives its request by this
 
-AnyGraph = Graph | GraphSpec
+AnyGraph = Graph | GraphSpec | KaasRequest
 
 
 def checked_timeout(value: Any) -> float:
@@ -61,7 +63,10 @@ class Preparer:
         """Raises BadRequest, BufferSize, BufferMissing, and what the store raises if it is needed."""
         timeout_s = checked_timeout(self._timeout_s if timeout is None else timeout)
         known = self._graphs.find(graph)
-        bound = known.binder.bind(bindings, *(each for each in (bind, scalars) if each))
+        groups = [bindings, *(each for each in (bind, scalars) if each)]
+        if isinstance(graph, KaasRequest):
+            groups, keep = with_defaults(graph, groups, keep or {})
+        bound = known.binder.bind(*groups)
         if keep:
             known.binder.keep(bound, keep)
         if known.binder.given_bytes > self._inline_limit:

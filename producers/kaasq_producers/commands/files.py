@@ -10,7 +10,9 @@ import msgspec
 import numpy as np
 
 from kaasq import codec
+from kaasq.checks import GraphLimits
 from kaasq.errors import BadRequest
+from kaasq.kaas.format import Envelope, KernelSpec
 from kaasq.messages import Request
 from kaasq.model import GraphSpec
 from kaasq_producers.buffers import Array
@@ -21,9 +23,16 @@ STANDARD = Path("-")  # standard input or output, as raw bytes
 
 
 class _Top(msgspec.Struct):
-    """Enough of a file to see whether it is a request or a graph alone."""
+    """Enough of a file to see whether it is a request, a graph alone, or a request in the KaaS format."""
 
     graph: msgspec.Raw = msgspec.Raw()
+    kernels: msgspec.Raw = msgspec.Raw()
+
+
+class _Kaas(Envelope, frozen=True, kw_only=True):
+    """What a file in the KaaS format may say."""
+
+    kernels: tuple[KernelSpec, ...] = ()  # type: ignore[assignment]  # decoded, where the envelope leaves it encoded
 
 
 def read_value(path: Path) -> Array | bytes:
@@ -59,7 +68,7 @@ def write_value(path: Path, array: Array) -> None:
         raise BadRequest(f"cannot write it: {error.strerror}", at=str(path)) from None
 
 
-def read_request(path: str) -> tuple[Request, list[str]]:
+def read_request(path: str, limits: GraphLimits) -> tuple[Request, list[str]]:
     """A request, or a graph alone as a request that binds nothing; "-" is standard input. Raises BadRequest.
 
     With it, what the file says in vain: its unknown keys.
@@ -71,7 +80,10 @@ def read_request(path: str) -> tuple[Request, list[str]]:
     kind = {".json": codec.JSON, ".msgpack": codec.MSGPACK}.get(Path(path).suffix)
     if kind is None:
         kind = codec.JSON if codec.is_json(body, None) else codec.MSGPACK
-    if not bytes(codec.decode(body, kind, _Top).graph):
+    top = codec.decode(body, kind, _Top)
+    if bytes(top.kernels):
+        return codec.RequestDecoder(limits).decode(body, kind), unknown_keys(_plain(body, kind), _Kaas)
+    if not bytes(top.graph):
         return Request(graph=codec.decode(body, kind, GraphSpec)), unknown_keys(_plain(body, kind), GraphSpec)
     request = codec.decode(body, kind, Request)
     if isinstance(request.graph, str):

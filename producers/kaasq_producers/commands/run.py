@@ -49,7 +49,7 @@ def run(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    r"""Run the request (or graph alone) in a JSON or MessagePack file; "-" is standard input.
+    r"""Run the request (or graph alone, or KaaS request) in a JSON or MessagePack file; "-" is standard input.
 
     In --input and --output, too, "-" is standard input and output: raw bytes.
 
@@ -60,7 +60,7 @@ def run(
     """
     settings = load_settings(flags)
     configure("warning", settings.log_format)  # standard output is for what was asked for
-    request, unknown = read_request(request_file)
+    request, unknown = read_request(request_file, settings.graph_limits)
     for each in unknown:
         click.echo(f"kaasq: warning: {request_file}: {each}", err=True)
     bind: dict[str, Any] = dict(request.bind)

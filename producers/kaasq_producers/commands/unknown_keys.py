@@ -34,6 +34,9 @@ def _walk(value: Any, kind: inspect.Type, place: str) -> Iterator[str]:
         case inspect.VarTupleType(item_type=inner) | inspect.ListType(item_type=inner) if isinstance(value, list):
             for i, each in enumerate(value):
                 yield from _walk(each, inner, f"{place}[{i}]")
+        case inspect.TupleType(item_types=kinds) if isinstance(value, list):
+            for i, (each, inner) in enumerate(zip(value, kinds, strict=False)):
+                yield from _walk(each, inner, f"{place}[{i}]")
         case _:
             pass
 
