@@ -195,6 +195,12 @@ def test_the_parameter_table_is_the_kernels_own(rig: Rig) -> None:
     assert [(p.offset, p.size) for p in table] == [(0, 24), (24, 8), (32, 8), (40, 1)]
 
 
+def test_static_shared_memory_is_the_kernels_own(rig: Rig) -> None:
+    used = {name: rig.module.kernel(name).static_shared_bytes for name in NAMES}
+    expected = {"matmul": 2 * 16 * 16 * 4, "shuffle_sum": 32 * 4, "histogram": 256 * 4}
+    assert used == {name: expected.get(name, 0) for name in NAMES}
+
+
 def test_saxpy(rig: Rig) -> None:
     n = 100_003
     x, y = rng().random((2, n), dtype=np.float32)

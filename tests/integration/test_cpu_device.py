@@ -503,6 +503,26 @@ def test_more_blocks_than_fit_an_int_times_a_block(device: CpuDevice) -> None:
     assert out[0] == 1 << 21
 
 
+def test_static_shared_memory_in_device_functions_counts_for_those_who_call_them(device: CpuDevice) -> None:
+    source = """
+    template <class T> __device__ T first(T x) { __shared__ T kept[10]; kept[0] = x; __syncthreads(); return kept[0]; }
+    namespace deep {
+    __device__ int second() {
+        __shared__ int a;
+        __shared__ double b[3];
+        a = 1, b[2] = 2;
+        __syncthreads();
+        return a + b[2];
+    }
+    }
+    extern "C" __global__ void one(double* x) { *x = first(*x); }
+    extern "C" __global__ void both(double* x) { __shared__ char c[7]; c[3] = deep::second(); *x = first(*x) + c[3]; }
+    extern "C" __global__ void none(double* x) { *x = 1; }
+    """
+    module = load(device, source, "one", "both", "none")
+    assert [module.kernel(name).static_shared_bytes for name in ("one", "both", "none")] == [80, 80 + 28 + 7, 0]
+
+
 def test_barriers_in_other_kernels_of_a_module_cost_nothing(features: CpuModule) -> None:
     waits = {name for name in NAMES if features.kernel(name).waits}
     assert waits == {

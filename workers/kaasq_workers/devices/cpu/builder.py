@@ -13,7 +13,9 @@ from pathlib import Path
 from kaasq.errors import ModuleRejected
 from kaasq.model import Module, content_hash
 from kaasq_workers.devices.code_cache import CodeCache, code_key
+from kaasq_workers.devices.cpu.module import shared_trailer
 from kaasq_workers.devices.cpu.processor import processor_features
+from kaasq_workers.devices.cpu.shared_memory import static_shared
 from kaasq_workers.devices.cpu.source import Source
 from kaasq_workers.devices.cpu.toolchain import MESSAGE_CHARS, Toolchain
 from kaasq_workers.devices.cpu.translation import USER_FILE, check_name, rejection, translate_options, translation_unit
@@ -109,7 +111,8 @@ class Builder:
                 (folder / "module.cpp").write_text(unit)
                 built, said = self.toolchain.compile([*arguments, "-Wl,--no-undefined", "-o", str(output)], folder)
                 if built:
-                    return output.read_bytes()
+                    library = output.read_bytes()
+                    return library + shared_trailer(static_shared(library, source.reachable(name)) for name in kernels)
         said = said.replace(f"{folder}/", "").replace(f"{PRELUDE}/", "")
         if unsupported:  # within an #if, and it was compiled after all
             raise unsupported[0].rejection(said[:LOG_CHARS])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import tempfile
 import threading
 from _ctypes import dlclose
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -95,10 +97,9 @@ class Runtime:
 class CpuKernel:
     """A kernel in a loaded module; keeps the module loaded."""
 
-    static_shared_bytes = 0  # in thread-local variables, which have no common limit
-
-    def __init__(self, entry: _Kernel, name: str, module: CpuModule) -> None:
+    def __init__(self, entry: _Kernel, name: str, static_shared_bytes: int, module: CpuModule) -> None:
         self.name = name
+        self.static_shared_bytes = static_shared_bytes
         self.address = ctypes.addressof(entry)
         self.parameters: tuple[Parameter, ...] | None = tuple(
             Parameter(each.offset, each.size, bool(each.is_pointer))
@@ -116,12 +117,14 @@ class CpuModule:
         self._library: ctypes.CDLL | None = open_library(code, folder)
         self._table = (_Kernel * len(names)).in_dll(self._library, "kaasq_kernels")
         self._index = {name: index for index, name in enumerate(names)}
+        self._shared = struct.unpack(f"<{len(names)}I", code[-4 * len(names) :]) if names else ()
 
     def kernel(self, name: str) -> CpuKernel:
         """The kernel of that name. Raises ModuleRejected naming those there are."""
         if name not in self._index or self._library is None:
             raise no_kernel(name, self._index)
-        return CpuKernel(self._table[self._index[name]], name, self)
+        index = self._index[name]
+        return CpuKernel(self._table[index], name, self._shared[index], self)
 
     def unload(self) -> None:
         """Unmap the code; its kernels must not be launched any more. Idempotent."""
@@ -132,6 +135,11 @@ class CpuModule:
     def __del__(self) -> None:
         if getattr(self, "_library", None) is not None:
             self.unload()
+
+
+def shared_trailer(nbytes: Iterable[int]) -> bytes:
+    """What follows a module's library in its cached code: each kernel's static shared memory. The loader ignores it."""
+    return b"".join(struct.pack("<I", each) for each in nbytes)
 
 
 def open_library(code: bytes, folder: Path) -> ctypes.CDLL:

@@ -112,18 +112,18 @@ class Source:
 
     def waits(self, expression: str) -> bool:
         """Whether a barrier can be reached from what a name expression mentions. Errs towards yes."""
-        return self._reaches_barrier(set(_WORD.findall(expression)))
+        return any(_BARRIER.fullmatch(word) for word in self.reachable(expression))
 
-    def _reaches_barrier(self, pending: set[str]) -> bool:
+    def reachable(self, expression: str) -> frozenset[str]:
+        """Every word that can be reached from what a name expression mentions, by following declarations."""
         seen: set[str] = set()
+        pending = set(_WORD.findall(expression))
         while pending:
             word = pending.pop()
             seen.add(word)
-            if _BARRIER.fullmatch(word):
-                return True
             for each in self._by_name.get(word, ()):
                 pending |= each.words - seen
-        return False
+        return frozenset(seen)
 
     @property
     def prints(self) -> bool:
@@ -159,12 +159,9 @@ class Source:
 
     def strided(self) -> list[Strided]:
         """The second forms of the kernels that are one grid-stride loop."""
-        kernels = (
-            each
-            for each in self._declarations
-            if "__global__" in each.head and not self._reaches_barrier(set(each.words))
-        )
-        found = (strided(self.text, self._code, each, self._macro_words) for each in kernels)
+        kernels = [each for each in self._declarations if "__global__" in each.head]
+        plain = [each for each in kernels if not self.waits(" ".join(each.words))]
+        found = [strided(self.text, self._code, each, self._macro_words) for each in plain]
         return [each for each in found if each is not None]
 
     def _macro_words(self, word: str) -> frozenset[str]:
