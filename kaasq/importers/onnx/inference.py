@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TypeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TypeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from kaasq.importers.onnx.node import Described, Known, Value
@@ -17,36 +17,35 @@ from kaasq.importers.onnx.program import Array, Unsupported
 SHAPE_ELEMENTS = 4096
 """Constants up to this size are shown to the inference: shapes, axes, pads. It does not look at others' values."""
 
+LIKE_ITS_INPUT = {"GroupNormalization"}
+"""ONNX infers nothing for these; what they give is like their first input."""
+
 
 def outputs_of(node: NodeProto, opset: int, inputs: Mapping[str, Value]) -> dict[str, Described]:
     """Type and shape of each output of a node. Raises Unsupported if they depend on data, or are none."""
-    schema = onnx.defs.get_schema(node.op_type, opset, "")
-    types = {name: _type(value) for name, value in inputs.items()}
-    small = {
-        name: numpy_helper.from_array(np.ascontiguousarray(value.array).reshape(value.shape), name)
+    small = [
+        numpy_helper.from_array(np.ascontiguousarray(value.array).reshape(value.shape), name)
         for name, value in inputs.items()
         if isinstance(value, Known) and value.array.size <= SHAPE_ELEMENTS
-    }
+    ]
+    graph = _alone(node, inputs)
+    graph.initializer.extend(small)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     try:
-        found = onnx.shape_inference.infer_node_outputs(
-            schema, node, types, small, opset_imports=[helper.make_opsetid("", opset)]
-        )
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise Unsupported(f"its inputs do not fit it: {' '.join(str(error).split())[:300]}") from None
+    found = {each.name: each.type for each in inferred.graph.output if each.type.WhichOneof("value")}
+    if node.op_type in LIKE_ITS_INPUT:
+        found.setdefault(node.output[0], _type(inputs[node.input[0]]))
     return {name: _described(name, found.get(name)) for name in node.output if name}
 
 
 def evaluate(node: NodeProto, opset: int, inputs: Mapping[str, Known], outputs: Mapping[str, Described]) -> list[Array]:
     """The outputs of a node whose inputs are known, in order. Raises Unsupported."""
-    graph = helper.make_graph(
-        [node],
-        "constant",
-        [helper.make_value_info(name, _type(value)) for name, value in inputs.items()],
-        [helper.make_value_info(name, TypeProto()) for name in node.output if name],
-    )
     try:
         with np.errstate(all="ignore"):
-            evaluator = ReferenceEvaluator(graph, opsets={"": opset})
+            evaluator = ReferenceEvaluator(_alone(node, inputs), opsets={"": opset})
             made = evaluator.run(None, {name: value.array for name, value in inputs.items()})
     except Exception as error:  # noqa: BLE001 - the evaluator raises anything on a node that makes no sense
         raise Unsupported(f"cannot be computed: {' '.join(str(error).split())[:300]}") from None
@@ -87,6 +86,16 @@ def attributes_of(node: NodeProto) -> dict[str, Any]:
         value = helper.get_attribute_value(each)
         values[each.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     return values
+
+
+def _alone(node: NodeProto, inputs: Mapping[str, Value]) -> GraphProto:
+    """A graph of that node only, with the types of its inputs and without those of its outputs."""
+    return helper.make_graph(
+        [node],
+        "alone",
+        [helper.make_value_info(name, _type(value)) for name, value in inputs.items()],
+        [helper.make_empty_tensor_value_info(name) for name in node.output if name],
+    )
 
 
 def _type(value: Value) -> TypeProto:

@@ -146,6 +146,8 @@ def _without_weights(model: ModelProto) -> ModelProto:
     for tensor in model.graph.initializer:
         if tensor.name not in declared:
             bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for value in bare.graph.output:  # nothing here depends on what the model says of them; some say nothing
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
     for value in (*bare.graph.input, *bare.graph.output):
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()  # the checker asks for one; here it may come from the caller
