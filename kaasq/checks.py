@@ -22,7 +22,8 @@ THREADS_PER_BLOCK = 1024
 SHARED_BYTES = 2**31 - 1  # what a launch can ask for; how much there is, each device knows
 DIMENSIONS = 32  # what NumPy has always been able to take
 ATTRIBUTES = 64  # of one built-in
-ATTRIBUTE_ITEMS = 1024  # of one attribute's list
+ATTRIBUTE_ITEMS = 1024  # of one attribute's list, or characters of its text
+KERNEL_NAME = 4096  # characters; templates of templates have long names
 PARAMETER_BYTES = 32764  # what CUDA 12.1 and later pass to a kernel at most
 
 _ONE = (1, (1,), (1, 1), (1, 1, 1))
@@ -133,7 +134,7 @@ def check_buffer(buffer: Buffer, at: str, limits: GraphLimits) -> Buffer:
     if nbytes == 0:
         raise BadRequest("is empty: a buffer has at least one byte", at=place)
     if nbytes > limits.buffer_bytes:
-        raise BadRequest(f"has {shown(nbytes)} bytes, the limit is {limits.buffer_bytes}", at=place)
+        raise BadRequest(f"nbytes is {shown(nbytes)}, the limit is {limits.buffer_bytes}", at=place)
     return Buffer(
         name=buffer.name, role=buffer.role, nbytes=nbytes, dtype=dtype, shape=buffer.shape, const=buffer.const
     )
@@ -192,6 +193,7 @@ def _launch(launch: Launch, at: str, names: set[str], modules: Mapping[str, Modu
     kernel = launch.kernel.strip()
     if not kernel:
         raise BadRequest("the kernel's name is empty", at=f"{at}.kernel")
+    _at_most(len(kernel), KERNEL_NAME, "characters", f"{at}.kernel")
     flaw = _misshapen(launch.grid, launch.block)
     if not 0 <= launch.shared_bytes <= SHARED_BYTES:
         flaw = flaw or f"shared_bytes is {shown(launch.shared_bytes)}; from 0 to {SHARED_BYTES} is possible"
@@ -216,10 +218,21 @@ def _call(launch: Launch, at: str, names: set[str]) -> Launch:
     _at_most(len(launch.attrs), ATTRIBUTES, "attributes", f"{at}.attrs")
     for name, value in launch.attrs.items():
         check_printable(name, f"{at}.attrs")
-        if isinstance(value, tuple):
-            _at_most(len(value), ATTRIBUTE_ITEMS, "items", f"{at}.attrs.{name}")
+        _attribute(value, f"{at}.attrs.{name}")
     args = tuple([_arg(arg, at, i, names) for i, arg in enumerate(launch.args)])
     return Launch(module=BUILTINS, kernel=launch.kernel, args=args, attrs=launch.attrs)
+
+
+def _attribute(value: object, at: str) -> None:
+    match value:
+        case tuple():
+            _at_most(len(value), ATTRIBUTE_ITEMS, "items", at)
+            for each in value:
+                _attribute(each, at)
+        case str():
+            _at_most(len(value), ATTRIBUTE_ITEMS, "characters", at)
+        case int() if not -(2**63) <= value < 2**64:
+            raise BadRequest(f"{shown(value)} does not fit 64 bits", at=at)
 
 
 @functools.lru_cache(maxsize=1024)  # most launches of a graph have one of a few shapes

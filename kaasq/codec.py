@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from kaasq.checks import GraphLimits, check_graph
+from kaasq.dtypes import shown
 from kaasq.errors import BadRequest
 from kaasq.kaas.format import Envelope
 from kaasq.kaas.loading import complete
@@ -105,7 +106,7 @@ class RequestDecoder:
         envelope: Envelope = _envelopes.read(body, json=json)
         if envelope.kaasq != PROTOCOL_VERSION:
             raise BadRequest(
-                f"version {envelope.kaasq} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
+                f"version {shown(envelope.kaasq)} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
             )
         graph, kernels = bytes(envelope.graph), bytes(envelope.kernels)
         if graph and kernels:

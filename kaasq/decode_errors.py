@@ -11,6 +11,7 @@ import msgspec
 from kaasq.errors import BadRequest
 
 LONGEST_KEY = 80  # of an error's place; keys come from outside
+LONGEST_TEXT = 400  # of what is wrong, which may quote a value
 
 _AT = re.compile(r" - at (`key` in )?`(?:\$\.?)?([^`]*)`$")
 _STEP = re.compile(r"\[[^]]*\]|[^.\[]+")
@@ -30,7 +31,10 @@ def bad_request(error: Exception, body: bytes | memoryview, *, json: bool, kind:
         steps = _Finder(text, json=json, kind=kind).keyed(bytes(body), steps)
     place = prefix + "".join(step if step.startswith("[") else f".{step}" for step in steps)
     of_key = "a key: " if found and found.group(1) else ""
-    return BadRequest(of_key + _AT.sub("", text), at=place.removeprefix(".") or "body")
+    wrong = _AT.sub("", text)
+    if len(wrong) > LONGEST_TEXT:
+        wrong = wrong[:LONGEST_TEXT] + "..."
+    return BadRequest(of_key + wrong, at=place.removeprefix(".") or "body")
 
 
 class _Finder:

@@ -93,6 +93,21 @@ WRONG = {
         "graph.launches[0] (k)",
         "a built-in has neither grid",
     ),
+    "attribute beyond 64 bits": (
+        spec(X, launches=(launch(module="kaasq", attrs={"a": (1, (2**64,))}),)),
+        "graph.launches[0].attrs.a",
+        "does not fit 64 bits",
+    ),
+    "attribute of a long text": (
+        spec(X, launches=(launch(module="kaasq", attrs={"a": "a" * 1025}),)),
+        "graph.launches[0].attrs.a",
+        "1025 characters; the limit is 1024",
+    ),
+    "kernel's name that is too long": (
+        spec(X, launches=(launch(kernel="k" * 4097),)),
+        "graph.launches[0].kernel",
+        "4097 characters; the limit is 4096",
+    ),
     "number of more digits than Python writes": (
         spec(X, iterations=10**5000),
         "graph.iterations",
