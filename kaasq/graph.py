@@ -14,6 +14,7 @@ from kaasq.builtins import find_builtin, resolve_call
 from kaasq.checks import GraphLimits, check_buffer, check_graph, check_scalar
 from kaasq.dtypes import canonical
 from kaasq.errors import BadRequest
+from kaasq.finite import check_finite
 from kaasq.model import BUILTINS, Attribute, Buffer, Constant, GraphSpec, Kernel, Launch, Module, Number, Role, Scalar
 
 # A declaration is checked at its line, where the mistake is seen best, but limits are settings, known only later.
@@ -147,8 +148,13 @@ class Graph:
         return self._frozen
 
     def to_json(self) -> bytes:
-        """The graph as JSON, as a request written by hand holds it under ``"graph"``."""
-        return msgspec.json.format(msgspec.json.encode(self.freeze()))
+        """The graph as JSON, as a request written by hand holds it under ``"graph"``.
+
+        Raises BadRequest for what JSON cannot say: an infinite number, or one that is none.
+        """
+        spec = self.freeze()
+        check_finite(spec)
+        return msgspec.json.format(msgspec.json.encode(spec))
 
     def __repr__(self) -> str:
         return (

@@ -17,7 +17,9 @@ import kaasq
 import kaasq.graph
 from kaasq.checks import GraphLimits, check_graph
 from kaasq.codec import JSON, decode
-from kaasq.model import Constant, GraphSpec, Module
+from kaasq.errors import BadRequest
+from kaasq.finite import check_finite
+from kaasq.model import BUILTINS, Constant, GraphSpec, Launch, Module
 from tests.support.graphs import MODULE, SOURCE, saxpy
 
 
@@ -53,6 +55,24 @@ def test_json_form_means_the_same_graph() -> None:
     graph = saxpy()
     read = decode(graph.to_json(), JSON, GraphSpec)
     assert check_graph(read, GraphLimits()).hash == graph.freeze().hash
+
+
+@pytest.mark.parametrize("number", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("place", ["graph.scalars[0].default", "graph.launches[0].args[1]"])
+def test_what_json_cannot_say_is_refused_naming_the_place(number: float, place: str) -> None:
+    graph = kaasq.Graph("g")
+    out = graph.output("out", nbytes=4)
+    graph.scalar("a", "float32", default=number if "scalars" in place else 0.0)
+    graph.launch(MODULE.kernel("k"), grid=1, block=1, args=[out, np.float32(number if "args" in place else 0.0)])
+    with pytest.raises(BadRequest, match="JSON has no") as caught:
+        graph.to_json()
+    assert caught.value.at == place
+
+
+def test_an_infinite_attribute_of_a_built_in_is_refused_in_json_too() -> None:
+    launch = Launch(module=BUILTINS, kernel="pad", attrs={"values": (0.0, float("-inf"))})
+    with pytest.raises(BadRequest, match=r"^graph.launches\[0\].attrs.values: JSON has no -inf"):
+        check_finite(GraphSpec(name="g", launches=(launch,)))
 
 
 def test_normal_form_is_a_fixed_point() -> None:
