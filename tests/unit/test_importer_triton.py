@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -407,3 +409,19 @@ def test_an_old_triton_is_refused(monkeypatch):
     monkeypatch.setattr("triton.__version__", "3.3.1")
     with pytest.raises(BadRequest, match=r"Triton 3\.3\.1 is installed, 3\.4 or newer is needed"):
         compiled()
+
+
+# -------------------------------------------------------------------------------------------------------------- docs
+
+SNIPPETS = re.compile(r"^```python triton\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_documents_snippets_run(tmp_path):
+    """In a file of their own: Triton reads a kernel's source from its file."""
+    page = Path(__file__).parents[2] / "docs" / "importers.md"
+    snippets = SNIPPETS.findall(page.read_text(encoding="utf-8"))
+    assert len(snippets) == 2
+    script = tmp_path / "snippets.py"
+    script.write_text("\n".join([*snippets, "print(len(graph.freeze().launches))"]), encoding="utf-8")
+    done = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True, timeout=90)
+    assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr
