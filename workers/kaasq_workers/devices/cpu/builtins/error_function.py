@@ -31,7 +31,7 @@ _SQRT_PI_INVERSE = 5.6418958354775628695e-1
 
 
 def erf(x: Array, out: Array) -> None:
-    """Writes erf(x) to ``out``, both float32 or both float64: within 7 and 4 units in the last place."""
+    """Write the error function of x to out, both float32 or both float64: within 7 and 4 units in the last place."""
     if out.dtype == np.float32:
         _erf32(x, out)
     else:
@@ -64,14 +64,14 @@ def _small(x: Array) -> Array:
 
 def _middle(x: Array) -> Array:
     size = np.abs(x)
-    return np.copysign(1 - np.exp(-size * size) * _ratio(_P_MIDDLE, _Q_MIDDLE, size), x)
+    return np.asarray(np.copysign(1 - np.exp(-size * size) * _ratio(_P_MIDDLE, _Q_MIDDLE, size), x))
 
 
 def _large(x: Array) -> Array:
     size = np.abs(x)
     inverse = 1 / (size * size)
     rest = (_SQRT_PI_INVERSE - inverse * _ratio(_P_LARGE, _Q_LARGE, inverse)) / size
-    return np.copysign(1 - np.exp(-size * size) * rest, x)
+    return np.asarray(np.copysign(1 - np.exp(-size * size) * rest, x))
 
 
 def _ratio(numerator: tuple[float, ...], denominator: tuple[float, ...], x: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -34,22 +35,25 @@ def gemm(call: Call, given: dict[str, Any]) -> None:
 
 
 def _tiled(a: Array, b: Array, c: Array, alpha: float, beta: float) -> None:
-    """One product, through tiles in the dtype that accumulates."""
-    wide = np.float32 if c.dtype == np.float16 else c.dtype
-    depth = a.shape[1]
-    for rows, columns in (
-        (rows, columns) for (rows,) in blocks(c.shape[:1], TILE) for (columns,) in blocks(c.shape[1:], TILE)
-    ):
-        total = None
-        for (along,) in blocks((depth,), TILE if wide != c.dtype else depth):
-            product = np.matmul(a[rows, along].astype(wide, copy=False), b[along, columns].astype(wide, copy=False))
-            total = product if total is None else np.add(total, product, out=total)
-        if alpha != 1:
-            np.multiply(total, alpha, out=total)
+    """One product, in tiles of c."""
+    for (rows,), (columns,) in itertools.product(blocks(c.shape[:1], TILE), blocks(c.shape[1:], TILE)):
         into = c[rows, columns]
+        product = _product(a[rows], b[:, columns])
+        if alpha != 1:
+            np.multiply(product, alpha, out=product)
         if beta != 0:
-            np.add(total, np.multiply(into, beta, dtype=wide), out=total)
-        np.copyto(into, total, casting="same_kind")
+            np.add(product, np.multiply(into, beta, dtype=product.dtype), out=product)
+        np.copyto(into, product, casting="same_kind")
+
+
+def _product(a: Array, b: Array) -> Array:
+    """A b; of float16 in float32, into which it is converted a tile at a time."""
+    if a.dtype != np.float16:
+        return np.asarray(a @ b)
+    total = np.zeros((a.shape[0], b.shape[1]), np.float32)
+    for (along,) in blocks(a.shape[1:], TILE):
+        total += a[:, along].astype(np.float32) @ b[along].astype(np.float32)
+    return total
 
 
 def _scale(c: Array, factor: float) -> None:

@@ -14,6 +14,7 @@ from kaasq.builtins.reductions import reduced_axes
 from kaasq_workers.devices.cpu.builtins.blocks import Array, Block, blocks, lane_blocks, lanes, per_block, spread
 
 STEP_BYTES = 1 << 20  # what is reduced at once; the longer sum of such steps is added up in float64
+STEP_ROWS = 1024  # and what is added up one by one, as rows are: NumPy adds in pairs only along the last axis
 NEIGHBOURS = 1024  # elements of a row that are added to the next row's together, at least: they share cache lines
 
 _UFUNCS = {"sum": np.add, "mean": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
@@ -42,6 +43,8 @@ def reduce(call: Call, given: dict[str, Any]) -> None:
     each = x.size // out.size  # elements that make one
     limit = max(per_block(x.itemsize, each), min(NEIGHBOURS, out.shape[-1]))
     rows = max(1, STEP_BYTES * sizes[axes[0]] // (limit * each * x.itemsize))
+    if axes[0] < len(sizes) - 1:
+        rows = min(rows, STEP_ROWS)
 
     def work(part: Block) -> None:
         reach = tuple(slice(None) if reduced else cut for cut, reduced in zip(part, gone, strict=True))
