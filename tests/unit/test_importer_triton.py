@@ -125,8 +125,7 @@ def test_matmul_brings_its_dynamic_shared_memory(target):
     kernel = compiled(
         kernels.matmul, signature=MATMUL, constants={"BM": 64, "BN": 64, "BK": 32}, target=target, num_stages=3
     )
-    tiles = 2 * (64 * 32 + 32 * 64)  # one stage in bytes
-    assert kernel.shared_bytes >= 2 * tiles
+    assert kernel.shared_bytes >= 2 * (64 * 32 + 32 * 64)  # a tile of each factor, in half precision
     assert read_cubin(kernel.module.code).arch == int(target[3:])
 
 

@@ -133,7 +133,7 @@ def _compiled(
     try:
         return triton.compile(source, target=target, options=options)
     except triton.errors.TritonError as error:
-        told = str(error)
+        told = "\n".join(str(each) for each in (error, error.__cause__) if each is not None)
     except (AssertionError, AttributeError, NameError, RuntimeError, TypeError, ValueError) as error:
         told = f"{type(error).__name__}: {error}"  # names, options and targets that it finds wrong early on
     raise BadRequest(f"kernel {function.__name__} does not compile for sm_{number}: {told[:SHOWN_CHARACTERS]}", at="fn")
