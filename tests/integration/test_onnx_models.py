@@ -1,0 +1,70 @@
+"""Trained ONNX models from end to end on the cpu device, held against onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import kaasq
+from kaasq.importers.onnx import OnnxModel, load
+from tests.support.digits import TRAINED, Trained
+from tests.support.onnx_models import by_onnxruntime
+
+ERROR = 2e-5  # of logits that reach about 20; measured: a tenth of that (docs/importers.md)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[kaasq.Client]:
+    with kaasq.local(device="cpu") as made:
+        yield made
+
+
+@pytest.fixture(params=TRAINED)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def trained(name: str) -> Trained:
+    return TRAINED[name]()
+
+
+def logits(client: kaasq.Client, model: OnnxModel, x: np.ndarray, name: str) -> np.ndarray:
+    weights = model.upload(client, f"models/{name}")
+    return client.run(model.graph, bind=weights, x=x)["logits"]
+
+
+def test_trained_model_tells_the_digits_as_onnxruntime_does(client, name, trained) -> None:
+    (expected,) = by_onnxruntime(trained.model, {"x": trained.held_out})
+    ours = logits(client, load(trained.model, name=name, batch=len(trained.held_out)), trained.held_out, name)
+    error = float(np.abs(ours - expected).max())
+    accuracy = trained.accuracy(ours)
+    print(
+        f"\nkaasq vs onnxruntime: max |error| {error:.1e} of logits up to {np.abs(expected).max():.1f}, "
+        f"accuracy {accuracy:.4f} ({name})"
+    )
+    assert error < ERROR
+    assert accuracy == trained.accuracy(expected)
+    assert accuracy > 0.9
+
+
+def test_batches_of_one_model_share_their_weights(client, name, trained) -> None:
+    small, large = load(trained.model, name=name, batch=3), load(trained.model, name=name, batch=7)
+    x = trained.held_out[:7]
+    weights = small.upload(client, "models/shared")
+    again = large.upload(client, "models/shared")
+    assert {key: each.ref for key, each in weights.items()} == {key: each.ref for key, each in again.items()}
+    few = client.run(small.graph, bind=weights, x=x[:3])["logits"]
+    many = client.run(large.graph, bind=weights, x=x)["logits"]
+    np.testing.assert_allclose(few, many[:3], atol=ERROR)
+
+
+def test_second_request_finds_weights_on_the_device(client, name, trained) -> None:
+    model = load(trained.model, name=name, batch=2)
+    weights = model.upload(client, "models/cached")
+    client.run(model.graph, bind=weights, x=trained.held_out[:2])
+    again = client.run(model.graph, bind=weights, x=trained.held_out[2:4])
+    assert again.cache.misses == 0
+    assert again.cache.hits >= len(weights)
