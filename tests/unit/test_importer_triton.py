@@ -323,14 +323,14 @@ ARGS = {"x_ptr": X, "y_ptr": X, "out_ptr": X, "n": 16}
     [
         ({"m": 1}, "args.m", "no parameter 'm'; it has x_ptr: *fp32, y_ptr: *fp32, out_ptr: *fp32, n: i32"),
         ({"BLOCK": 64}, "args.BLOCK", "was compiled into kernel 'add' as 1024; leave it out"),
-        ({"x_ptr": 5}, "args.x_ptr", "a *fp32 takes a buffer of the graph, given 5"),
+        ({"x_ptr": 5}, "args.x_ptr", "*fp32 takes a buffer of the graph, given 5"),
         ({"x_ptr": None}, "args.x_ptr", "compile(..., constants={'x_ptr': None})"),
         ({"x_ptr": GRAPH.input("i", shape=4, dtype="int32")}, "args.x_ptr", "points to float32, buffer 'i' holds int"),
-        ({"n": X}, "args.n", "a i32 takes a number or a scalar of the graph"),
+        ({"n": X}, "args.n", "i32 takes a number or a scalar of the graph"),
         ({"n": "16"}, "args.n", "given '16'"),
         ({"n": 2**31}, "args.n", "does not fit int32"),
         ({"n": 1.5}, "args.n", "1.5 is no int32"),
-        ({"n": GRAPH.scalar("s", "int64")}, "args.n", "expected a int32, scalar 's' is a int64"),
+        ({"n": GRAPH.scalar("s", "int64")}, "args.n", "expected int32, scalar 's' is int64"),
     ],
 )
 def test_a_wrong_argument_is_refused_naming_it(add, changes, at, says):
@@ -362,7 +362,7 @@ def test_a_grid_that_is_none_is_refused(add, grid):
     ("changes", "at", "says"),
     [
         ({"outputs": {}}, "out_ptr", "needs a shape: in inputs, outputs, inouts or temps"),
-        ({"inouts": {"x_ptr": 4}}, "inouts.x_ptr", "'x_ptr' is an input already"),
+        ({"inouts": {"x_ptr": 4}}, "inouts.x_ptr", "'x_ptr' has a shape as input already"),
         ({"temps": {"n": 4}}, "n", "no pointer 'n'"),
         ({"scalars": {"x_ptr": 4}}, "x_ptr", "no number 'x_ptr'"),
         ({"scalars": {"BLOCK": 4}}, "BLOCK", "no number 'BLOCK'"),

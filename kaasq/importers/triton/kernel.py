@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from kaasq.dtypes import pack_number, unpack_number
 from kaasq.errors import BadRequest
 from kaasq.graph import Argument, Graph, Shape
+from kaasq.importers.triton.arguments import number, pointee
 from kaasq.importers.triton.types import Parameter
 from kaasq.model import Buffer, Module, Number, Role, Scalar
 
@@ -96,7 +96,7 @@ class TritonKernel:
         for role, given in roles.items():
             for each, shape in given.items():
                 if each in shapes:
-                    raise BadRequest(f"{each!r} is an {shapes[each][0]} already", at=f"{role}s.{each}")
+                    raise BadRequest(f"{each!r} has a shape as {shapes[each][0]} already", at=f"{role}s.{each}")
                 shapes[each] = role, shape
         for kind, names in (("pointer", shapes), ("number", fixed)):
             known = {each.name for each in self.parameters if each.pointer == (kind == "pointer")}
@@ -154,8 +154,8 @@ class TritonKernel:
     def _argument(self, parameter: Parameter, value: object) -> Argument:
         at = f"args.{parameter.name}"
         if parameter.pointer:
-            return _pointee(parameter, value, at)
-        return _number(parameter, value, at, multiple_of_16=parameter.name in self.multiples_of_16)
+            return pointee(parameter, value, at)
+        return number(parameter, value, at, multiple_of_16=parameter.name in self.multiples_of_16)
 
 
 def _declare(graph: Graph, role: Role, parameter: Parameter, shape: Shape, *, const: bool) -> Buffer:
@@ -168,40 +168,3 @@ def _declare(graph: Graph, role: Role, parameter: Parameter, shape: Shape, *, co
             return graph.inout(parameter.name, shape=shape, dtype=parameter.dtype)
         case "temp":
             return graph.temp(parameter.name, shape=shape, dtype=parameter.dtype)
-
-
-def _pointee(parameter: Parameter, value: object, at: str) -> Buffer:
-    if value is None:
-        raise BadRequest(
-            "a pointer that is None must be so when the kernel is compiled: "
-            f"compile(..., constants={{{parameter.name!r}: None}})",
-            at=at,
-        )
-    if not isinstance(value, Buffer):
-        raise BadRequest(f"a {parameter.type} takes a buffer of the graph, given {value!r:.60}", at=at)
-    if value.dtype is not None and not parameter.holds(value.dtype):
-        raise BadRequest(
-            f"a {parameter.type} points to {parameter.dtype}, buffer {value.name!r} holds {value.dtype}", at=at
-        )
-    return value
-
-
-def _number(parameter: Parameter, value: object, at: str, *, multiple_of_16: bool) -> Scalar | np.generic:
-    if isinstance(value, Scalar):
-        if value.dtype != parameter.dtype:
-            raise BadRequest(f"expected a {parameter.dtype}, scalar {value.name!r} is a {value.dtype}", at=at)
-        if multiple_of_16:
-            raise BadRequest(
-                f"compiled as a multiple of 16, which scalar {value.name!r}, set by requests, cannot promise: "
-                "give a number, or compile without multiples_of_16",
-                at=at,
-            )
-        return value
-    plain = value.item() if isinstance(value, np.generic) else value
-    if not isinstance(plain, (bool, int, float)):
-        raise BadRequest(f"a {parameter.type} takes a number or a scalar of the graph, given {value!r:.60}", at=at)
-    number = unpack_number(parameter.dtype, pack_number(parameter.dtype, plain, at))
-    if multiple_of_16 and number % 16:
-        raise BadRequest(f"compiled as a multiple of 16, given {number}", at=at)
-    exact: np.generic = np.dtype(parameter.dtype).type(number)
-    return exact
