@@ -31,13 +31,17 @@ _UNSUPPORTED: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(words), construct)
     for words, construct in (
         (r"asm|__asm__|__asm", "inline assembly (PTX)"),
-        (r"wmma|nvcuda|mma_sync", "tensor core operations (wmma)"),
+        (r"wmma|nvcuda|w?g?mma_\w+|__w?mma_\w+", "tensor core operations (wmma)"),
         (r"tex[123]D\w*|tex[12]DLayered\w*|texCubemap\w*|cudaTextureObject_t|texture", "textures"),
         (r"surf[123]D(read|write|Layered)\w*|cudaSurfaceObject_t|surface", "surfaces"),
         (r"__cluster_dims__|this_cluster|cluster_group|__cluster_\w+", "thread block clusters"),
         (r"this_grid|grid_group|this_multi_grid", "barriers of a whole grid"),
-        (r"memcpy_async|__pipeline_\w+|cp_async\w*", "asynchronous copies to shared memory"),
-        (r"cudaLaunchDevice\w*|cudaDeviceSynchronize|cudaGraphLaunch", "launches from a kernel"),
+        (r"CUtensorMap|cp_async_bulk\w*|cp_reduce_async_bulk\w*", "tensor memory copies (TMA)"),
+        (
+            r"memcpy_async|__pipeline_\w+|cp_async\w*|make_pipeline|pipeline_shared_state|barrier_arrive_tx",
+            "asynchronous copies to shared memory",
+        ),
+        (r"cudaLaunch\w+|cudaDeviceSynchronize|cudaGraphLaunch", "launches from a kernel"),
     )
 )
 # Common words, unsupported only where they look like the construct: texture<float> t; surface<void> s;

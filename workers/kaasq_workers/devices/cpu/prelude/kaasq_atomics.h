@@ -76,6 +76,8 @@ KAASQ_SCOPED(atomicExch)
 KAASQ_SCOPED(atomicAnd)
 KAASQ_SCOPED(atomicOr)
 KAASQ_SCOPED(atomicXor)
+KAASQ_SCOPED(atomicInc)
+KAASQ_SCOPED(atomicDec)
 #undef KAASQ_SCOPED
 template <class T, class V> inline T atomicCAS_block(T* a, V expected, V value) { return atomicCAS(a, expected, value); }
 template <class T, class V> inline T atomicCAS_system(T* a, V expected, V value) { return atomicCAS(a, expected, value); }

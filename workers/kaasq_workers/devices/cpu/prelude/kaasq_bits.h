@@ -55,6 +55,21 @@ inline unsigned __funnelshift_l(unsigned lo, unsigned hi, unsigned shift) {
 inline unsigned __funnelshift_r(unsigned lo, unsigned hi, unsigned shift) {
     return static_cast<unsigned>((static_cast<uint64_t>(hi) << 32 | lo) >> (shift & 31));
 }
+// Shifts of 32 and more, where the others take the last five bits.
+inline unsigned __funnelshift_lc(unsigned lo, unsigned hi, unsigned shift) {
+    return shift >= 32 ? lo : __funnelshift_l(lo, hi, shift);
+}
+inline unsigned __funnelshift_rc(unsigned lo, unsigned hi, unsigned shift) {
+    return shift >= 32 ? hi : __funnelshift_r(lo, hi, shift);
+}
+// The place of the offset-th set bit, counted from `base` upwards (or downwards for a negative one); all ones for none.
+inline unsigned __fns(unsigned mask, unsigned base, int offset) {
+    if (offset == 0) return mask >> (base & 31) & 1 ? base : ~0u;
+    const int step = offset > 0 ? 1 : -1;
+    for (int at = static_cast<int>(base), found = 0; at >= 0 && at < 32; at += step)
+        if (mask >> at & 1 && ++found == step * offset) return static_cast<unsigned>(at);
+    return ~0u;
+}
 inline int __mul24(int a, int b) { return (a << 8 >> 8) * (b << 8 >> 8); }
 inline unsigned __umul24(unsigned a, unsigned b) { return (a & 0xffffff) * (b & 0xffffff); }
 inline int __mulhi(int a, int b) { return static_cast<int>(static_cast<long long>(a) * b >> 32); }
@@ -69,6 +84,17 @@ inline unsigned __sad(int a, int b, unsigned c) { return c + (a > b ? 0u + a - b
 inline unsigned __usad(unsigned a, unsigned b, unsigned c) { return c + (a > b ? a - b : b - a); }
 inline int __hadd(int a, int b) { return (a & b) + ((a ^ b) >> 1); }
 inline unsigned __uhadd(unsigned a, unsigned b) { return (a & b) + ((a ^ b) >> 1); }
+inline int __rhadd(int a, int b) { return (a | b) - ((a ^ b) >> 1); }
+inline unsigned __urhadd(unsigned a, unsigned b) { return (a | b) - ((a ^ b) >> 1); }
+// Two 16-bit numbers of a times the lower or upper two bytes of b.
+inline int __dp2a_lo(int a, int b, int c) {
+    return c + static_cast<short>(a) * static_cast<signed char>(b) + (a >> 16) * static_cast<signed char>(b >> 8);
+}
+inline int __dp2a_hi(int a, int b, int c) { return __dp2a_lo(a, b >> 16, c); }
+inline unsigned __dp2a_lo(unsigned a, unsigned b, unsigned c) {
+    return c + (a & 0xffff) * (b & 0xff) + (a >> 16) * (b >> 8 & 0xff);
+}
+inline unsigned __dp2a_hi(unsigned a, unsigned b, unsigned c) { return __dp2a_lo(a, b >> 16, c); }
 inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 32; i += 8) c += static_cast<signed char>(a >> i) * static_cast<signed char>(b >> i);
     return c;

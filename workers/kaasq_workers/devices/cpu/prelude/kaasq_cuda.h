@@ -13,6 +13,7 @@
 #endif
 #endif
 #include <math.h>
+#include <string.h>
 #include <type_traits>
 
 #include "kaasq_runtime.h"
@@ -20,9 +21,12 @@
 #include "kaasq_language.h"
 #include "kaasq_vector_types.h"
 #include "kaasq_bits.h"
+#include "kaasq_lanes.h"
 #include "kaasq_math.h"
+#include "kaasq_special.h"
 #include "kaasq_atomics.h"
 #include "kaasq_warp.h"
 #include "kaasq_half.h"
+#include "kaasq_half_more.h"
 #include "kaasq_strided.h"
 #include "kaasq_launch.h"

@@ -74,6 +74,10 @@ inline float rhypotf(float a, float b) { return 1.0f / hypotf(a, b); }
 inline double rhypot(double a, double b) { return 1.0 / hypot(a, b); }
 inline float fdividef(float a, float b) { return a / b; }
 inline unsigned umin(unsigned a, unsigned b) { return a < b ? a : b; }
+inline long long llmin(long long a, long long b) { return a < b ? a : b; }
+inline long long llmax(long long a, long long b) { return a > b ? a : b; }
+inline unsigned long long ullmin(unsigned long long a, unsigned long long b) { return a < b ? a : b; }
+inline unsigned long long ullmax(unsigned long long a, unsigned long long b) { return a > b ? a : b; }
 inline unsigned umax(unsigned a, unsigned b) { return a > b ? a : b; }
 
 inline float __expf(float x) { return expf(x); }
@@ -99,6 +103,7 @@ inline float __frsqrt_rn(float x) { return 1.0f / sqrtf(x); }
     inline float __frcp_##mode(float a) { return 1.0f / a; }                             \
     inline float __fsqrt_##mode(float a) { return sqrtf(a); }                            \
     inline float __fmaf_##mode(float a, float b, float c) { return fmaf(a, b, c); }      \
+    inline float __fmaf_ieee_##mode(float a, float b, float c) { return fmaf(a, b, c); } \
     inline double __dadd_##mode(double a, double b) { return a + b; }                    \
     inline double __dsub_##mode(double a, double b) { return a - b; }                    \
     inline double __dmul_##mode(double a, double b) { return a * b; }                    \
@@ -141,6 +146,9 @@ template <class T> inline T __ldg(const T* p) { return *p; }
 template <class T> inline T __ldcg(const T* p) { return *p; }
 template <class T> inline T __ldca(const T* p) { return *p; }
 template <class T> inline T __ldcs(const T* p) { return *p; }
+template <class T> inline T __ldlu(const T* p) { return *p; }
+template <class T> inline T __ldcv(const T* p) { return *p; }
+template <class T> inline void __stwb(T* p, T value) { *p = value; }
 template <class T> inline void __stcg(T* p, T value) { *p = value; }
 template <class T> inline void __stcs(T* p, T value) { *p = value; }
 template <class T> inline void __stwt(T* p, T value) { *p = value; }
