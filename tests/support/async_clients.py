@@ -1,0 +1,78 @@
+"""AsyncClients on an in-memory broker, with stores and brokers that block where a test says."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kaasq.broker import Message
+from kaasq.memory import MemoryBroker, MemoryNode
+from kaasq.messages import Output, Reply, Request
+from kaasq.settings import Settings
+from kaasq_producers import AsyncClient
+from tests.support.fake_worker import INFO, FakeWorker
+
+
+class Held:
+    """An answer that holds requests back until the test replies."""
+
+    def __init__(self) -> None:
+        self.taken: queue.Queue[tuple[Request, Message]] = queue.Queue()
+
+    def __call__(self, request: Request, message: Message) -> None:
+        self.taken.put((request, message))
+
+    def next(self) -> tuple[Request, Message]:
+        return self.taken.get(timeout=5)
+
+
+class Gate:
+    """Blocks the threads that pass it until it is opened."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self._open.wait(20), "nobody opened the gate"
+
+    def open(self) -> None:
+        self._open.set()
+
+
+class Bench:
+    """A node, a scripted worker, and clients on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.node = MemoryNode()
+        self.worker = FakeWorker(MemoryBroker(self.node, "worker"))
+        self._folder = folder
+
+    def client(self, broker: MemoryBroker | None = None, *, fetch: bool = True, **changes: Any) -> AsyncClient:
+        fields: dict[str, Any] = {"store": str(self._folder / "store"), "store_capacity": 1 << 30, "store_sync": False}
+        settings = Settings(**{**fields, "timeout": 10.0, **changes})
+        return AsyncClient(broker or MemoryBroker(self.node, "ann"), settings=settings, fetch=fetch)
+
+    def held(self) -> Held:
+        """From now on the worker answers when the test says so."""
+        held = Held()
+        self.worker.answer = held
+        return held
+
+    def answers_with(self, **outputs: Output) -> None:
+        """From now on these are every request's outputs."""
+        self.worker.answer = lambda _, message: Reply(
+            id=message.message_id or "", status="ok", outputs=outputs, worker=INFO
+        )
+
+
+@contextmanager
+def bench(folder: Path) -> Iterator[Bench]:
+    made = Bench(folder)
+    with made.worker:
+        yield made
