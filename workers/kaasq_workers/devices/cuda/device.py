@@ -10,6 +10,7 @@ from kaasq.builtins import Call
 from kaasq.errors import DeviceUnavailable, KaasqError, ModuleRejected
 from kaasq.log import get_logger
 from kaasq.model import Module
+from kaasq_workers.devices.cuda.builtins.workspaces import PRODUCT_BYTES, SCRATCH_BYTES, Workspaces
 from kaasq_workers.devices.cuda.compiled import CompiledCache
 from kaasq_workers.devices.cuda.images import Image, cubin_image, fatbin_architectures, fatbin_image
 from kaasq_workers.devices.protocol import Limits, Operation
@@ -31,18 +32,27 @@ class CudaDevice:
     """A GPU, by its index. Used from one thread, the one that opens it.
 
     It shares the GPU's primary context with CuPy, cuda.core and any library in the process. ``memory_limit``: bytes
-    that allocations may take together. ``cache_dir``: where compiled code is kept, None for nowhere. Raises
+    that allocations may take together. ``cache_dir``: where compiled code is kept, None for nowhere. ``scratch_bytes``:
+    what built-ins may use of it on each stream, for what they leave from one kernel to the next. Raises
     DeviceUnavailable if there is no such GPU or CUDA is not installed, BadRequest for a ``cache_dir`` that others can
     write to.
     """
 
-    def __init__(self, index: int = 0, *, memory_limit: int | None = None, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        index: int = 0,
+        *,
+        memory_limit: int | None = None,
+        cache_dir: Path | None = None,
+        scratch_bytes: int = SCRATCH_BYTES,
+    ) -> None:
         self.name = f"cuda:{index}"
         self.poisoned = False
         self._closed = False
         try:
             from cupy.cuda import runtime
 
+            from kaasq_workers.devices.cuda.builtins.builtins import Builtins
             from kaasq_workers.devices.cuda.compiler import Compiler
             from kaasq_workers.devices.cuda.memory import MemoryPool
             from kaasq_workers.devices.cuda.module import CudaModule
@@ -88,6 +98,8 @@ class CudaDevice:
         )
         self._compiler = Compiler(self._capability, CompiledCache(cache_dir))
         self._memory = MemoryPool(self, limit)
+        self._workspaces = Workspaces(self.allocate, scratch_bytes, PRODUCT_BYTES)
+        self._builtins = Builtins(self, index, self._workspaces)
         cuda = runtime.driverGetVersion()
         self.description = (
             f"{model} ({self._compiler.architecture}, driver for CUDA {cuda // 1000}.{cuda % 1000 // 10}, "
@@ -114,16 +126,18 @@ class CudaDevice:
         return loaded
 
     def prepare(self, call: Call) -> Operation:
-        """Make a built-in ready. Raises ModuleRejected."""
-        raise ModuleRejected(f"{self.name} has no built-in {call.builtin.name!r}", kernel=call.builtin.name)
+        """Make a built-in ready: kernels compiled and loaded, algorithms chosen. Raises ModuleRejected, OutOfMemory."""
+        return self._builtins.prepare(call)
 
     def allocate(self, nbytes: int) -> CudaMemory:
         """Memory with undefined contents, aligned to 512 bytes. Raises OutOfMemory."""
         return self._memory.allocate(nbytes)
 
     def stream(self) -> CudaStream:
-        """A new stream that runs beside all others."""
-        return self._new_stream(self)
+        """A new stream that runs beside all others. Raises OutOfMemory where built-ins need memory on it."""
+        stream = self._new_stream(self)
+        self._workspaces.add(stream)
+        return stream
 
     def close(self) -> None:
         """Wait for what runs and give the memory back."""
@@ -132,6 +146,7 @@ class CudaDevice:
         self._closed = True
         try:
             self._runtime.deviceSynchronize()
+            self._builtins.close()
             self._memory.close()
         except self._runtime.CUDARuntimeError as error:
             if not self.poisoned:  # else this is the same failure once more

@@ -8,8 +8,12 @@ from typing import Any
 import cupy
 from cupy.cuda import driver, runtime
 
+from kaasq.errors import KernelFailed, OutOfMemory
 from kaasq.model import Dim3, Number
 from kaasq_workers.devices.cuda.addresses import AddressReader
+from kaasq_workers.devices.cuda.builtins.operation import CudaOperation
+from kaasq_workers.devices.cuda.builtins.products import ProductFailed
+from kaasq_workers.devices.cuda.builtins.workspaces import Workspace
 from kaasq_workers.devices.cuda.errors import Poisonable, run_error
 from kaasq_workers.devices.cuda.module import CudaKernel
 from kaasq_workers.devices.cuda.staging import Staging
@@ -70,6 +74,8 @@ class CudaStream:
         self._address_of = AddressReader()
         self._staging: Staging | None = None
         self._pinned: Any = None
+        self.workspace: Workspace | None = None
+        """Memory of built-ins, where one needs it."""
         self._launched: dict[str, None] = {}  # names since the last synchronize, for messages
 
     def copy_in(self, memory: Memory, data: memoryview, offset: int = 0) -> None:
@@ -145,8 +151,18 @@ class CudaStream:
             raise self._failed(error, f"a launch of {kernel.name!r} with grid {grid}, block {block}") from error
 
     def operate(self, operation: Operation, operands: Mapping[str, Memory | Number]) -> None:
-        """Queue a built-in. Raises KernelFailed."""
-        raise NotImplementedError
+        """Queue a built-in. Raises KernelFailed, OutOfMemory."""
+        assert isinstance(operation, CudaOperation)
+        name = operation.call.builtin.name
+        self._launched[name] = None
+        try:
+            operation.queue(operands, self)
+        except _CUDA_ERRORS as error:
+            raise self._failed(error, f"built-in {name!r}") from error
+        except ProductFailed as error:  # what made it fail, if that was earlier, comes out when waiting for the stream
+            raise KernelFailed(f"{self._device.name} refused built-in {name!r}: {error}", kernel=name) from error
+        except cupy.cuda.memory.OutOfMemoryError as error:  # of CuPy's own pool, which custom built-ins allocate from
+            raise OutOfMemory(f"{self._device.name} has no memory left for built-in {name!r}: {error}") from error
 
     def mark(self) -> CudaMark:
         """Mark this point."""

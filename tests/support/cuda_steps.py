@@ -1,0 +1,140 @@
+"""The steps that the cuda device makes of a built-in, run on the cpu device: its kernels compile for both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kaasq.builtins import Call, resolve_call
+from kaasq.model import BUILTINS, Buffer, Constant, Launch, Number
+from kaasq_workers.devices.cpu import CpuDevice
+from kaasq_workers.devices.cuda.builtins.sources import module_of
+from kaasq_workers.devices.cuda.builtins.steps import (
+    SCRATCH,
+    Bounds,
+    Figure,
+    KernelStep,
+    Matrix,
+    Pointer,
+    ProductStep,
+    Steps,
+)
+from kaasq_workers.devices.cuda.builtins.table import PLANS
+from kaasq_workers.executor.arguments import PackedArguments, pointer
+
+
+class Case(NamedTuple):
+    """A call of a built-in on arrays and numbers, by parameter name."""
+
+    builtin: str
+    operands: dict[str, Any]
+    attrs: dict[str, Any]
+    bounds: Bounds = Bounds()
+
+    def call(self) -> Call:
+        """Checked."""
+        return call_of(self.builtin, self.operands, self.attrs)
+
+    def steps(self) -> Steps:
+        """What the cuda device runs for it."""
+        return PLANS[self.builtin](self.call(), self.bounds)
+
+    def __repr__(self) -> str:
+        def shown(value: Any) -> str:
+            return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)
+
+        given = ", ".join(f"{name}={shown(value)}" for name, value in (self.operands | self.attrs).items())
+        bounds = "" if self.bounds == Bounds() else f", {self.bounds}"
+        return f"{self.builtin}({given}{bounds})"
+
+
+def call_of(builtin: str, operands: Mapping[str, Any], attrs: Mapping[str, Any]) -> Call:
+    """A checked call; arrays become buffers of their shape and dtype, numbers constants."""
+    declared: dict[str, Any] = {}
+    args: list[str | Constant] = []
+    for name, value in operands.items():
+        if isinstance(value, np.ndarray):
+            declared[name] = Buffer(
+                name=name, role="inout", nbytes=value.nbytes, dtype=value.dtype.name, shape=value.shape
+            )
+            args.append(name)
+        else:
+            args.append(Constant(dtype="float64" if isinstance(value, float) else "int64", value=value))
+    return resolve_call(Launch(module=BUILTINS, kernel=builtin, args=tuple(args), attrs=dict(attrs)), "here", declared)
+
+
+class StepRunner:
+    """Runs steps on a cpu device. ``load`` compiles the kernels of many calls at once, which is much faster."""
+
+    def __init__(self, device: CpuDevice) -> None:
+        self.device = device
+        self._kernels: dict[str, Any] = {}
+
+    def load(self, cases: Iterable[Case]) -> None:
+        """Compile what these cases need."""
+        wanted: dict[Any, set[str]] = {}
+        for case in cases:
+            for step in case.steps():
+                if isinstance(step, KernelStep) and step.kernel not in self._kernels:
+                    wanted.setdefault(module_of(step.family, step.kernel), set()).add(step.kernel)
+        for module, names in wanted.items():
+            loaded = self.device.load(module, tuple(sorted(names)))
+            self._kernels |= {name: loaded.kernel(name) for name in names}
+
+    def run(self, case: Case) -> dict[str, np.ndarray]:
+        """The operands' arrays afterwards."""
+        self.load([case])
+        arrays = {name: value for name, value in case.operands.items() if isinstance(value, np.ndarray)}
+        numbers = {name: value for name, value in case.operands.items() if name not in arrays}
+        memory = {name: self.device.allocate(value.nbytes) for name, value in arrays.items()}
+        memory[SCRATCH] = self.device.allocate(case.bounds.scratch_bytes)
+        stream = self.device.stream()
+        for name, value in arrays.items():
+            stream.copy_in(memory[name], np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        for step in case.steps():
+            if isinstance(step, KernelStep):
+                values = [_value(each, memory, numbers) for each in step.args]
+                sizes = [each.size for each in self._kernels[step.kernel].parameters]
+                assert [len(each) for each in values] == sizes, step
+                packed = PackedArguments(values)
+                stream.launch(self._kernels[step.kernel], step.grid, step.block, packed, 0)
+            else:
+                _multiply(step, memory, numbers)
+        return {
+            name: memory[name].bytes[: value.nbytes].view(value.dtype).reshape(value.shape).copy()
+            for name, value in arrays.items()
+        }
+
+
+def _value(arg: Pointer | Figure | bytes, memory: Mapping[str, Any], numbers: Mapping[str, Number]) -> bytes:
+    match arg:
+        case Pointer("", _):
+            return pointer(0)
+        case Pointer(name, offset):
+            return pointer(memory[name].address + offset)
+        case Figure(name=name, default=default):
+            return arg.packed(numbers.get(name, default))
+    return arg
+
+
+def _multiply(step: ProductStep, memory: Mapping[str, Any], numbers: Mapping[str, Number]) -> None:
+    def view(matrix: Matrix, rows: int, columns: int) -> np.ndarray:
+        if matrix.transposed:
+            rows, columns = columns, rows
+        data = memory[matrix.at.name].bytes[matrix.at.offset :]
+        data = data[: data.size // np.dtype(step.dtype).itemsize * np.dtype(step.dtype).itemsize].view(step.dtype)
+        last = (step.batch - 1) * matrix.batch_step + (rows - 1) * matrix.row_step + columns
+        assert last <= data.size
+        strides = tuple(each * data.itemsize for each in (matrix.batch_step, matrix.row_step, 1))
+        found = np.lib.stride_tricks.as_strided(data, (step.batch, rows, columns), strides)
+        return found.swapaxes(1, 2) if matrix.transposed else found
+
+    alpha, beta = (
+        numbers.get(each.name, each.default) if isinstance(each, Figure) else each for each in (step.alpha, step.beta)
+    )
+    a, b, c = view(step.a, step.m, step.k), view(step.b, step.k, step.n), view(step.c, step.m, step.n)
+    compute = np.result_type(np.float32, step.dtype)
+    product = alpha * (a.astype(compute) @ b.astype(compute))
+    c[...] = product if beta == 0 else product + beta * c.astype(compute)
