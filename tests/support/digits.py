@@ -105,7 +105,8 @@ def mlp() -> Trained:
     """64 - 64 - 32 - 10, trained by scikit-learn."""
     data = digits()
     fitted = MLPClassifier((64, 32), max_iter=300, random_state=0).fit(data.train, data.train_labels)
-    constants, nodes, last = {}, [], "x"
+    constants: dict[str, np.ndarray] = {}
+    nodes, last = [], "x"
     for index, (weights, bias) in enumerate(zip(fitted.coefs_, fitted.intercepts_)):
         final = index == len(fitted.coefs_) - 1
         constants |= {f"w{index}": weights.astype(np.float32), f"b{index}": bias.astype(np.float32)}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kaasq.builtins import Builtin, find_builtin, resolve_call
 from kaasq.builtins.calls import VIEWS
-from kaasq.dtypes import BUFFER_DTYPES, canonical, itemsize
+from kaasq.dtypes import BUFFER_DTYPES, itemsize
 from kaasq.errors import BadArguments
 from kaasq.importers.onnx.naming import Names
 from kaasq.model import BUILTINS, Attribute, Buffer, Constant, Launch, content_hash
@@ -95,10 +95,8 @@ class Program:
         return self._new(name, "input", dtype, shape)
 
     def weight(self, array: Array, name: str) -> Tensor:
-        """A constant as an input that is bound once. Equal contents share storage. Raises Unsupported for its dtype."""
-        dtype = canonical(array.dtype)
-        if dtype is None:
-            raise Unsupported(f"constant {name!r} is {array.dtype}; possible are {', '.join(BUFFER_DTYPES)}")
+        """A constant as an input that is bound once. Equal contents share storage."""
+        dtype = array.dtype.name
         array = np.ascontiguousarray(array).reshape(array.shape)  # the former makes one dimension of none
         key = (dtype, content_hash(array.reshape(-1).view(np.uint8).data) if array.size else "")
         if key not in self._weights:
@@ -127,6 +125,8 @@ class Program:
         self.steps.append(checked(Step(found, (*args[:written], out, *args[written:]), attrs)))
 
     def _new(self, name: str, role: Literal["input", "weight", "temp"], dtype: str, shape: Shape) -> Tensor:
+        if dtype not in BUFFER_DTYPES:
+            raise Unsupported(f"{name!r} is {dtype}; possible are {', '.join(BUFFER_DTYPES)}")
         elements = math.prod(shape)
         if not elements:
             raise Unsupported(f"{name!r} of shape {shape} is empty; a buffer has at least one element")

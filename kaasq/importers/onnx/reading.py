@@ -99,7 +99,7 @@ def _within(nbytes: int, limits: OnnxLimits, place: str) -> None:
 
 
 def _load_external(model: ModelProto, folder: Path | None, limits: OnnxLimits, place: str) -> None:
-    total = 0
+    total = model.ByteSize()
     for tensor in _tensors(model.graph):
         if not uses_external_data(tensor):
             continue
