@@ -227,12 +227,11 @@ def anywhere() -> list[tuple[str, tuple[str | int, ...], Any, str]]:
             add("kernels[0]", *FIRST, field, values=(GONE,))
             add(f"kernels[0].{field}", *FIRST, field, values=(5, None, "", "a\nb", LONG, []))
         add("kernels[0].kernel", *FIRST, "kernel", values=(" ",))
-        for field, at in ((GRID[spelling], "nGrid"), (BLOCK[spelling], "nBlock")):
+        for field in (GRID[spelling], BLOCK[spelling]):
             place = f"kernels[0].{field}"
             add("kernels[0]", *FIRST, field, values=(GONE, None))
             add(place, *FIRST, field, values=("4", 0, -1, 2**31, [], [1, 1, 1, 1], 1.5, True, {}))
             add(f"{place}[1]", *FIRST, field, values=([1, 0], [1, -1, 1], [1, 2**40], [1, "x"], [1, None]))
-            assert at
         add(f"kernels[0].{BLOCK[spelling]}", *FIRST, BLOCK[spelling], values=([1024, 2], [32, 32, 2]))
         add(f"kernels[0].{BLOCK[spelling]}[2]", *FIRST, BLOCK[spelling], values=([1, 1, 65],))
         add("kernels[0].sharedSize", *FIRST, "sharedSize", values=(-1, "0", 2**60, 0.5, None, []))
