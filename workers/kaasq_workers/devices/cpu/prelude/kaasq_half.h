@@ -10,9 +10,14 @@ inline uint16_t bfloat16_bits(float x) {
 }
 inline float bfloat16_value(uint16_t stored) { return bits<float>(static_cast<uint32_t>(stored) << 16); }
 
-#if defined(__FLT16_MANT_DIG__)
-inline uint16_t half_bits(float x) { return bits<uint16_t>(static_cast<_Float16>(x)); }
-inline float half_value(uint16_t stored) { return static_cast<float>(bits<_Float16>(stored)); }
+#if defined(__aarch64__) || defined(__FLT16_MANT_DIG__)
+#if defined(__aarch64__)
+using NativeHalf = __fp16;  // GCC has _Float16 there too, but in C++ only from version 13 on
+#else
+using NativeHalf = _Float16;
+#endif
+inline uint16_t half_bits(float x) { return bits<uint16_t>(static_cast<NativeHalf>(x)); }
+inline float half_value(uint16_t stored) { return static_cast<float>(bits<NativeHalf>(stored)); }
 #else
 // For compilers without _Float16. Scaling by powers of two lets the processor's own rounding do the work.
 inline uint16_t half_bits(float x) {
