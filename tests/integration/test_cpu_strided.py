@@ -38,9 +38,10 @@ extern "C" __global__ void within_a_block(const float* x, float* out, int n, flo
         atomicAdd(&out[blockIdx.x + gridDim.x * blockIdx.y], a * x[i]);
 }
 // Looks like one, but the sum goes from round to round: the compiler says so, and the plain form is taken.
+__device__ float add(float& sum, float x) { return sum += x; }
 extern "C" __global__ void carrying(const float* x, float* out, int n, float a) {
     float sum = 0;
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) out[i] = sum += a * x[i];
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) out[i] = add(sum, a * x[i]);
 }
 """
 NAMES = ("saxpy", "skipping", "walking", "ordered", "within_a_block", "carrying")
@@ -99,6 +100,29 @@ def test_every_element_once_and_in_order(device: CpuDevice, modules, name: str, 
     values = [pointer(x.ctypes.data), pointer(out.ctypes.data), np.int32(n).tobytes(), a.tobytes()]
     device.stream().launch(modules[name].kernel(name), shape, threads, PackedArguments(values), 0)
     np.testing.assert_allclose(out, wanted, rtol=2e-4)
+
+
+def test_which_kernels_are_run_round_by_round(modules) -> None:
+    assert {name for name in NAMES if modules[name].kernel(name).strided} == {*NAMES} - {"carrying"}
+
+
+def test_a_kernel_that_is_not_asked_for_costs_the_others_nothing(device: CpuDevice) -> None:
+    names = tuple(name for name in NAMES if name != "carrying")
+    assert all(device.load(Module.from_source(SOURCE), names).kernel(name).strided for name in names)
+    assert not device.load(Module.from_source(SOURCE), NAMES).kernel("saxpy").strided
+
+
+def test_a_template_is_run_round_by_round_too(device: CpuDevice) -> None:
+    source = """namespace deep { template <class T, int factor> __global__ void scale(T* x, int n) {
+        for (int i = threadIdx.x; i < n; i += blockDim.x) x[i] *= factor;
+    } }"""
+    name = "deep::scale<double, 3>"
+    kernel = device.load(Module.from_source(source), (name,)).kernel(name)
+    assert kernel.strided
+    x = np.arange(1000.0)
+    arguments = PackedArguments([pointer(x.ctypes.data), np.int32(x.size).tobytes()])
+    device.stream().launch(kernel, (1, 1, 1), (32, 1, 1), arguments, 0)
+    np.testing.assert_array_equal(x, 3 * np.arange(1000.0))
 
 
 def test_a_limit_or_stride_that_the_second_form_cannot_take_is_left_to_the_first(device: CpuDevice) -> None:

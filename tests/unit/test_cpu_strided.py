@@ -40,6 +40,7 @@ def test_a_kernel_that_is_one_grid_stride_loop_has_a_second_form(body: str) -> N
         f"for (int i = {ME}; i < n; i += {ALL}) {{ if (x[i] < 0) return; out[i] = 1; }}",
         f"for (int i = {ME}; i < n; i += {ALL}) {{ LEAVE; out[i] = 1; }}",
         f"float sum = 0; for (int i = {ME}; i < n; i += {ALL}) {{ sum += x[i]; }} out[0] = sum;",
+        f"float sum = 0; for (int i = {ME}; i < n; i += {ALL}) {{ sum += x[i]; out[i] = sum; }}",
         f"float first = x[0]; for (int i = {ME}; i < n; i += {ALL}) {{ out[i] = first; }}",
         f"float first = *x; for (int i = {ME}; i < n; i += {ALL}) {{ out[i] = first; }}",
         f"int m = LIMIT; for (int i = {ME}; i < m; i += {ALL}) {{ out[i] = 1; }}",

@@ -47,10 +47,12 @@ def test_variables_are_converted(file: Path) -> None:
         "KAASQ_PREFETCH": "8",
         "KAASQ_STORE_SYNC": "false",
         "KAASQ_QUEUE_TYPE": "classic",
+        "KAASQ_GUARD": "1",
     }
     settings = load_settings(environ=environ, file=file)
     assert (settings.timeout, settings.prefetch, settings.store_sync) == (2.5, 8, False)
     assert settings.queue_type == "classic"
+    assert settings.guard
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,8 @@ def test_variables_are_converted(file: Path) -> None:
         ({}, {"KAASQ_GRAPH_LIMITS": "launches=7"}, "", "KAASQ_GRAPH_LIMITS: is a table, which fits no variable"),
         ({}, {}, "prefetch = 'many'", "kaasq.toml: prefetch: 'many'"),
         ({}, {"KAASQ_PENDING_LIMIT": "0"}, "", "KAASQ_PENDING_LIMIT: '0'"),
+        ({}, {"KAASQ_GUARD": "perhaps"}, "", "KAASQ_GUARD: 'perhaps'"),
+        ({"guard_band": 0}, {}, "", "--guard-band: 0"),
         ({"timeout": -1}, {}, "", "--timeout: -1"),
         ({}, {}, "polo = 'x'", "kaasq.toml: polo: unknown setting; known are broker_url, pool"),
         ({}, {}, "pool = ", "kaasq.toml: no valid TOML"),

@@ -107,6 +107,7 @@ class CpuKernel:
         )
         self.threads_per_block = int(entry.threads_per_block)
         self.waits = bool(entry.uses_fibers)
+        self.strided = bool(entry.run_strided)
         self._module = module
 
 

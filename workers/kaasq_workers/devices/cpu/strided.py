@@ -164,6 +164,9 @@ def _counted(
     outside = {name: pointer for name, pointer in names.items() if name != counter}
     if not (_is_pure(limit, outside) and _is_pure(stride, outside)) or set("<>?&|=") & set(limit):
         return None
+    # Not the proof, which is the compiler's, but a failed proof costs the whole module a second compilation.
+    if any(re.search(rf"(\+\+|--)\s*{name}\b|\b{name}\s*(\+\+|--|[-+*/%&|^<>]*=(?!=))", body) for name in names):
+        return None
     return prologue, _Loop(kind, counter, start, control[1], f"({limit})", inclusive, stride, body)
 
 

@@ -73,24 +73,25 @@ def translation_unit(
 
     ``second_forms``: with those of grid-stride loops, which do not compile for every kernel that looks like one.
     """
-    strided = source.strided() if second_forms else []
     by_name = {each.name: each for each in known}
+    wanted = {name: name.partition("<")[0].strip().removeprefix("::") for name in kernels}
+    strided = {each.name: each for each in source.strided() if second_forms and each.name in wanted.values()}
     renamed = [f"#define {each.name} kaasq_kernel_{each.name}" for each in known if each.name in _TAKEN_NAMES]
     rows = []
     for name in kernels:
-        here = by_name.get(name.partition("<")[0].strip().removeprefix("::"))
+        here = by_name.get(wanted[name])
         limit = here.threads_per_block if here and here.threads_per_block else THREADS_PER_BLOCK
         flags = f"{str(source.waits(name)).lower()}, {str(source.prints).lower()}"
-        base, bracket, rest = name.partition("<")
-        second = any(each.name == base.strip().removeprefix("::") for each in strided)
-        other = re.sub(r"(\w+)\s*$", rf"{PREFIX}\1", base) + bracket + rest if second else "nullptr"
+        other = (
+            re.sub(r"(\w+)(\s*(?:<.*)?)$", rf"{PREFIX}\1\2", name, count=1) if wanted[name] in strided else "nullptr"
+        )
         rows.append(f'kaasq::describe<({name}), ({other}), {flags}>("{name}", {min(limit, THREADS_PER_BLOCK)}),')
     return "\n".join([
         '#include "kaasq_cuda.h"',
         *defines,
         *renamed,
         f'#line 1 "{USER_FILE}"',
-        source.rewritten(strided),
+        source.rewritten(strided.values()),
         'extern "C" {',
         '__attribute__((visibility("default"))) extern const kaasq::Kernel kaasq_kernels[];',
         "const kaasq::Kernel kaasq_kernels[] = {",
