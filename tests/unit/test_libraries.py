@@ -226,7 +226,7 @@ def test_what_is_no_code_is_rejected(code: bytes) -> None:
 def test_same_module_while_nothing_changes(libraries: Libraries, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(monkeypatch)
     first = resolve(libraries, "k.cu")
-    monkeypatch.setattr(libraries_module.ModuleFolders, "read", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(module_folders.ModuleFolders, "read", lambda *_: pytest.fail("read again"))
     assert resolve(libraries, "k.cu") is first
     assert resolve(libraries, "k.cu", "other") is first
 
@@ -263,10 +263,13 @@ def test_changed_file_is_another_module_at_once(
     assert resolve(libraries, "k.cu") == Module.from_source(OTHER)
 
 
-def test_file_that_changes_within_a_tick_is_noticed(libraries: Libraries, folder: Path) -> None:
-    for index in range(200):
-        (folder / "k.cu").write_text(SOURCE + f"// {index:03}")
-        assert resolve(libraries, "k.cu").source.endswith(f"// {index:03}")
+def test_file_that_changes_within_a_tick_is_noticed(
+    libraries: Libraries, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_folders, "_signature", lambda found: (found.st_ino, found.st_size))  # a stopped clock
+    for index in range(3):
+        (folder / "k.cu").write_text(SOURCE + f"// {index}")
+        assert resolve(libraries, "k.cu").source.endswith(f"// {index}")
 
 
 def test_link_that_comes_to_lead_outside_is_forbidden(

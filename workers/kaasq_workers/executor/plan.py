@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from kaasq.builtins import resolve_call
 from kaasq.dtypes import pack_number
-from kaasq.errors import OutOfMemory
+from kaasq.errors import ModuleRejected, OutOfMemory
 from kaasq.model import BUILTINS, Buffer, GraphSpec, Module, Number, Scalar
 from kaasq_workers.devices.protocol import Device, LoadedModule, Memory, Stream
 from kaasq_workers.executor.arguments import pack
@@ -49,7 +50,10 @@ class Plan:
                 names = wanted.setdefault(launch.module, [])
                 if launch.kernel not in names:
                     names.append(launch.kernel)
-        loaded = {key: modules.load(tenant, code[key], tuple(sorted(names))) for key, names in sorted(wanted.items())}
+        loaded: dict[str, LoadedModule] = {}
+        for key, names in sorted(wanted.items()):
+            with _named(graph.modules[key]):
+                loaded[key] = modules.load(tenant, code[key], tuple(sorted(names)))
         declared: dict[str, Buffer | Scalar] = {each.name: each for each in graph.buffers}
         declared.update((each.name, each) for each in graph.scalars)
         self.steps: list[KernelStep | CallStep] = []
@@ -98,6 +102,18 @@ class Plan:
                 step.launch(stream)
                 for each in called:
                     each()
+
+
+@contextmanager
+def _named(module: Module) -> Iterator[None]:
+    """Have an error say which library it is about: the request does not show what is in it."""
+    try:
+        yield
+    except ModuleRejected as error:
+        if module.kind != "library":
+            raise
+        detail = {**error.detail, "library": module.path}
+        raise ModuleRejected(f"library {module.path!r}: {error.message}", **detail) from None
 
 
 class ModuleCache:
