@@ -12,7 +12,7 @@ import pytest
 from kaasq.model import Module
 from kaasq_workers.devices.cpu import CpuDevice
 from kaasq_workers.devices.cpu.module import CpuModule
-from kaasq_workers.executor.arguments import PackedArguments, pointer
+from tests.support.cpu import run as run_on
 
 SOURCE = r"""
 #include <cuda_fp16.h>
@@ -113,22 +113,14 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> CpuDevice:
-    device = CpuDevice(cache_dir=tmp_path_factory.mktemp("functions") / "code")
-    device.threads = max(2, device.threads)
-    return device
-
-
-@pytest.fixture(scope="module")
-def module(device: CpuDevice) -> CpuModule:
-    return device.load(Module.from_source(SOURCE), NAMES)
+def module(cpu: CpuDevice) -> CpuModule:
+    return cpu.load(Module.from_source(SOURCE), NAMES)
 
 
 @pytest.fixture
-def run(device: CpuDevice, module: CpuModule) -> Any:
+def run(cpu: CpuDevice, module: CpuModule) -> Any:
     def launch(name: str, grid: int, block: int, *args: Any) -> None:
-        values = [pointer(a.ctypes.data) if isinstance(a, np.ndarray) else a.tobytes() for a in args]
-        device.stream().launch(module.kernel(name), (grid, 1, 1), (block, 1, 1), PackedArguments(values), 0)
+        run_on(cpu, module, name, grid, block, *args)
 
     return launch
 

@@ -48,15 +48,8 @@ NAMES = ("saxpy", "skipping", "walking", "ordered", "within_a_block", "carrying"
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> CpuDevice:
-    device = CpuDevice(cache_dir=tmp_path_factory.mktemp("strided") / "code")
-    device.threads = max(2, device.threads)
-    return device
-
-
-@pytest.fixture(scope="module")
-def modules(device: CpuDevice) -> dict[str, Any]:
-    return {name: device.load(Module.from_source(SOURCE), (name,)) for name in NAMES}
+def modules(cpu: CpuDevice) -> dict[str, Any]:
+    return {name: cpu.load(Module.from_source(SOURCE), (name,)) for name in NAMES}
 
 
 def expected(name: str, x: np.ndarray, out: np.ndarray, a: np.float32, grid: Dim3, block: Dim3) -> np.ndarray:
@@ -86,7 +79,7 @@ def expected(name: str, x: np.ndarray, out: np.ndarray, a: np.float32, grid: Dim
     ("n", "grid", "block"),
     [(100_003, 7, 96), (100_003, 64, 256), (1000, 64, 256), (64, 2, 32), (1, 3, 33), (0, 1, 32), (5000, 1, 1)],
 )
-def test_every_element_once_and_in_order(device: CpuDevice, modules, name: str, n: int, grid: int, block: int) -> None:
+def test_every_element_once_and_in_order(cpu: CpuDevice, modules, name: str, n: int, grid: int, block: int) -> None:
     shape, threads = dim3(grid), dim3(block)
     if name == "within_a_block":
         shape, threads = (grid, 2, 1), (block, 3, 1)
@@ -98,7 +91,7 @@ def test_every_element_once_and_in_order(device: CpuDevice, modules, name: str, 
     whole = expected(name, x, out if name in {"ordered", "within_a_block"} else out[:n], a, shape, threads)
     wanted[: whole.size] = whole
     values = [pointer(x.ctypes.data), pointer(out.ctypes.data), np.int32(n).tobytes(), a.tobytes()]
-    device.stream().launch(modules[name].kernel(name), shape, threads, PackedArguments(values), 0)
+    cpu.stream().launch(modules[name].kernel(name), shape, threads, PackedArguments(values), 0)
     np.testing.assert_allclose(out, wanted, rtol=2e-4)
 
 
@@ -106,26 +99,26 @@ def test_which_kernels_are_run_round_by_round(modules) -> None:
     assert {name for name in NAMES if modules[name].kernel(name).strided} == {*NAMES} - {"carrying"}
 
 
-def test_a_kernel_that_is_not_asked_for_costs_the_others_nothing(device: CpuDevice) -> None:
+def test_a_kernel_that_is_not_asked_for_costs_the_others_nothing(cpu: CpuDevice) -> None:
     names = tuple(name for name in NAMES if name != "carrying")
-    assert all(device.load(Module.from_source(SOURCE), names).kernel(name).strided for name in names)
-    assert not device.load(Module.from_source(SOURCE), NAMES).kernel("saxpy").strided
+    assert all(cpu.load(Module.from_source(SOURCE), names).kernel(name).strided for name in names)
+    assert not cpu.load(Module.from_source(SOURCE), NAMES).kernel("saxpy").strided
 
 
-def test_a_template_is_run_round_by_round_too(device: CpuDevice) -> None:
+def test_a_template_is_run_round_by_round_too(cpu: CpuDevice) -> None:
     source = """namespace deep { template <class T, int factor> __global__ void scale(T* x, int n) {
         for (int i = threadIdx.x; i < n; i += blockDim.x) x[i] *= factor;
     } }"""
     name = "deep::scale<double, 3>"
-    kernel = device.load(Module.from_source(source), (name,)).kernel(name)
+    kernel = cpu.load(Module.from_source(source), (name,)).kernel(name)
     assert kernel.strided
     x = np.arange(1000.0)
     arguments = PackedArguments([pointer(x.ctypes.data), np.int32(x.size).tobytes()])
-    device.stream().launch(kernel, (1, 1, 1), (32, 1, 1), arguments, 0)
+    cpu.stream().launch(kernel, (1, 1, 1), (32, 1, 1), arguments, 0)
     np.testing.assert_array_equal(x, 3 * np.arange(1000.0))
 
 
-def test_a_limit_or_stride_that_the_second_form_cannot_take_is_left_to_the_first(device: CpuDevice) -> None:
+def test_a_limit_or_stride_that_the_second_form_cannot_take_is_left_to_the_first(cpu: CpuDevice) -> None:
     """Near the counter's end, with strides that differ, and not forwards."""
     source = """
     extern "C" __global__ void far(int* out, unsigned from, unsigned to) {
@@ -134,7 +127,7 @@ def test_a_limit_or_stride_that_the_second_form_cannot_take_is_left_to_the_first
     extern "C" __global__ void uneven(int* out, unsigned from, unsigned to) {
         for (unsigned i = from + threadIdx.x; i < to; i += 1 + threadIdx.x) atomicAdd(&out[i - from], 1);
     }"""
-    module = device.load(Module.from_source(source), ("far", "uneven"))
+    module = cpu.load(Module.from_source(source), ("far", "uneven"))
     start, count = 2**32 - 2000, 1500
     for name, begin, counts in (
         ("far", start, np.ones(count)),
@@ -142,5 +135,5 @@ def test_a_limit_or_stride_that_the_second_form_cannot_take_is_left_to_the_first
     ):
         out = np.zeros(count, np.int32)
         values = [pointer(out.ctypes.data), np.uint32(begin).tobytes(), np.uint32(begin + count).tobytes()]
-        device.stream().launch(module.kernel(name), (1, 1, 1), (32, 1, 1), PackedArguments(values), 0)
+        cpu.stream().launch(module.kernel(name), (1, 1, 1), (32, 1, 1), PackedArguments(values), 0)
         np.testing.assert_array_equal(out, counts)

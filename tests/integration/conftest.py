@@ -1,0 +1,28 @@
+"""A CPU device for all tests here, so that its runtime is compiled once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kaasq_workers.devices.cpu import CpuDevice
+from kaasq_workers.devices.cpu.module import CpuModule
+from tests.support.cpu import FEATURE_NAMES, FEATURES, load
+
+
+@pytest.fixture(scope="session")
+def code_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cpu") / "code"
+
+
+@pytest.fixture(scope="session")
+def cpu(code_folder: Path) -> CpuDevice:
+    device = CpuDevice(cache_dir=code_folder)
+    device.threads = max(2, device.threads)  # blocks side by side, even on one core
+    return device
+
+
+@pytest.fixture(scope="session")
+def features(cpu: CpuDevice) -> CpuModule:
+    return load(cpu, FEATURES, *FEATURE_NAMES)
