@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -105,7 +105,7 @@ class AsyncClient(ClientBase):
         limit: int = 64,
         timeout: float | None = None,
         **bindings: Any,
-    ) -> AsyncIterator[Completion]:
+    ) -> AsyncGenerator[Completion, None]:
         """Run the graph once for each mapping (from buffers and scalars to values); yields them as they end.
 
         ``async for done in client.map(graph, ({"x": x} for x in xs), y=weights):`` gives Completions: ``done.index``,

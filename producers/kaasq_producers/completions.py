@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,7 +40,7 @@ class Completion:
 
 async def completions(
     submit: Submit, inputs: Iterable[Inputs] | AsyncIterable[Inputs], limit: int
-) -> AsyncIterator[Completion]:
+) -> AsyncGenerator[Completion, None]:
     """Submit what ``inputs`` yields; at most ``limit`` requests are on their way or wait to be taken from here.
 
     An error of ``inputs`` is raised once everything sent before it has been handed out. Whoever stops early (``break``,

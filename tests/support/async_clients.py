@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,15 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
+
+    def before(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, behind this gate."""
+
+        def call(*args: Any, **named: Any) -> Any:
+            self()
+            return function(*args, **named)
+
+        return call
 
 
 class Bench:

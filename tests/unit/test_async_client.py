@@ -105,7 +105,7 @@ def test_wrong_inputs_in_a_stream_are_errors_of_their_own(on: Bench) -> None:
             assert isinstance(ended[1], BufferSize)
             assert "'y' is given twice" in str(ended[2])
             with pytest.raises(BadRequest, match=r"inputs: expected mappings .* given a ndarray"):
-                async for _ in client.map(GRAPH, [X]):
+                async for _ in client.map(GRAPH, [X]):  # type: ignore[list-item]
                     pass
             with pytest.raises(BadRequest, match="limit: expected a number of requests, 1 or more, given 0"):
                 client.map(GRAPH, [], limit=0)
@@ -316,8 +316,8 @@ def test_closing_ends_requests_wherever_they_are(on: Bench, monkeypatch: pytest.
     async def main() -> None:
         client = on.client(pending_limit=1)
         held = on.held()
-        gate, put = Gate(), client.buffers.put
-        monkeypatch.setattr(client.buffers, "put", lambda *args, **named: (gate(), put(*args, **named))[1])
+        gate = Gate()
+        monkeypatch.setattr(client.buffers, "put", gate.before(client.buffers.put))
         sent = client.submit(GRAPH, x=X, y=X)
         await asyncio.to_thread(held.next)
         waiting = client.submit(GRAPH, x=X, y=X)
@@ -366,8 +366,12 @@ def test_closing_waits_for_a_read_of_the_store(on: Bench, monkeypatch: pytest.Mo
             order.append("read")
             return value
 
+        def closing_it() -> None:
+            order.append("closed")
+            close()
+
         monkeypatch.setattr(client.buffers, "get", reading)
-        monkeypatch.setattr(client.buffers, "close", lambda: (order.append("closed"), close()))
+        monkeypatch.setattr(client.buffers, "close", closing_it)
         got = asyncio.create_task(client.get("x"))
         await until(gate.reached.is_set)
         closing = asyncio.create_task(client.close())

@@ -72,8 +72,8 @@ def test_while_connecting(on: Bench) -> None:
 def test_while_its_inputs_are_brought_to_the_store(on: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with on.client(inline_limit=8) as client:
-            gate, put = Gate(), client.buffers.put
-            monkeypatch.setattr(client.buffers, "put", lambda *args, **named: (gate(), put(*args, **named))[1])
+            gate = Gate()
+            monkeypatch.setattr(client.buffers, "put", gate.before(client.buffers.put))
             task = asyncio.create_task(client.run(GRAPH, x=X, y=X))
             await until(gate.reached.is_set)
             await cancelled(task)
@@ -156,8 +156,8 @@ def test_while_its_outputs_are_read(on: Bench, withdrawn: Deliveries, monkeypatc
         async with on.client() as client:
             ref = await client.put(X)
             on.answers_with(out=Output(nbytes=16, ref=ref.ref))
-            gate, read = Gate(), client.buffers.read
-            monkeypatch.setattr(client.buffers, "read", lambda *args: (gate(), read(*args))[1])
+            gate = Gate()
+            monkeypatch.setattr(client.buffers, "read", gate.before(client.buffers.read))
             task = asyncio.create_task(client.run(GRAPH, x=X, y=X))
             await until(gate.reached.is_set)
             await cancelled(task)
