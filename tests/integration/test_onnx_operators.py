@@ -208,6 +208,7 @@ REDUCTIONS = [
         for axis, keep in ((0, 1), (-1, 0))
     ],
     of("ArgMax", WHOLE),
+    *[of(op, WHOLE // 5, axis=1, select_last_index=1, opsets=13) for op in ("ArgMax", "ArgMin")],
 ]
 LAYOUT = [
     of("Identity", FLOATS),

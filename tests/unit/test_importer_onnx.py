@@ -183,7 +183,7 @@ def test_everything_unsupported_is_told_at_once() -> None:
         node("GRU", ["x", "gw", "gr"], ["gru"], name="recurrent", hidden_size=1),
         node("Relu", ["gru"], ["after"], name="follows"),
         node("FusedMatMul", ["x", "x"], ["fused"], name="fast", domain="com.microsoft"),
-        node("ArgMax", ["x"], ["largest"], name="last", select_last_index=1),
+        node("MaxPool", ["x"], ["largest"], name="tall", kernel_shape=[2], storage_order=1),
         node("Reshape", ["x", "shape"], ["reshaped"], name="by_data"),
         node("MatMul", ["whole", "whole"], ["product"], name="integers"),
         node("NonZero", ["x"], ["places"], name="count"),
@@ -204,7 +204,7 @@ def test_everything_unsupported_is_told_at_once() -> None:
     problems = caught.value.problems
     assert problems[0] == "GRU 'recurrent': the operator is not supported"
     assert problems[1] == "FusedMatMul 'fast': operators of domain 'com.microsoft' are not supported"
-    assert problems[2] == "ArgMax 'last': select_last_index=1"
+    assert problems[2] == "MaxPool 'tall': storage_order=1"
     assert "Reshape 'by_data': the shape of 'reshaped' depends on data" in problems[3]
     assert "MatMul 'integers': gemm.args[0]" in problems[4]
     assert "is int64; a may be float16, float32, float64" in problems[4]
@@ -217,6 +217,12 @@ def test_everything_unsupported_is_told_at_once() -> None:
 def test_attribute_that_nobody_honours_is_refused() -> None:
     model = model_of([node("Cast", ["x"], ["y"], to=1, round_mode="up")], {"x": X.astype("f8")}, ["y"], opset=25)
     assert "round_mode='up'" in refusal(model)
+
+
+def test_empty_values_are_refused() -> None:
+    nodes = [node("Shape", ["x"], ["none"], start=2), node("Relu", ["x"], ["y"])]
+    message = refusal(model_of(nodes, {"x": X}, ["y", "none"]))
+    assert "output 'none': 'none' of shape (0,) is empty" in message
 
 
 def test_control_flow_is_refused() -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
 
 from kaasq.checks import GraphLimits, check_graph
 from kaasq.dtypes import itemsize
 from kaasq.importers.onnx.model import OnnxModel
 from kaasq.importers.onnx.naming import Names
-from kaasq.importers.onnx.node import Known, Value
-from kaasq.importers.onnx.program import Program, Shape, Step, Storage, Tensor
+from kaasq.importers.onnx.program import Shape, Step, Storage, Tensor
 from kaasq.importers.onnx.sharing import share
 from kaasq.importers.onnx.translation import Translated
 from kaasq.model import Buffer, GraphSpec, Role
@@ -18,8 +16,7 @@ from kaasq.model import Buffer, GraphSpec, Role
 
 def assemble(translated: Translated, name: str, limits: GraphLimits) -> OnnxModel:
     """The graph with its weights. Raises BadRequest where the graph is beyond the limits."""
-    program, inputs, _ = translated
-    outputs = _outputs(program, translated.outputs)
+    program, inputs, outputs = translated
     steps = _needed(program.steps, {each.storage for each in outputs.values()})
     used = {each for step in steps for each in step.touched("reads", "writes", "updates")}
 
@@ -64,21 +61,6 @@ def assemble(translated: Translated, name: str, limits: GraphLimits) -> OnnxMode
         inputs=MappingProxyType(input_names),
         outputs=MappingProxyType(output_names),
     )
-
-
-def _outputs(program: Program, values: Mapping[str, Value]) -> dict[str, Tensor]:
-    """Each output as a storage of its own: one that is an input, a constant or another output is copied."""
-    outputs: dict[str, Tensor] = {}
-    taken: set[Storage] = set()
-    for name, value in values.items():
-        tensor = program.weight(value.array, value.name) if isinstance(value, Known) else value
-        if tensor.storage.role != "temp" or tensor.storage in taken:
-            copy = program.temp(tensor.dtype, tensor.shape, name)
-            program.add_into("copy", copy, tensor)
-            tensor = copy
-        taken.add(tensor.storage)
-        outputs[name] = tensor
-    return outputs
 
 
 def _needed(steps: list[Step], wanted: set[Storage]) -> list[Step]:

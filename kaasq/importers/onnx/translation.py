@@ -26,7 +26,7 @@ class Translated(NamedTuple):
 
     program: Program
     inputs: dict[str, Tensor]
-    outputs: dict[str, Value]
+    outputs: dict[str, Tensor]
 
 
 def translate(model: ModelProto, shapes: Mapping[str, Shape], limits: OnnxLimits) -> Translated:
@@ -47,18 +47,37 @@ class _Translation:
         self.uses = Counter(name for node in model.graph.node for name in node.input)
         self.uses.update(each.name for each in model.graph.output)
         self.aliased: set[Storage] = set()
+        self.returned: set[Storage] = set()
 
     def run(self, shapes: Mapping[str, Shape]) -> Translated:
         inputs = self._inputs(shapes)
         for node in self.graph.node:
             if any(self.uses[name] for name in node.output):
                 self._visit(node)
+        outputs: dict[str, Tensor] = {}
+        for each in self.graph.output:
+            if each.name in self.values:
+                try:
+                    outputs[each.name] = self._output(each.name)
+                except Unsupported as error:
+                    self._problem(f"output {each.name!r}", str(error), [])
         if self.problems:
             listed = [f"- {each}" for each in self.problems[:SHOWN_PROBLEMS]]
             if len(self.problems) > SHOWN_PROBLEMS:
                 listed.append(f"- and {len(self.problems) - SHOWN_PROBLEMS} more")
             raise BadRequest("\n".join(["the model cannot be imported:", *listed]), problems=self.problems)
-        return Translated(self.program, inputs, {each.name: self.values[each.name] for each in self.graph.output})
+        return Translated(self.program, inputs, outputs)
+
+    def _output(self, name: str) -> Tensor:
+        """An output as a storage of its own: what is an input, a constant or another output is copied."""
+        value = self.values[name]
+        tensor = self.program.weight(value.array, value.name) if isinstance(value, Known) else value
+        if tensor.storage.role == "temp" and tensor.storage not in self.returned:
+            self.returned.add(tensor.storage)
+            return tensor
+        copy = self.program.temp(tensor.dtype, tensor.shape, name)
+        self.program.add_into("copy", copy, tensor)
+        return copy
 
     def _inputs(self, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
         inputs: dict[str, Tensor] = {}

@@ -71,7 +71,8 @@ def _space_to_depth(node: Node) -> Value:
     n, c, h, w = node.shape(0)
     size = int(node.attribute("blocksize"))
     split = (n, c, h // size, size, w // size, size)
-    return _ordered(node, node.tensor(0).seen_as(split), (0, 3, 5, 1, 2, 4)).seen_as(node.out.shape)
+    order = (0, 3, 5, 1, 2, 4) if node.attribute("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return _ordered(node, node.tensor(0).seen_as(split), order).seen_as(node.out.shape)
 
 
 OPERATORS: dict[str, Callable[[Node], Value]] = {

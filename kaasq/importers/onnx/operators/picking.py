@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kaasq.importers.onnx.node import Node, Value
-from kaasq.importers.onnx.program import Shape, Tensor, Unsupported
+from kaasq.importers.onnx.program import Shape, Tensor
 
 
 def _slice(node: Node) -> Value:
@@ -73,7 +73,7 @@ def _one_hot(node: Node) -> Value:
     """Compares with every class at once. Negative indices count from the end."""
     indices = node.tensor(0)
     if "int" not in indices.dtype:
-        raise Unsupported(f"indices of {indices.dtype}")
+        indices = node.make("cast", indices, shape=indices.shape, dtype="int64")
     depth = int(node.known(1, "depth").reshape(-1)[0])
     off, on = node.known(2, "values").reshape(-1)
     rank = len(node.out.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kaasq.importers.onnx.node import Node, Value
-from kaasq.importers.onnx.program import Shape, Tensor, Unsupported
+from kaasq.importers.onnx.program import Shape, Tensor
 
 
 def _axes(node: Node) -> tuple[int, ...] | None:
@@ -59,10 +59,15 @@ def _log_sum_exp(node: Node) -> Value:
 
 def _picked(builtin: str) -> Callable[[Node], Value]:
     def pick(node: Node) -> Value:
-        if node.attribute("select_last_index", 0):
-            raise Unsupported("select_last_index=1")
-        axis, keepdims = int(node.attribute("axis", 0)), bool(node.attribute("keepdims", 1))
-        return node.make(builtin, node.tensor(0), axis=axis, keepdims=keepdims)
+        x = node.tensor(0)
+        axis, keepdims = int(node.attribute("axis", 0)) % len(x.shape), bool(node.attribute("keepdims", 1))
+        if not node.attribute("select_last_index", 0):
+            return node.make(builtin, x, axis=axis, keepdims=keepdims)
+        last = x.shape[axis] - 1  # the first of the reversed axis is the last one
+        starts = tuple(last if each == axis else 0 for each in range(len(x.shape)))
+        steps = tuple(-1 if each == axis else 1 for each in range(len(x.shape)))
+        reversed_x = node.make("slice", x, shape=x.shape, dtype=x.dtype, starts=starts, steps=steps)
+        return node.make("sub", node.constant(last), node.make(builtin, reversed_x, axis=axis, keepdims=keepdims))
 
     return pick
 
