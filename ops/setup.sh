@@ -156,3 +156,21 @@ ensure_rabbitmq() {
         die "no RabbitMQ for the tests: apt-get install rabbitmq-server, or start docker, or set KAASQ_TEST_BROKER_URL"
     say "only KAASQ_TEST_BROKER_URL: the tests that stop and start a broker of their own will fail"
 }
+
+# What the tests of other languages need: Node.js with the packages of its example and of the tests, curl and jq.
+ensure_other_languages() {
+    local name folder
+    for name in curl jq; do
+        command -v $name >/dev/null || apt_install $name || die "$name is missing: apt-get install $name"
+    done
+    if ! { command -v node && command -v npm; } >/dev/null; then
+        apt_install nodejs npm || die "Node.js is missing: apt-get install nodejs npm"
+    fi
+    node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' || die "Node.js $(node --version) is too old: 18 or newer"
+    for folder in examples/nodejs tests/nodejs; do
+        [ ! "$ROOT/$folder/node_modules/.package-lock.json" -nt "$ROOT/$folder/package-lock.json" ] || continue
+        say "installing the packages of $folder with npm"
+        quietly npm ci --prefix "$ROOT/$folder" --ignore-scripts --no-audit --no-fund ||
+            die "npm ci failed in $folder; see above"
+    done
+}
