@@ -37,6 +37,12 @@ class Case(NamedTuple):
         """Checked."""
         return call_of(self.builtin, self.operands, self.attrs)
 
+    def numbers(self) -> dict[str, Number]:
+        """Those given, and the defaults of those left out."""
+        known = self.call().builtin.parameters
+        defaults = {each.name: each.default for each in known if isinstance(each.default, (int, float))}
+        return defaults | {name: value for name, value in self.operands.items() if not isinstance(value, np.ndarray)}
+
     def steps(self) -> Steps:
         """What the cuda device runs for it."""
         return PLANS[self.builtin](self.call(), self.bounds)
@@ -87,7 +93,7 @@ class StepRunner:
         """The operands' arrays afterwards."""
         self.load([case])
         arrays = {name: value for name, value in case.operands.items() if isinstance(value, np.ndarray)}
-        numbers = {name: value for name, value in case.operands.items() if name not in arrays}
+        numbers = case.numbers()
         memory = {name: self.device.allocate(value.nbytes) for name, value in arrays.items()}
         memory[SCRATCH] = self.device.allocate(case.bounds.scratch_bytes)
         stream = self.device.stream()
@@ -114,8 +120,8 @@ def _value(arg: Pointer | Figure | bytes, memory: Mapping[str, Any], numbers: Ma
             return pointer(0)
         case Pointer(name, offset):
             return pointer(memory[name].address + offset)
-        case Figure(name=name, default=default):
-            return arg.packed(numbers.get(name, default))
+        case Figure(name=name):
+            return arg.packed(numbers[name])
     return arg
 
 
@@ -131,9 +137,7 @@ def _multiply(step: ProductStep, memory: Mapping[str, Any], numbers: Mapping[str
         found = np.lib.stride_tricks.as_strided(data, (step.batch, rows, columns), strides)
         return found.swapaxes(1, 2) if matrix.transposed else found
 
-    alpha, beta = (
-        numbers.get(each.name, each.default) if isinstance(each, Figure) else each for each in (step.alpha, step.beta)
-    )
+    alpha, beta = (numbers[each.name] if isinstance(each, Figure) else each for each in (step.alpha, step.beta))
     a, b, c = view(step.a, step.m, step.k), view(step.b, step.k, step.n), view(step.c, step.m, step.n)
     compute = np.result_type(np.float32, step.dtype)
     product = alpha * (a.astype(compute) @ b.astype(compute))

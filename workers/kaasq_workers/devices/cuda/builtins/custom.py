@@ -41,9 +41,8 @@ class CustomOperation(CudaOperation):
             ) from error
 
     def _operand(self, name: str, given: Memory | Number) -> Any:
-        operand = self.call.operands[name]
-        if not operand.is_buffer:
+        if isinstance(given, (bool, int, float)):
             return given
-        assert not isinstance(given, (bool, int, float))
+        operand = self.call.operands[name]
         memory = cupy.cuda.UnownedMemory(given.address, operand.nbytes, given, self._device)
         return cupy.ndarray(operand.shape, operand.dtype, cupy.cuda.MemoryPointer(memory, 0))

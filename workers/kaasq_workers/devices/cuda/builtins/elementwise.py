@@ -89,7 +89,7 @@ def axpy(call: Call, bounds: Bounds) -> Steps:
     dtype = call.dtype("x")
     path = _walk(call, ("y", "x", "y"), bounds)
     kernel = f"map2<Axpy, {NAMES[dtype]}, {NAMES[dtype]}, {path.template}>"
-    return _step(kernel, path, (Pointer("y"), Pointer("x"), Pointer("y"), Figure("alpha", wide(dtype), 1.0)))
+    return _step(kernel, path, (Pointer("y"), Pointer("x"), Pointer("y"), Figure("alpha", wide(dtype))))
 
 
 def where(call: Call, bounds: Bounds) -> Steps:

@@ -22,7 +22,7 @@ def gemm(call: Call, _: Bounds) -> Steps:
         m, batch = m * batch, 1
         a, c = a._replace(batch_step=0), c._replace(batch_step=0)
     factor = wide(call.dtype("c"))
-    alpha, beta = Figure("alpha", factor, 1.0), Figure("beta", factor, 0.0)
+    alpha, beta = Figure("alpha", factor), Figure("beta", factor)
     return (ProductStep(call.dtype("c"), m, n, k, batch, a, b, c, alpha, beta),)
 
 

@@ -58,7 +58,7 @@ class KernelPart:
                 case Pointer(name=name, offset=offset) if name:
                     self._addresses.append((at // 8, name, offset))
                 case Figure():
-                    value = arg.packed(arg.default)
+                    value = arg.packed(0)
                     self._figures.append((at, len(value), arg.name, arg.packed))
             places.append(at)
             value += bytes(-len(value) % _SLOT_BYTES)
@@ -79,8 +79,7 @@ class KernelPart:
         for at, offset in self._scratch:
             words[at] = stream.workspace.scratch + offset
         for at, size, name, packed in self._figures:
-            if name in operands:
-                ctypes.memmove(self._base + at, packed(operands[name]), size)
+            ctypes.memmove(self._base + at, packed(operands[name]), size)
         driver.launchKernel(*self._launch, stream.pointer, self._arguments, 0)
 
 
@@ -90,13 +89,17 @@ class ProductPart:
     def __init__(self, step: ProductStep, product: Product) -> None:
         self._product = product
         self._matrices = tuple((each.at.name, each.at.offset) for each in (step.a, step.b, step.c))
+        self._held: list[Any] = []
         self._factors: list[tuple[Any, str]] = []
         self._alpha, self._beta = (self._factor(step, each) for each in (step.alpha, step.beta))
 
     def _factor(self, step: ProductStep, given: Figure | float) -> int:
         held = scalar(step.dtype)
-        held.value = given.default if isinstance(given, Figure) else given
-        self._factors.append((held, given.name if isinstance(given, Figure) else ""))
+        self._held.append(held)
+        if isinstance(given, Figure):
+            self._factors.append((held, given.name))
+        else:
+            held.value = given
         return ctypes.addressof(held)
 
     def queue(self, operands: Operands, stream: Any) -> None:
@@ -107,7 +110,6 @@ class ProductPart:
             for name, offset in self._matrices
         ]
         for held, name in self._factors:
-            if name in operands:
-                held.value = operands[name]
+            held.value = operands[name]
         product = workspace.product if self._product.workspace_bytes else 0
         self._product.queue(a, b, c, self._alpha, self._beta, product, stream)

@@ -38,14 +38,13 @@ class Pointer(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A number that comes with each request, or ``default`` where the call leaves it out.
+    """A number that comes with each request.
 
     ``dtype``: what it is rounded to first. ``wide``: whether the kernel takes it as what such elements are computed in.
     """
 
     name: str
     dtype: str
-    default: float = 0.0
     wide: bool = True
 
     def packed(self, value: Number) -> bytes:

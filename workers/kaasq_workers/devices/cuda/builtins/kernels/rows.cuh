@@ -12,10 +12,9 @@ template <class T, int V> INLINE void include(Scaled<WideOf<T>>& seen, const Pac
 #pragma unroll
     for (int k = 0; k < V; k++) top = widen(pack.lane[k]) > top ? widen(pack.lane[k]) : top;
     W sum = seen.relative(top);
-    // Nothing but minus infinities (and NaN, which the second reading brings to light) has no scale yet.
-    if (top != lowest<W>())
+    // Minus infinity adds nothing, but has no distance from itself, where nothing larger was seen yet.
 #pragma unroll
-        for (int k = 0; k < V; k++) sum += exp(widen(pack.lane[k]) - top);
+    for (int k = 0; k < V; k++) sum += widen(pack.lane[k]) == lowest<W>() ? W(0) : exp(widen(pack.lane[k]) - top);
     seen = {top, sum};
 }
 template <class W> struct JoinScaled {
