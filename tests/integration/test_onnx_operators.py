@@ -91,6 +91,8 @@ ELEMENTWISE = [
     of("Clip", FLOATS, min=0.0, opsets=7),
     of("Clip", FLOATS, constants=(np.float32(0.1),)),
     of("Clip", FLOATS, constants=(None, np.float32(0.1))),
+    of("Clip", FLOATS, constants=(np.float32(-np.inf), np.float32(np.inf))),
+    of("Clip", FLOATS, constants=(np.float32(0.1), np.float32(-np.inf))),
     of("Clip", FLOATS, np.float32(-0.2), np.float32(0.3)),
     of("Clip", WHOLE, constants=(np.int64(-3), np.int64(4))),
     of("Cast", FLOATS * 4, to=6),

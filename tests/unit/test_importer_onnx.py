@@ -225,6 +225,23 @@ def test_empty_values_are_refused() -> None:
     assert "output 'none': 'none' of shape (0,) is empty" in message
 
 
+@pytest.mark.parametrize(
+    ("op", "constants", "attributes", "told"),
+    [
+        ("MatMul", 1, {}, "MatMul that gives 'y': ONNX does not accept it: Incompatible dimensions"),
+        ("AveragePool", 0, {"kernel_shape": [1, 1], "pads": [-1, 0, 0, 0]}, "pads must not contain negative values"),
+        ("AveragePool", 0, {"kernel_shape": [1, 1], "auto_pad": "MOST"}, "auto_pad='MOST'; known are"),
+        ("Conv", 1, {}, "ONNX does not accept it"),
+        ("Gelu", 0, {}, "No Op registered for Gelu"),
+        ("Pad", 0, {"mode": "constant"}, "has input size 1 not in range [min=2, max=4]"),
+    ],
+)
+def test_what_an_operator_cannot_do_is_told(op: str, constants: int, attributes: dict[str, Any], told: str) -> None:
+    given = {f"c{i}": np.ones(3, np.float32) for i in range(constants)}
+    model = model_of([node(op, ["x", *given], ["y"], **attributes)], {"x": np.zeros((2, 3, 4, 4), "f4")}, ["y"], given)
+    assert told in refusal(model)
+
+
 def test_control_flow_is_refused() -> None:
     branch = helper.make_graph([node("Relu", ["x"], ["z"])], "b", [], [helper.make_tensor_value_info("z", 1, [2, 3])])
     nodes = [node("If", ["c"], ["y"], name="choice", then_branch=branch, else_branch=branch)]

@@ -34,7 +34,8 @@ def outputs_of(node: NodeProto, opset: int, inputs: Mapping[str, Value]) -> dict
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
-        raise Unsupported(f"its inputs do not fit it: {' '.join(str(error).split())[:300]}") from None
+        reason = " ".join(str(error).rsplit("Error]", 1)[-1].split())
+        raise Unsupported(f"ONNX does not accept it: {reason[:300]}") from None
     found = {each.name: each.type for each in inferred.graph.output if each.type.WhichOneof("value")}
     if node.op_type in LIKE_ITS_INPUT:
         found.setdefault(node.output[0], _type(inputs[node.input[0]]))

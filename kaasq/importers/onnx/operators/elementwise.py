@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -105,28 +106,27 @@ def _is_nan(node: Node) -> Value:
 
 
 def _clip(node: Node) -> Value:
-    """Bounds are attributes at first, later inputs. With one of them alone it is a maximum or a minimum."""
+    """With one bound alone, or one that a request brings, it is a maximum or a minimum."""
     x = node.tensor(0)
-    bounds: list[Tensor | None] = []
-    for position, name in enumerate(("min", "max"), 1):
-        limit = node.attribute(name)
-        if limit is not None:
-            bounds.append(node.constant(limit))
-        else:
-            bounds.append(node.tensor(position) if node.has(position) else None)
-    low, high = bounds
-    numbers = [None if each is None else node.program.array(each) for each in bounds]
-    if numbers[0] is not None and numbers[1] is not None:
-        return node.make("clip", x, _finite(numbers[0].reshape(-1)[0]), _finite(numbers[1].reshape(-1)[0]))
+    low, high = _bound(node, 1, "min", -math.inf), _bound(node, 2, "max", math.inf)
+    if low is not None and high is not None:
+        known = [node.program.array(each) for each in (low, high)]
+        numbers = [each.reshape(-1)[0] for each in known if each is not None]
+        if len(numbers) == 2 and np.isfinite(numbers).all():
+            return node.make("clip", x, *numbers)
     if low is not None:
         x = node.make("maximum", x, low.seen_as(()))
     return x if high is None else node.make("minimum", x, high.seen_as(()))
 
 
-def _finite(bound: np.generic) -> np.generic:
-    if not np.isfinite(bound.item()):
-        raise Unsupported(f"a bound of {bound.item()} is none; leave it out")
-    return bound
+def _bound(node: Node, position: int, name: str, boundless: float) -> Tensor | None:
+    """A bound, which is an attribute in older opsets and an input later; None where nothing is beyond it."""
+    limit = node.attribute(name)
+    if limit is None and not node.has(position):
+        return None
+    bound = node.tensor(position) if limit is None else node.constant(limit)
+    array = node.program.array(bound)
+    return None if array is not None and array.item() == boundless else bound
 
 
 def _cast(node: Node) -> Value:

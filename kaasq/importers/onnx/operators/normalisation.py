@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from kaasq.importers.onnx.node import Node, Value
-from kaasq.importers.onnx.program import Tensor, Unsupported
+from kaasq.importers.onnx.program import Tensor
 
 
 def _softmax(builtin: str) -> Callable[[Node], Value]:
@@ -51,8 +51,6 @@ def _instance_normalization(node: Node) -> Value:
 
 def _group_normalization(node: Node) -> Value:
     node.ignore("stash_type")
-    if node.opset < 21:
-        raise Unsupported("before opset 21 it scales groups, not channels; onnx.version_converter makes it of opset 21")
     return _grouped(node, int(node.attribute("num_groups")))
 
 

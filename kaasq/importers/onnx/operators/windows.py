@@ -52,11 +52,11 @@ def _pads(
     given = tuple(node.attribute("pads", (0,) * (2 * len(kernel))))
     auto = node.attribute("auto_pad", "NOTSET")
     if auto == "NOTSET":
-        if min(given) < 0:
-            raise Unsupported(f"negative pads {given}")
         return given
     if auto == "VALID":
         return (0,) * (2 * len(kernel))
+    if auto not in {"SAME_UPPER", "SAME_LOWER"}:
+        raise Unsupported(f"auto_pad={auto!r}; known are NOTSET, VALID, SAME_UPPER and SAME_LOWER")
     before, after = [], []
     for size, window, stride, dilation in zip(image, kernel, strides, dilations, strict=True):
         windows = -(-size // stride)
