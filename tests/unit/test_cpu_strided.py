@@ -66,6 +66,13 @@ def test_a_kernel_in_which_anything_else_happens_has_none(body: str) -> None:
     assert forms(body, before=macros + "__device__ int count; __device__ int next();") == 0
 
 
+def test_plain_macros_are_looked_into() -> None:
+    macros = f"#define ME ({ME})\n#define STEP (gridDim.x * SIZE)\n#define SIZE blockDim.x\n#define READ x[0]\n"
+    assert forms("for (int i = ME; i < n; i += STEP) out[i] = 1;", before=macros) == 1
+    assert forms("for (int i = ME; i < READ; i += STEP) out[i] = 1;", before=macros) == 0
+    assert forms("for (int i = ME; i < n; i += STEP) out[i] = 1;", before=macros + "#define SIZE 3\n") == 0
+
+
 def test_directives_within_a_kernel_leave_it_alone() -> None:
     assert forms(f"\n#if 1\nfor (int i = {ME}; i < n; i += {ALL}) out[i] = 1;\n#endif\n") == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from kaasq_workers.devices.cpu.syntax import (
 )
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
+_PLAIN_MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+([^\n\\]+)$", re.MULTILINE)
+_NESTED_MACROS = 4
 
 # Words that make a thread wait for others. A kernel from which one can be reached runs its threads on fibers.
 _BARRIER = re.compile(
@@ -95,6 +98,9 @@ class Source:
         for each in self._declarations:
             for name in each.names:
                 self._by_name.setdefault(name, []).append(each)
+        macros = [found.groups() for found in _PLAIN_MACRO.finditer(self._stripped)]
+        named = Counter(name for name, _ in macros)
+        self._macros = {name: body for name, body in macros if named[name] == 1}
         self.words = frozenset(_WORD.findall(self._stripped))
 
     def kernels(self) -> list[KernelSource]:
@@ -165,8 +171,14 @@ class Source:
         """The second forms of the kernels that are one grid-stride loop."""
         kernels = [each for each in self._declarations if "__global__" in each.head]
         plain = [each for each in kernels if not self.waits(" ".join(each.words))]
-        found = [strided(self.text, self._code, each, self._macro_words) for each in plain]
+        found = [strided(self.text, self._code, each, self._macro_words, self._expanded) for each in plain]
         return [each for each in found if each is not None]
+
+    def _expanded(self, code: str) -> str:
+        """With macros expanded that have no parameters and one definition."""
+        for _ in range(_NESTED_MACROS):
+            code = _WORD.sub(lambda word: f"({self._macros[word[0]]})" if word[0] in self._macros else word[0], code)
+        return code
 
     def _macro_words(self, word: str) -> frozenset[str]:
         """Every word that a macro of that name can become."""

@@ -51,8 +51,17 @@ class _Loop(NamedTuple):
     body: str
 
 
-def strided(text: str, code: str, each: Declaration, macro_words: Callable[[str], frozenset[str]]) -> Strided | None:
-    """A kernel's second form, if it has one. ``code``: ``text`` without comments, strings and directives."""
+def strided(
+    text: str,
+    code: str,
+    each: Declaration,
+    macro_words: Callable[[str], frozenset[str]],
+    expanded: Callable[[str], str],
+) -> Strided | None:
+    """A kernel's second form, if it has one. ``code``: ``text`` without comments, strings and directives.
+
+    ``macro_words``: every word that a macro can become. ``expanded``: code with its plain macros expanded.
+    """
     name = function_name(list(each.head))
     opening = code.find("{", each.at)
     end = closing(code, opening)
@@ -63,7 +72,7 @@ def strided(text: str, code: str, each: Declaration, macro_words: Callable[[str]
     parameters = _parameters(code[each.at : opening], name[0])
     if reachable & _BARRED or parameters is None:
         return None
-    found = _loop(code[opening + 1 : end], text[opening + 1 : end], parameters)
+    found = _loop(code[opening + 1 : end], text[opening + 1 : end], parameters, expanded)
     if found is None:
         return None
     prologue, loop = found
@@ -108,14 +117,15 @@ def _split(code: str, separator: str) -> list[str]:
     return [*parts, code[start:]]
 
 
-def _loop(code: str, text: str, names: dict[str, bool]) -> tuple[str, _Loop] | None:
+def _loop(code: str, text: str, names: dict[str, bool], expanded: Callable[[str], str]) -> tuple[str, _Loop] | None:
     """The declarations before the loop, and the loop, which must be all that follows them."""
     beginning = re.search(r"\b(for|while)\s*\(", code)
     if beginning is None or "{" in code[: beginning.start()]:
         return None
     names = dict(names)
     kinds: dict[str, str] = {}
-    for statement in _split(code[: beginning.start()], ";"):
+    prologue = expanded(code[: beginning.start()])
+    for statement in _split(prologue, ";"):
         if statement.strip() and not _declares(statement, names, kinds):
             return None
     end = closing(code, beginning.end() - 1)
@@ -133,7 +143,7 @@ def _loop(code: str, text: str, names: dict[str, bool]) -> tuple[str, _Loop] | N
         body = text[end + 1 : end + 1 + last.start(1)].strip() + " }"
     if len(control) != 3:
         return None
-    return _counted(control, body, code[: beginning.start()], names, kinds)
+    return _counted([expanded(part) for part in control], body, prologue, names, kinds)
 
 
 def _counted(
