@@ -16,13 +16,13 @@ T = TypeVar("T")
 TIMEOUT_S = 30.0
 
 
-def play(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def play(main: Callable[[], Coroutine[Any, Any, T]], timeout_s: float = TIMEOUT_S) -> T:
     """Run it in a loop of its own. Fails also if an error went to nobody, or a task was left pending."""
     unnoticed: list[dict[str, Any]] = []
 
     async def watched() -> T:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unnoticed.append(context))
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             result = await main()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left
