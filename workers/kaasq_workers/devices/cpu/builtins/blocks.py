@@ -18,8 +18,9 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 Block = tuple[slice, ...]
 
-BLOCK_BYTES = 256 << 10  # a few such arrays fit a core's second-level cache
-SPREAD_BYTES = 1 << 20  # what is smaller is done before another thread has woken up
+BLOCK_BYTES = 120 << 10  # several fit a core's second-level cache, and malloc maps no fresh pages for them (128 KiB)
+PASS_BYTES = 512 << 10  # where one pass over the data is all
+SPREAD_BYTES = 2 << 20  # what is smaller is done before another thread has woken up
 
 
 def blocks(shape: Sequence[int], limit: int) -> list[Block]:
@@ -61,8 +62,13 @@ def spread(tasks: Sequence[Block], work: Callable[[Block], None], nbytes: int) -
 
 
 def per_block(itemsize: int, width: int = 1) -> int:
-    """How many lines of ``width`` elements make up a block; at least one."""
-    return max(1, BLOCK_BYTES // (itemsize * width))
+    """How many lines of ``width`` elements make up a block of several steps, in which float16 is widened."""
+    return max(1, BLOCK_BYTES // (max(itemsize, 4) * width))
+
+
+def per_pass(itemsize: int, width: int = 1) -> int:
+    """The same for a single step."""
+    return max(1, PASS_BYTES // (itemsize * width))
 
 
 def lanes(x: Array, axis: int) -> Array:
@@ -70,10 +76,10 @@ def lanes(x: Array, axis: int) -> Array:
     return x.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
 
 
-def lane_blocks(seen: Array) -> list[Block]:
+def lane_blocks(seen: Array, *, once: bool = False) -> list[Block]:
     """Blocks of whole lanes, of ``lanes(x, axis)``; neighbours together, since they share cache lines."""
     before, along, behind = seen.shape
-    limit = max(per_block(seen.itemsize, along), min(behind, 64))
+    limit = max((per_pass if once else per_block)(seen.itemsize, along), min(behind, 64))
     return [(outer, slice(None), inner) for outer, inner in blocks((before, behind), limit)]
 
 

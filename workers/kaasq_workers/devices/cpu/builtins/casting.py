@@ -26,7 +26,8 @@ def cast_into(out: Array, x: Array) -> None:
     if out.dtype.kind == "b":
         np.not_equal(x, x.dtype.type(0), out=out)
     elif out.dtype.kind in "iu" and x.dtype.kind == "f":
-        _whole_numbers(out, x)
+        # NumPy compares float16 by way of float32 each time.
+        _whole_numbers(out, x.astype(np.float32) if x.dtype == np.float16 else x)
     elif out.dtype.kind in "iu" and x.dtype.kind in "iu" and not np.can_cast(x.dtype, out.dtype):
         given, wanted = np.iinfo(x.dtype), np.iinfo(out.dtype)
         low, high = max(given.min, wanted.min), min(given.max, wanted.max)
@@ -38,7 +39,7 @@ def cast_into(out: Array, x: Array) -> None:
 def _whole_numbers(out: Array, x: Array) -> None:
     limits = np.iinfo(out.dtype)
     np.copyto(out, x, casting="unsafe")  # undefined outside of the range, which is mended below
-    # Powers of two, so exact in x's dtype; in float16 some are infinite, and then only infinities lie beyond.
+    # Powers of two, so exact in x's dtype.
     np.copyto(out, out.dtype.type(limits.max), where=x >= x.dtype.type(float(limits.max + 1)))
     np.copyto(out, out.dtype.type(limits.min), where=x <= x.dtype.type(float(limits.min)))
     np.copyto(out, out.dtype.type(0), where=np.isnan(x))

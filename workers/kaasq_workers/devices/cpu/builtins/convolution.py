@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from kaasq.builtins.convolution import Windows, conv2d_windows
 from kaasq_workers.devices.cpu.builtins.blocks import Array, blocks
 from kaasq_workers.devices.cpu.builtins.windows import unfold
 
-COLUMN_BYTES = 8 << 20  # of windows that are unfolded at once; at least one window is
+COLUMN_BYTES = 4 << 20  # of windows that are unfolded at once; at least one window is
 
 
 def conv2d(call: Call, given: dict[str, Any]) -> None:
@@ -24,12 +25,13 @@ def conv2d(call: Call, given: dict[str, Any]) -> None:
     out = out.reshape(batch, groups, filters.shape[1], -1)
     width = channels * found.kernel[0] * found.kernel[1]
     limit = max(1, COLUMN_BYTES // (np.dtype(wide).itemsize * width))
+    scratch = np.empty(width * min(limit, batch * found.fitting[0] * found.fitting[1]), wide)
     for images, rows, columns in blocks((batch, *found.fitting), limit):
         # Blocks are whole rows, or part of one row: either way their windows follow each other.
         first = rows.start * found.fitting[1] + columns.start
         count = (rows.stop - rows.start) * (columns.stop - columns.start)
         into = out[images, :, :, first : first + count]
-        seen = _columns(found, x[images], rows, columns, np.dtype(wide))
+        seen = _columns(found, x[images], rows, columns, scratch)
         seen = seen.reshape(len(into), groups, filters.shape[2], count)
         result = np.matmul(filters, seen, out=into if into.dtype == wide else None)
         if bias is not None:
@@ -38,10 +40,10 @@ def conv2d(call: Call, given: dict[str, Any]) -> None:
             np.copyto(into, result, casting="same_kind")
 
 
-def _columns(found: Windows, x: Array, rows: slice, columns: slice, dtype: np.dtype[Any]) -> Array:
+def _columns(found: Windows, x: Array, rows: slice, columns: slice, scratch: Array) -> Array:
     if found.kernel == (1, 1) and found.strides == (1, 1) and not any(found.pads):
-        return x[:, :, rows, columns].astype(dtype, copy=False)
+        return x[:, :, rows, columns].astype(scratch.dtype, copy=False)
     shape = (*x.shape[:2], *found.kernel, rows.stop - rows.start, columns.stop - columns.start)
-    into = np.empty(shape, dtype)
+    into = scratch[: math.prod(shape)].reshape(shape)
     unfold(found, x, rows, columns, into)
     return into

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from kaasq.builtins import Call
-from kaasq_workers.devices.cpu.builtins.blocks import Array, blocks, per_block, spread
+from kaasq_workers.devices.cpu.builtins.blocks import Array, blocks, per_block, per_pass, spread
 from kaasq_workers.devices.cpu.builtins.casting import cast_into, number_as
 
 Formula = Callable[..., None]
 """``formula(out, *inputs)`` on blocks that stretch to out's shape; it writes out last, or inputs are no longer read."""
 
 
-def apply(formula: Formula, out: Array, *inputs: Array) -> None:
-    """Run the formula over the whole of ``out``, with the inputs stretched to it."""
-    limit = per_block(out.itemsize)
+def apply(formula: Formula, out: Array, *inputs: Array, once: bool = False) -> None:
+    """Run the formula over the whole of ``out``, with the inputs stretched to it. ``once``: it is a single step."""
+    limit = (per_pass if once else per_block)(out.itemsize)
     if out.size <= limit:
         formula(out, *inputs)
         return
@@ -48,7 +48,7 @@ def operator(ufunc: np.ufunc) -> Callable[[Call, dict[str, Any]], None]:
     """``out = ufunc(a, b)``."""
 
     def run(_: Call, given: dict[str, Any]) -> None:
-        apply(lambda out, a, b: ufunc(a, b, out=out), given["out"], given["a"], given["b"])
+        apply(lambda out, a, b: ufunc(a, b, out=out), given["out"], given["a"], given["b"], once=True)
 
     return run
 
@@ -67,7 +67,7 @@ def where(_: Call, given: dict[str, Any]) -> None:
 def clip(_: Call, given: dict[str, Any]) -> None:
     """``out = x`` between two numbers."""
     low, high = (number_as(given[name], given["x"].dtype) for name in ("low", "high"))
-    apply(lambda out, x: np.clip(x, low, high, out=out), given["out"], given["x"])
+    apply(lambda out, x: np.clip(x, low, high, out=out), given["out"], given["x"], once=True)
 
 
 def axpy(_: Call, given: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kaasq.builtins import Call
-from kaasq_workers.devices.cpu.builtins.blocks import Block, blocks, per_block, spread
+from kaasq_workers.devices.cpu.builtins.blocks import Block, blocks, per_pass, spread
 from kaasq_workers.devices.cpu.builtins.casting import number_as
 from kaasq_workers.devices.cpu.builtins.elementwise import apply
 
@@ -17,13 +17,13 @@ TILE_BYTES = 16 << 10  # of a transpose: what is read and what is written fit th
 
 def copy(_: Call, given: dict[str, Any]) -> None:
     """``out = x``, stretched."""
-    apply(np.copyto, given["out"], given["x"])
+    apply(np.copyto, given["out"], given["x"], once=True)
 
 
 def fill(_: Call, given: dict[str, Any]) -> None:
     """``out = value``."""
     value = number_as(given["value"], given["out"].dtype)
-    apply(lambda out: out.fill(value), given["out"])
+    apply(lambda out: out.fill(value), given["out"], once=True)
 
 
 def transpose(call: Call, given: dict[str, Any]) -> None:
@@ -32,7 +32,7 @@ def transpose(call: Call, given: dict[str, Any]) -> None:
     order = call.attrs["axes"] or tuple(reversed(range(x.ndim)))
     seen = x.transpose(order)
     if order[-1:] in {(), (x.ndim - 1,)}:  # rows stay rows
-        spread(blocks(out.shape, per_block(out.itemsize)), lambda block: np.copyto(out[block], seen[block]), out.nbytes)
+        spread(blocks(out.shape, per_pass(out.itemsize)), lambda block: np.copyto(out[block], seen[block]), out.nbytes)
         return
     # Tiles over the axis that is contiguous in x and the one that is in out.
     across = order.index(x.ndim - 1)
@@ -55,7 +55,7 @@ def transpose(call: Call, given: dict[str, Any]) -> None:
 
 def part(call: Call, given: dict[str, Any]) -> None:
     """``out = x[starts + steps * i]``."""
-    apply(np.copyto, given["out"], given["x"][_within(call, given["out"].shape)])
+    apply(np.copyto, given["out"], given["x"][_within(call, given["out"].shape)], once=True)
 
 
 def paste(call: Call, given: dict[str, Any]) -> None:
@@ -97,7 +97,7 @@ def gather(call: Call, given: dict[str, Any]) -> None:
         if outside.any():
             found[:, outside] = 0
 
-    spread(blocks(out.shape, per_block(out.itemsize)), work, out.nbytes)
+    spread(blocks(out.shape, per_pass(out.itemsize)), work, out.nbytes)
 
 
 def _within(call: Call, sizes: tuple[int, ...]) -> tuple[slice, ...]:

@@ -11,11 +11,11 @@ import numpy as np
 
 from kaasq.builtins import Call
 from kaasq.builtins.reductions import reduced_axes
-from kaasq_workers.devices.cpu.builtins.blocks import Array, Block, blocks, lane_blocks, lanes, per_block, spread
+from kaasq_workers.devices.cpu.builtins.blocks import Array, Block, blocks, lane_blocks, lanes, per_pass, spread
 
 STEP_BYTES = 1 << 20  # what is reduced at once; the longer sum of such steps is added up in float64
 STEP_ROWS = 1024  # and what is added up one by one, as rows are: NumPy adds in pairs only along the last axis
-NEIGHBOURS = 1024  # elements of a row that are added to the next row's together, at least: they share cache lines
+NEIGHBOURS = 4096  # elements of a row that are added to the next row's together, at least: they share cache lines
 
 _UFUNCS = {"sum": np.add, "mean": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 
@@ -41,7 +41,7 @@ def reduce(call: Call, given: dict[str, Any]) -> None:
     how = _Reduction(_UFUNCS[op], axes, within, np.dtype(np.float64) if rounds else within)
 
     each = x.size // out.size  # elements that make one
-    limit = max(per_block(x.itemsize, each), min(NEIGHBOURS, out.shape[-1]))
+    limit = max(per_pass(x.itemsize, each), min(NEIGHBOURS, out.shape[-1]))
     rows = max(1, STEP_BYTES * sizes[axes[0]] // (limit * each * x.itemsize))
     if axes[0] < len(sizes) - 1:
         rows = min(rows, STEP_ROWS)
@@ -67,7 +67,7 @@ def arg(where: Callable[..., Array]) -> Callable[[Call, dict[str, Any]], None]:
             before, _, behind = block
             np.copyto(out[before, behind], where(x[block], axis=1), casting="same_kind")
 
-        spread(lane_blocks(x), work, x.nbytes)
+        spread(lane_blocks(x, once=True), work, x.nbytes)
 
     return run
 

@@ -58,7 +58,7 @@ FUNCTIONS: dict[str, Function] = {
     "cast": elementwise.cast,
     "rsqrt": functions.formula(functions.rsqrt),
     "erf": functions.formula(functions.erf_of),
-    "relu": functions.formula(functions.relu),
+    "relu": functions.relu,
     "leaky_relu": functions.leaky_relu,
     "elu": functions.elu,
     "sigmoid": functions.formula(functions.sigmoid),
