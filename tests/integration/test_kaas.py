@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -170,6 +171,24 @@ def test_changed_library_is_used_from_the_next_request_on(served: Served) -> Non
             assert served.client.get("out").view(np.int32)[0] == expected
 
 
+def test_kaasq_run_takes_the_file(served: Served, tmp_path: Path) -> None:
+    put(served.client, DOT)
+    body = {**DOT.body("code"), "keys": {"dot": "from the shell"}}
+    body["kernels"][0]["gridDims"] = 4
+    body["kernels"][1]["arguments"][0]["ofset"] = 0
+    (tmp_path / "dot.json").write_text(json.dumps(body))
+    np.save(tmp_path / "b.npy", np.ones(1024, np.uint32))
+    program = [sys.executable, "-m", "kaasq", "run", tmp_path / "dot.json", "--input", f"b={tmp_path / 'b.npy'}"]
+    settings = served.client.settings
+    where = ["--broker", settings.broker_url, "--store", str(settings.store_path), "--pool", settings.pool]
+    done = subprocess.run([*program, *where], capture_output=True, text=True, check=True, timeout=100)
+    total = DOT.given["vectors/a"].sum(dtype=np.uint32)
+    assert served.client.get("from the shell").view(np.uint32)[0] == total
+    assert "unknown key 'gridDims' in kernels[0] is ignored; did you mean 'gridDim'?" in done.stderr
+    assert "unknown key 'ofset' in kernels[1].arguments[0] is ignored; did you mean 'offset'?" in done.stderr
+    assert done.stderr.count("warning") == 2
+
+
 # -------------------------------------------------------------------------------- in Python
 
 
@@ -198,6 +217,19 @@ def test_loaded_request_with_other_keys_bindings_and_names(local: kaasq.Client) 
     inline = local.run(request.graph, bind={**request.bind, "b": ones})
     assert inline["dot"].view(np.uint32)[0] == total
     assert not inline.refs
+
+
+def test_asynchronous_client_runs_it_likewise() -> None:
+    async def run() -> None:
+        settings = Settings(modules=str(FOLDER))
+        async with kaasq.local_async(device="cpu", settings=settings) as client:
+            for key, array in POWERS.given.items():
+                await client.put(array, name=key)
+            result = await client.run(kaas.load(POWERS.body()), cube=kaasq.Keep("moved"))
+            assert result.refs["square"].name == "square"
+            np.testing.assert_allclose((await client.get("moved")).view(np.float32), POWERS.left["cube"], rtol=1e-5)
+
+    asyncio.run(run())
 
 
 def test_inout_may_be_kept_elsewhere_and_stays_bound(local: kaasq.Client) -> None:
