@@ -24,7 +24,10 @@ def _reduce(call: Call) -> None:
 
 
 def _argmax(call: Call) -> None:
-    _without(call, (axis_of(call, call.attrs["axis"], "x"),))
+    axis = axis_of(call, call.attrs["axis"], "x")
+    _without(call, (axis,))
+    if call.dtype("out") == "int32" and call.shape("x")[axis] > 2**31:
+        raise Mistake(f"an index of {call.shape('x')[axis]} elements does not fit int32; let out be int64", "out")
 
 
 def _without(call: Call, gone: tuple[int, ...]) -> None:

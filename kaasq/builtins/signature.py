@@ -120,10 +120,10 @@ class Builtin:
     where shapes, dtypes or attributes do not fit each other; that each operand's dtype is
     among its parameter's has been checked.
 
-    ``run(xp, operands, attrs)``: ``xp`` is NumPy on a cpu and CuPy on a
-    GPU, ``operands`` are its arrays (and Python numbers) by parameter name: absent buffers are left out, absent numbers have
-    their defaults. It writes into the arrays that it declared to write, keeps none of them, and returns nothing. It
-    runs inside the executor, with the worker's rights.
+    ``run(xp, operands, attrs)``: ``xp`` is NumPy on a cpu and CuPy on a GPU, ``operands`` are its arrays (and Python
+    numbers) by parameter name: absent buffers are left out, absent numbers have their defaults. It writes into the
+    arrays that it declared to write, keeps none of them, and returns nothing. It runs inside the executor, with the
+    worker's rights.
     """
 
     name: str
