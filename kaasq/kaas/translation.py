@@ -66,13 +66,12 @@ def _label(library: str) -> str:
     return f"library {library}"  # any label will do, but that of the built-ins
 
 
-def _buffer(used: Used) -> Buffer:
-    return Buffer(name=used.spec.name, role=used.role, nbytes=used.spec.size, const=used.const)
+def _buffer(each: Used) -> Buffer:
+    return Buffer(name=each.spec.name, role=each.role, nbytes=each.spec.size, const=each.const)
 
 
 def _launch(kernel: KernelSpec, at: str) -> Launch:
     check_printable(kernel.library, f"{at}.library")
-    check_printable(kernel.kernel, f"{at}.kernel")
     grid, _ = _dims(kernel, "gridDim", "nGrid", GRID_LIMIT, at)
     block, place = _dims(kernel, "blockDim", "nBlock", BLOCK_LIMIT, at)
     threads = block[0] * block[1] * block[2]

@@ -178,7 +178,7 @@ def test_kaasq_run_takes_the_file(served: Served, tmp_path: Path) -> None:
     body["kernels"][1]["arguments"][0]["ofset"] = 0
     (tmp_path / "dot.json").write_text(json.dumps(body))
     np.save(tmp_path / "b.npy", np.ones(1024, np.uint32))
-    program = [sys.executable, "-m", "kaasq", "run", tmp_path / "dot.json", "--input", f"b={tmp_path / 'b.npy'}"]
+    program = [sys.executable, "-m", "kaasq", "run", f"{tmp_path}/dot.json", "--input", f"b={tmp_path}/b.npy"]
     settings = served.client.settings
     where = ["--broker", settings.broker_url, "--store", str(settings.store_path), "--pool", settings.pool]
     done = subprocess.run([*program, *where], capture_output=True, text=True, check=True, timeout=100)

@@ -96,6 +96,11 @@ def test_literals_are_numbers_of_their_types_before_the_buffers() -> None:
     ]
 
 
+def test_kernel_may_have_a_name_as_long_as_compilers_make_them() -> None:
+    mangled = "_ZN7cutlass6KernelI" + "x" * 3000
+    assert kaas.load(changed(DOT, "kernels", 0, "kernel", to=mangled)).graph.launches[0].kernel == mangled
+
+
 def test_key_is_the_name_where_it_is_left_out_or_null() -> None:
     for field in ({}, {"key": None}):
         request = kaas.load(uses([(buffer("x", **field), "i"), (buffer("y", **field), "o")]))
@@ -225,7 +230,8 @@ def anywhere() -> list[tuple[str, tuple[str | int, ...], Any, str]]:
         add("keys.a", "keys", values=({"a": 5}, {"a": None}))
         for field in ("library", "kernel"):
             add("kernels[0]", *FIRST, field, values=(GONE,))
-            add(f"kernels[0].{field}", *FIRST, field, values=(5, None, "", "a\nb", LONG, []))
+            add(f"kernels[0].{field}", *FIRST, field, values=(5, None, "", []))
+        add("kernels[0].library", *FIRST, "library", values=("a\nb", LONG))
         add("kernels[0].kernel", *FIRST, "kernel", values=(" ",))
         for field in (GRID[spelling], BLOCK[spelling]):
             place = f"kernels[0].{field}"
