@@ -11,7 +11,7 @@ from kaasq.schema import properties
 from kaasq.schema.definitions import definitions
 from kaasq.schema.documents import event
 from kaasq.schema.examples import examples
-from kaasq.topology import EVENTS, REPLIES, REQUESTS
+from kaasq.topology import CONTROL, EVENTS, REPLIES, REQUESTS
 
 Schema = dict[str, Any]
 
@@ -71,7 +71,7 @@ def _channels() -> Schema:
             "title": "Requests to a pool",
             "description": "Publish with `mandatory`: what comes back has no pool to go to.",
             "parameters": {"tenant": tenant, "pool": {"description": f"The pool of workers: {WORD.pattern}"}},
-            **_exchange(REQUESTS, "request"),
+            **_exchange(REQUESTS, "request", "kaasRequest"),
         },
         "replies": {
             "address": "{tenant}.{replyId}",
@@ -107,13 +107,19 @@ def _channels() -> Schema:
             },
             **_exchange(EVENTS, "event"),
         },
+        "control": {
+            "address": "{tenant}.{pool}",
+            "title": "What all workers of a pool are told",
+            "parameters": {"tenant": tenant, "pool": {"description": f"The pool of workers: {WORD.pattern}"}},
+            **_exchange(CONTROL, "cancel"),
+        },
     }
 
 
-def _exchange(name: str, message: str) -> Schema:
+def _exchange(name: str, *messages: str) -> Schema:
     exchange = {"name": name, "type": "topic", "durable": True, "autoDelete": False}
     return {
-        "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+        "messages": {each: {"$ref": f"#/components/messages/{each}"} for each in messages},
         "bindings": {"amqp": {"is": "routingKey", "exchange": exchange, "bindingVersion": _BINDING}},
     }
 
@@ -122,7 +128,10 @@ def _operations() -> Schema:
     request = {
         "action": "receive",
         "channel": {"$ref": "#/channels/requests"},
-        "messages": [{"$ref": "#/channels/requests/messages/request"}],
+        "messages": [
+            {"$ref": "#/channels/requests/messages/request"},
+            {"$ref": "#/channels/requests/messages/kaasRequest"},
+        ],
         "bindings": {"amqp": {"ack": True, "bindingVersion": _BINDING}},
     }
     return {
@@ -144,6 +153,12 @@ def _operations() -> Schema:
                 "channel": {"$ref": "#/channels/directReplies"},
                 "messages": [{"$ref": "#/channels/directReplies/messages/reply"}],
             },
+        },
+        "cancel": {
+            "action": "receive",
+            "title": "Cancel a request",
+            "channel": {"$ref": "#/channels/control"},
+            "messages": [{"$ref": "#/channels/control/messages/cancel"}],
         },
         "tell": {
             "action": "send",
@@ -170,6 +185,10 @@ def _messages() -> Schema:
 
     return {
         "request": message("request", "A request", properties.REQUEST, {"$ref": f"{_PLACE}/Request"}),
+        "kaasRequest": message(
+            "kaasRequest", "A request in the KaaS format", properties.REQUEST, {"$ref": f"{_PLACE}/KaasRequest"}
+        ),
+        "cancel": message("cancel", "A cancellation", properties.CANCEL, {"$ref": f"{_PLACE}/Cancel"}),
         "reply": message("reply", "Its reply", properties.REPLY, {"$ref": f"{_PLACE}/Reply"}),
         "event": message("event", "Its event", properties.EVENT, event(_PLACE)),
     }

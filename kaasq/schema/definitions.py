@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
-from kaasq.messages import Reply, RequestOf
+from kaasq.messages import Cancel, Reply, RequestOf
 from kaasq.model import GraphSpec
 from kaasq.schema.calls import call_launches
 from kaasq.schema.fields import ABSENT, FIELDS, TYPES
+from kaasq.schema.kaas import KAAS_TYPES, REQUEST, kaas_fields
 
 Schema = dict[str, Any]
 
@@ -24,11 +25,12 @@ _BASE64 = "^[A-Za-z0-9+/]*={0,2}$"
 def definitions(place: str) -> dict[str, Schema]:
     """Every type by name. ``place`` is where the document keeps them, such as ``#/$defs``: they refer to each other."""
     template = place + "/{name}"
-    (request, _), found = msgspec.json.schema_components((RequestOf[GraphSpec | str], Reply), ref_template=template)
+    roots = (RequestOf[GraphSpec | str], REQUEST, Reply, Cancel)
+    (request, *_), found = msgspec.json.schema_components(roots, ref_template=template)
     types: dict[str, Schema] = _strict_base64(found)
     types["Request"] = {"title": "Request", **_without(types.pop(request["$ref"].rpartition("/")[2]), "title")}
-    for name, fields in FIELDS.items():
-        types[name] = _completed(types[name], fields, TYPES.get(name, {}))
+    for name, fields in (FIELDS | kaas_fields(place)).items():
+        types[name] = _completed(types[name], fields, (TYPES | KAAS_TYPES).get(name, {}))
     return {**types, **call_launches(types["Launch"], place)}
 
 

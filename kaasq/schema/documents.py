@@ -10,7 +10,7 @@ from kaasq.schema.definitions import definitions
 Schema = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-NAMES = ("request", "reply", "event")
+NAMES = ("request", "kaas-request", "reply", "event", "cancel")
 
 _PLACE = "#/$defs"
 _NO_BYTES: Schema = {"additionalProperties": {"properties": {"inline": {"type": "null"}}}}
@@ -21,7 +21,9 @@ def json_schema(name: str) -> Schema:
     types = definitions(_PLACE)
     body = {
         "request": {"$ref": f"{_PLACE}/Request"},
+        "kaas-request": {"$ref": f"{_PLACE}/KaasRequest"},
         "reply": {"$ref": f"{_PLACE}/Reply"},
+        "cancel": {"$ref": f"{_PLACE}/Cancel"},
         "event": event(_PLACE),
     }[name]
     return {

@@ -6,9 +6,11 @@ import json
 import struct
 from typing import Any
 
+import msgspec
+
 from kaasq import codec
 from kaasq.checks import GraphLimits, check_graph
-from kaasq.messages import EVENT_TYPE, EVENT_WORDS, CacheUse, Output, Reply, Request, Timings, WorkerInfo
+from kaasq.messages import EVENT_TYPE, EVENT_WORDS, CacheUse, Cancel, Output, Reply, Request, Timings, WorkerInfo
 from kaasq.model import Buffer, Constant, GraphSpec, Launch, Module, Scalar
 
 _TENANT = "ann"
@@ -31,7 +33,22 @@ _GRAPH = GraphSpec(
 )
 
 
-def _message(name: str, headers: dict[str, Any], body: Request | Reply) -> dict[str, Any]:
+_KAAS = {
+    "kernels": [
+        {
+            "library": "vector.cu",
+            "kernel": "scale",
+            "gridDim": [1, 1, 1],
+            "blockDim": [256, 1, 1],
+            "literals": [{"type": "f", "val": 10.0}, {"type": "i", "val": 4}],
+            "arguments": [{"name": "x", "size": 16, "key": "ann/x"}, {"name": "out", "size": 16, "key": "ann/out"}],
+            "type_list": ["i", "o"],
+        }
+    ]
+}
+
+
+def _message(name: str, headers: dict[str, Any], body: msgspec.Struct) -> dict[str, Any]:
     return {"name": name, "headers": headers, "payload": json.loads(codec.encode(body, codec.JSON))}
 
 
@@ -49,10 +66,11 @@ def examples() -> dict[str, dict[str, Any]]:
     )
     word = EVENT_WORDS[reply.status]
     properties = {"correlation_id": _ID, "content_type": codec.JSON, "delivery_mode": 2}
+    asking = {"message_id": _ID, "user_id": _TENANT, "reply_to": "ann-laptop-1", **properties}
     return {
-        "request": _message(
-            "scale", {"message_id": _ID, "user_id": _TENANT, "reply_to": "ann-laptop-1", **properties}, request
-        ),
+        "request": _message("scale", asking, request),
+        "kaasRequest": {"name": "kernels", "headers": asking, "payload": _KAAS},
+        "cancel": _message("cancel", {"user_id": _TENANT, "content_type": codec.JSON}, Cancel(cancel=_ID)),
         "reply": _message("scaled", {"message_id": _ID, **properties}, reply),
         "event": _message(
             "completed",

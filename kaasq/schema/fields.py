@@ -21,7 +21,7 @@ from kaasq.checks import (
 from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES
 from kaasq.messages import MOST, PROTOCOL_VERSION
 from kaasq.model import BUILTINS
-from kaasq.names import GRAPH_NAME, NAME, NAME_BYTES, REF
+from kaasq.names import GRAPH_NAME, NAME, NAME_BYTES, REF, REQUEST_ID_BYTES
 from kaasq.schema.codes import CODES
 
 Schema = dict[str, Any]
@@ -69,6 +69,10 @@ FIELDS: dict[str, dict[str, Schema]] = {
             additionalProperties={"type": "string", **_NAMED},
         ),
         "timeout_ms": _says("Milliseconds from publishing after which the request is not started, and stopped."),
+    },
+    "Cancel": {
+        "kaasq": _VERSION,
+        "cancel": _says("The message_id of the request.", minLength=1, maxLength=REQUEST_ID_BYTES),
     },
     "Stored": {
         "ref": _says("The object's hash.", **_HASH),

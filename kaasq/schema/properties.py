@@ -60,6 +60,8 @@ REQUEST = _fields(
     "user_id",
 )
 
+CANCEL = _fields({name: REQUEST["properties"][name] for name in ("user_id", "content_type")}, "user_id")
+
 REPLY = _fields(
     {
         "message_id": _property("The request's id; absent where the request had none."),

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft202012Validator
 
@@ -20,7 +20,7 @@ from kaasq.checks import GraphLimits, check_graph
 from kaasq.cli import main
 from kaasq.codec import JSON, RequestDecoder
 from kaasq.errors import BadRequest
-from kaasq.messages import EVENT_WORDS, CacheUse, ErrorBody, Output, Reply, Request, Stored, Timings, WorkerInfo
+from kaasq.messages import EVENT_WORDS, CacheUse, Cancel, ErrorBody, Output, Reply, Request, Stored, Timings, WorkerInfo
 from kaasq.model import BUILTINS, Buffer, Constant, GraphSpec, Launch, Module, Scalar
 from kaasq.schema.asyncapi import asyncapi
 from kaasq.schema.codes import CODES
@@ -81,7 +81,7 @@ def test_every_field_says_what_it_is(name: str) -> None:
 
 def test_asyncapi_examples_fit_their_messages() -> None:
     document = asyncapi()
-    assert set(document["components"]["messages"]) == set(NAMES)
+    assert set(document["components"]["messages"]) == {"request", "kaasRequest", "reply", "event", "cancel"}
     for message in document["components"]["messages"].values():
         for part in ("headers", "payload"):
             schema = {**message[part], "components": document["components"]}
@@ -89,8 +89,9 @@ def test_asyncapi_examples_fit_their_messages() -> None:
                 Draft7Validator(schema).validate(example[part])
 
 
-def test_asyncapi_example_of_a_request_is_one() -> None:
-    (example,) = asyncapi()["components"]["messages"]["request"]["examples"]
+@pytest.mark.parametrize("name", ["request", "kaasRequest"])
+def test_asyncapi_examples_of_requests_are_some(name: str) -> None:
+    (example,) = asyncapi()["components"]["messages"][name]["examples"]
     request = RequestDecoder(GraphLimits()).decode(json.dumps(example["payload"]).encode(), JSON)
     assert isinstance(request.graph, GraphSpec)
 
@@ -150,7 +151,7 @@ def graphs(draw: st.DrawFn) -> GraphSpec:
         Scalar(name="s", dtype="float32", default=draw(st.none() | finite)),
         Scalar(name="flag", dtype="?", default=draw(st.none() | st.booleans())),
     )
-    every = [each.name for each in (*buffers, *scalars)]
+    every = [*(each.name for each in buffers), *(each.name for each in scalars)]
     dims = st.integers(1, 64) | st.lists(st.integers(1, 8), min_size=1, max_size=3).map(tuple)
     loaded = draw(st.dictionaries(labels.filter(lambda label: label != BUILTINS), modules, min_size=1, max_size=3))
     launches = [
@@ -171,6 +172,7 @@ def graphs(draw: st.DrawFn) -> GraphSpec:
     )
 
 
+@settings(deadline=None, max_examples=50)  # the validator takes 2 ms per launch: it tries every built-in
 @given(
     request=st.builds(
         Request,
@@ -337,6 +339,43 @@ def test_reply_that_failed_says_why_and_events_have_no_bytes() -> None:
     reply = as_json(Reply(id="1", status="ok", outputs={"out": Output(nbytes=1, inline=b"x")}))
     validate("reply", reply)
     assert not VALIDATORS["event"].is_valid(reply)
+
+
+KAAS = json.loads((ROOT / "examples" / "kaas" / "dot.json").read_text())
+
+
+def test_schema_of_the_kaas_format_takes_both_of_its_spellings() -> None:
+    validate("kaas-request", {**KAAS, "kaasq": 1, "nIter": 2, "keys": {"a": "other"}})
+    buffer = {"name": "x", "size": 16}
+    kernel = {"library": "k.cu", "kernel": "k", "nGrid": 1, "nBlock": [256], "arguments": [[buffer, "io"]]}
+    validate("kaas-request", {"kernels": [kernel]})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gridDim", None),
+        ("gridDim", 0),
+        ("blockDim", [1, 1, 1, 1]),
+        ("blockDim", "1"),
+        ("literals", [{"type": "x", "val": 1}]),
+        ("literals", [{"type": "i"}]),
+        ("arguments", [{"name": "a"}]),
+        ("type_list", ["i", "i", "x"]),
+        ("sharedSize", -1),
+        ("library", None),
+    ],
+)
+def test_schema_of_the_kaas_format_refuses_what_the_worker_refuses(field: str, value: Any) -> None:
+    body = {"kernels": [{**KAAS["kernels"][0], field: value}, *KAAS["kernels"][1:]]}
+    with pytest.raises(BadRequest):
+        RequestDecoder(GraphLimits()).decode(json.dumps(body).encode(), JSON)
+    assert not VALIDATORS["kaas-request"].is_valid(body)
+
+
+def test_cancellation_fits_its_schema() -> None:
+    validate("cancel", as_json(Cancel(cancel="id")))
+    assert not VALIDATORS["cancel"].is_valid({"cancel": ""})
 
 
 # ------------------------------------------------------------------------------------------------------ the command
