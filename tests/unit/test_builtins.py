@@ -146,7 +146,8 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str, str]] = {
     "pooling": (("pool2d", (1, 1, 4, 4), (1, 1, 2, 2)), {"op": "sum", "kernel": (2, 2)}, "op", "op is max or mean"),
     "pooled rank": (("pool2d", (1, 1, 4, 4), (3, 3)), {"op": "max", "kernel": (2, 2)}, "out", r"axes \(N, C, H, W\)"),
     "pooled shape": (
-        ("pool2d", (1, 1, 4, 4), (1, 1, 3, 5)), {"op": "max", "kernel": (2, 2)}, "out", r"\(3, 3\) windows, or \(4, 4\)",
+        ("pool2d", (1, 1, 4, 4), (1, 1, 3, 5)), {"op": "max", "kernel": (2, 2)}, "out",
+        r"out is to have \(3, 3\) windows, or \(4, 4\) if the last may stick out",
     ),
     "pooled channels": (("pool2d", (1, 2, 4, 4), (1, 1, 4, 4)), {"op": "max", "kernel": (1, 1)}, "out", "to have"),
 }  # fmt: skip
