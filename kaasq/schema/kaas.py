@@ -91,14 +91,14 @@ def kaas_fields(place: str) -> dict[str, dict[str, Schema]]:
     }
 
 
+def _either(*fields: str) -> Schema:
+    said: Schema = {"not": {"type": "null"}}
+    return {"anyOf": [{"properties": {each: said}, "required": [each]} for each in fields]}
+
+
 KAAS_TYPES: dict[str, Schema] = {
     "KaasRequest": {"description": "A request in the KaaS format, which is run as it stands (docs/compatibility.md)."},
-    "KernelSpec": {
-        "allOf": [
-            {"anyOf": [{"required": ["gridDim"]}, {"required": ["nGrid"]}]},
-            {"anyOf": [{"required": ["blockDim"]}, {"required": ["nBlock"]}]},
-        ]
-    },
+    "KernelSpec": {"allOf": [_either("gridDim", "nGrid"), _either("blockDim", "nBlock")]},
 }
 
 

@@ -96,6 +96,14 @@ def test_asyncapi_examples_of_requests_are_some(name: str) -> None:
     assert isinstance(request.graph, GraphSpec)
 
 
+def test_page_of_the_protocol_has_every_code_once() -> None:
+    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    rows = [
+        row.split("|")[1] for row in page[page.index("## Errors") : page.index("## Again")].splitlines() if "|" in row
+    ]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(CODES)
+
+
 # -------------------------------------------------------------------------------------- what kaasq encodes is valid
 
 words = st.text("abzAZ09_-", min_size=1, max_size=6)
