@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import kaasq
 from kaasq.importers.onnx import OnnxModel, load
+from kaasq.importers.onnx.folding import FOLDED
+from kaasq.importers.onnx.operators import OPERATORS
 from tests.support.digits import TRAINED, Trained
 from tests.support.onnx_models import by_onnxruntime
 
-ERROR = 2e-5  # of logits that reach about 20; measured: a tenth of that (docs/importers.md)
+ROOT = Path(__file__).parents[2]
+ERROR = 2e-5  # of logits that reach about 20; measured: a third of that (docs/importers.md)
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +77,32 @@ def test_second_request_finds_weights_on_the_device(client, name, trained) -> No
     again = client.run(model.graph, bind=weights, x=trained.held_out[2:4])
     assert again.cache.misses == 0
     assert again.cache.hits >= len(weights)
+
+
+def test_snippet_of_the_page_runs(tmp_path, monkeypatch) -> None:
+    page = (ROOT / "docs" / "importers.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```python onnx\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    mlp = TRAINED["mlp"]()
+    onnx.save(mlp.model, tmp_path / "digits.onnx")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"images": mlp.held_out[:8]}
+    exec(snippet, names)
+    np.testing.assert_allclose(
+        names["result"]["logits"], by_onnxruntime(mlp.model, {"x": mlp.held_out[:8]})[0], atol=ERROR
+    )
+
+
+def test_page_names_every_operator() -> None:
+    page = (ROOT / "docs" / "importers.md").read_text(encoding="utf-8")
+    table = page.split("### Operators")[1].split("###")[0]
+    assert set(OPERATORS) | FOLDED <= set(re.findall(r"\w+", table))
+
+
+def test_example_tells_digits() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "digits.py"], check=False, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    share = re.search(r"([0-9.]+)% of 450 unseen digits told right", done.stdout)
+    assert share is not None
+    assert float(share[1]) > 95

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from kaasq.model import GraphSpec
@@ -74,5 +73,5 @@ class OnnxModel:
     def __repr__(self) -> str:
         return (
             f"<OnnxModel {self.graph.name!r}: {', '.join(self.inputs)} -> {', '.join(self.outputs)}; "
-            f"{len(self.graph.launches)} launches, {np.round(self.weight_bytes / 1e6, 1)} MB of weights>"
+            f"{len(self.graph.launches)} launches, {self.weight_bytes / 1e6:.2g} MB of weights>"
         )
