@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from tests.support.foreign import Program
 from tests.support.kaas import CASES, FOLDER, SPELLINGS, Case, check, put
 from tests.support.workers import running_worker
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "kaas"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "kaas"
+DOCUMENTATION = ROOT / "docs" / "compatibility.md"
 DOT = next(case for case in CASES if case.name == "dot")
 POWERS = next(case for case in CASES if case.name == "powers")
 SUM = next(case for case in CASES if case.name == "sum")
@@ -255,6 +258,15 @@ def test_mistakes_beside_a_loaded_request_are_told(local: kaasq.Client) -> None:
 def test_worker_with_a_module_folder_that_is_none_does_not_start() -> None:
     with pytest.raises(kaasq.BadRequest, match="modules: '/nowhere' is no folder"):
         kaasq.local(device="cpu", settings=Settings(modules="/nowhere"))
+
+
+def test_documentations_snippet_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FOLDER)
+    monkeypatch.setattr(kaasq, "Client", lambda: kaasq.local(device="cpu", settings=Settings(modules=".")))
+    (snippet,) = re.findall(r"```python\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
+    names: dict[str, Any] = dict(zip("abc", (*DOT.given.values(), np.ones(1024, np.uint32))))
+    exec(snippet, names)
+    assert names["result"]["dot"].view(np.uint32)[0] == DOT.left["vectors/dot"][0]
 
 
 def test_example_runs() -> None:
