@@ -174,12 +174,14 @@ class AsyncClient(ClientBase):
 
         In another loop than the client's only once that one is closed.
         """
-        if self._side is None or self._forked or self._side.loop.is_closed():
+        if self._forked:
+            self._close()  # which then does nothing that blocks, and a forked loop has no threads
+        elif self._side is None or self._side.loop.is_closed():
             await asyncio.to_thread(self._close)
-            return
-        self._check_loop(self._side)
-        self._closed = True
-        await self._side.close(self._close)
+        else:
+            self._check_loop(self._side)
+            self._closed = True
+            await self._side.close(self._close)
 
     async def __aenter__(self) -> Self:
         self._here()

@@ -73,24 +73,26 @@ class LoopSide:
             self._outbox.fail_waiting(error)
 
     def _put(self, future: RequestFuture, preparing: asyncio.Future[Prepared]) -> None:
-        error = preparing.exception()
-        if error is None:
+        try:
+            prepared = preparing.result()
             self.connected()  # it may have failed meanwhile
-            self._outbox.put(future, preparing.result())
-        else:
+        except Exception as error:  # noqa: BLE001  # whatever it is: nobody else would hear of it
             self._outbox.fail(future, error)
+        else:
+            self._outbox.put(future, prepared)
 
     def _deliver(self, future: RequestFuture, result: Result) -> None:
         names = result.unread if self._fetch else []
+        if not names:
+            result.seal()
+            future.set_result(result)
+            return
         try:
-            if names:
-                self.threads.call(result.read, names).add_done_callback(partial(self._give, future, result))
-                return
+            reading = self.threads.call(result.read, names)
         except BrokerLost as error:
             self._outbox.fail(future, error)
         else:
-            result.seal()
-            future.set_result(result)
+            reading.add_done_callback(partial(self._give, future, result))
 
     def _give(self, future: RequestFuture, result: Result, reading: asyncio.Future[None]) -> None:
         error = reading.exception()

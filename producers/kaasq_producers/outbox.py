@@ -54,14 +54,16 @@ class Outbox:
         self._inbox = inbox
         self._on_result = on_result
         self._waiting: OrderedDict[RequestFuture, tuple[Prepared, asyncio.TimerHandle]] = OrderedDict()
-        self._closed = False
+        self._closed: KaasqError | None = None
         self._woken = False  # or about to be: one call for all who wait
 
     def put(self, future: RequestFuture, prepared: Prepared) -> None:
         """Send it, now or when there is room. If that takes longer than its timeout, it gets ReplyTimeout."""
         if future.done():
             return  # cancelled while its inputs were prepared
-        if self._waiting or not self._sent(future, prepared):
+        if self._closed is not None:
+            self.fail(future, copy.copy(self._closed))
+        elif self._waiting or not self._sent(future, prepared):
             timer = self.loop.call_later(prepared.timeout_s, self._expire, future)
             self._waiting[future] = (prepared, timer)
             self._wait_for_room()
@@ -70,7 +72,7 @@ class Outbox:
         """That is what became of it, unless it was cancelled."""
         if not future.done():
             future.set_exception(error)
-            if self._closed:
+            if self._closed is not None:
                 future.exception()  # who closes the client wants to hear no more: no warning if nobody looks
 
     def open(self, core: ClientCore) -> None:
@@ -87,7 +89,7 @@ class Outbox:
 
     def close(self, error: KaasqError) -> None:
         """Tell all who wait; there will be no others."""
-        self._closed = True
+        self._closed = error
         self.fail_waiting(error)
 
     def withdraw(self, future: RequestFuture) -> None:

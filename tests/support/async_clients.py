@@ -54,6 +54,18 @@ class Gate:
         return call
 
 
+class GatedBroker(MemoryBroker):
+    """Opens once its gate is open."""
+
+    def __init__(self, node: MemoryNode) -> None:
+        super().__init__(node, "ann")
+        self.gate = Gate()
+
+    def open(self, timeout_s: float) -> None:
+        self.gate()
+        super().open(timeout_s)
+
+
 class Bench:
     """A node, a scripted worker, and clients on it."""
 

@@ -23,7 +23,7 @@ from kaasq.messages import Output, Reply, Request, Stored
 from kaasq_producers import AsyncClient, BufferRef
 from kaasq_producers.prepare import QUICK_BYTES, Preparer
 from tests.support import graphs
-from tests.support.async_clients import Bench, Gate, bench
+from tests.support.async_clients import Bench, Gate, GatedBroker, bench
 from tests.support.fake_worker import saxpy
 from tests.support.loops import Ticker, play, until
 
@@ -276,6 +276,7 @@ def test_forked_child_is_refused_its_parents_client(on: Bench) -> None:
                     try:
                         client.submit(GRAPH, x=X, y=X)
                     except KaasqError as error:
+                        await client.close()  # leaves the parent's alone
                         code = 42 if "one client per process" in error.message else 2
                 os._exit(code)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42  # noqa: ASYNC222
@@ -337,6 +338,29 @@ def test_closing_ends_requests_wherever_they_are(on: Bench, monkeypatch: pytest.
         with pytest.raises(BrokerLost, match="the client is closed"):
             await client.get("x")
         await client.close()
+
+    play(main)
+
+
+def test_inputs_that_are_ready_when_the_client_is_closed(on: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread has brought them to the store, and the loop hears of it in the same turn in which it closes."""
+
+    async def main() -> None:
+        def away(timeout_s: float) -> None:
+            raise BrokerLost("nobody answers")
+
+        broker = MemoryBroker(on.node, "ann")
+        monkeypatch.setattr(broker, "open", away)
+        client = on.client(broker, inline_limit=8)
+        future = client.submit(GRAPH, x=X, y=X, timeout=60)
+        time.sleep(0.3)  # noqa: ASYNC251  # not giving way
+        side = client._side
+        assert side is not None
+        while not future.done():
+            side._inbox._run()  # what the threads posted; their futures' callbacks come in the loop's next turn
+            await client.close()
+        with pytest.raises(BrokerLost):
+            await future
 
     play(main)
 
@@ -403,18 +427,13 @@ def test_broker_that_is_lost_for_good_ends_all_requests(on: Bench) -> None:
 
 
 def test_timeout_while_connecting_says_so(on: Bench) -> None:
-    gate = Gate()
-
-    class Slow(MemoryBroker):
-        def open(self, timeout_s: float) -> None:
-            gate()
-            super().open(timeout_s)
+    broker = GatedBroker(on.node)
 
     async def main() -> None:
-        async with on.client(Slow(on.node, "ann")) as client:
+        async with on.client(broker) as client:
             with pytest.raises(ReplyTimeout, match=r"had not answered yet after 0\.05 s"):
                 await client.run(GRAPH, x=X, y=X, timeout=0.05)
-            gate.open()
+            broker.gate.open()
 
     play(main)
 

@@ -17,7 +17,7 @@ from kaasq.memory import MemoryBroker
 from kaasq.messages import Cancel, Output
 from kaasq.topology import CONTROL, Binding, Queue, Topology
 from tests.support import graphs
-from tests.support.async_clients import Bench, Gate, bench
+from tests.support.async_clients import Bench, Gate, GatedBroker, bench
 from tests.support.fake_worker import saxpy
 from tests.support.loops import play, until
 from tests.support.messaging import Deliveries, declare
@@ -49,20 +49,15 @@ async def cancelled(task: asyncio.Future[Any]) -> None:
 
 
 def test_while_connecting(on: Bench) -> None:
-    gate = Gate()
-
-    class Slow(MemoryBroker):
-        def open(self, timeout_s: float) -> None:
-            gate()
-            super().open(timeout_s)
+    broker = GatedBroker(on.node)
 
     async def main() -> None:
-        async with on.client(Slow(on.node, "ann")) as client:
+        async with on.client(broker) as client:
             given_up = asyncio.create_task(client.run(GRAPH, x=X, y=X, a=1.0))
             kept = asyncio.create_task(client.run(GRAPH, x=X, y=X, a=2.0))
-            await until(gate.reached.is_set)
+            await until(broker.gate.reached.is_set)
             await cancelled(given_up)
-            gate.open()
+            broker.gate.open()
             np.testing.assert_array_equal((await kept)["out"], 3 * X)
         assert [each.scalars["a"] for each in on.worker.requests] == [2.0]
 

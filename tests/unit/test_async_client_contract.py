@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from kaasq.settings import Settings
 from kaasq.topology import CONTROL, Binding, Queue, Topology
 from kaasq_producers import AsyncClient, Client
 from tests.support import graphs
+from tests.support.async_clients import Held
 from tests.support.fake_worker import INFO, FakeWorker, saxpy
 from tests.support.loops import Plain, Threaded
 from tests.support.messaging import Deliveries, declare
@@ -68,16 +68,6 @@ def open_client(request: pytest.FixtureRequest, node: MemoryNode, tmp_path: Path
 @pytest.fixture
 def client(open_client: Open) -> Face:
     return open_client()
-
-
-class Held:
-    """An answer that holds requests back until the test replies."""
-
-    def __init__(self) -> None:
-        self.taken: queue.Queue[tuple[Request, Message]] = queue.Queue()
-
-    def __call__(self, request: Request, message: Message) -> None:
-        self.taken.put((request, message))
 
 
 def test_run_returns_the_result(client: Face, worker: FakeWorker) -> None:
