@@ -6,7 +6,7 @@ Left out on purpose: caching, eviction, argument checks and plans. They are the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -92,6 +92,18 @@ class Operation(Protocol):
     call: Call
 
 
+class Recording(Protocol):
+    """Launches and operations that a device repeats as one."""
+
+    def replay(self, stream: Stream) -> None:
+        """Queue all of them. Raises KernelFailed."""
+
+    def update(
+        self, index: int, kernel: LoadedKernel, grid: Dim3, block: Dim3, arguments: Arguments, shared_bytes: int
+    ) -> bool:
+        """Give the launch that was recorded at that place other arguments. False if that is not possible."""
+
+
 class Stream(Protocol):
     """Work in order. Calls may return before the work is done; ``synchronize`` waits and reports what failed."""
 
@@ -112,6 +124,12 @@ class Stream(Protocol):
 
     def operate(self, operation: Operation, operands: Mapping[str, Memory | Number]) -> None:
         """Run a built-in on memory and numbers, by its parameters' names. Raises KernelFailed."""
+
+    def record(self, calls: Sequence[Callable[[Stream], None]]) -> Recording | None:
+        """Record what each of those calls queues on the stream they are given, and run none of it.
+
+        None if this device gains nothing by that, or cannot for these.
+        """
 
     def mark(self) -> Mark:
         """Mark this point."""

@@ -70,9 +70,9 @@ class Engine:
         self._objects = DeviceCache(0 if self._guard else int(device.limits.memory * CACHE_SHARE))
 
     def run(
-        self, tenant: str, graph: GraphSpec, request: Request, between: Callable[[], None] | None = None
+        self, tenant: str, graph: GraphSpec, request: Request, proceed: Callable[[], None] | None = None
     ) -> Executed:
-        """Run it; ``between`` is called after each launch, and ends the run by raising.
+        """Run it; ``proceed`` is called between launches, and ends the run by raising.
 
         Raises a KaasqError; nothing has been published in the store then.
         """
@@ -102,10 +102,10 @@ class Engine:
             ready = stream.mark()
             plan.bind(memory, request.scalars)
             if self._guard is None:
-                plan.launch(stream, between)
+                plan.launch(stream, proceed=proceed)
             else:
                 with self._guard.watch(graph, memory) as check:
-                    plan.launch(stream, check, between)
+                    plan.launch(stream, check, proceed)
             done = stream.mark()
             outputs = self._copy_out(tenant, graph, request, memory, undo)
             end = stream.mark()

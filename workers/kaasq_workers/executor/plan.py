@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,18 +13,19 @@ from kaasq.errors import ModuleRejected, OutOfMemory
 from kaasq.model import BUILTINS, Buffer, GraphSpec, Module, Number, Scalar
 from kaasq_workers.devices.protocol import Device, LoadedModule, Memory, Stream
 from kaasq_workers.executor.arguments import pack
+from kaasq_workers.executor.launching import Check, Launches
 from kaasq_workers.executor.libraries import Libraries
-from kaasq_workers.executor.steps import CallStep, KernelStep, check_launch
+from kaasq_workers.executor.steps import CallStep, KernelStep, Step, check_launch
 
 PLANS = 256
-LAUNCHES = 200_000  # in all plans together: about 1 KiB each
+LAUNCHES = 200_000  # in all plans together, recorded ones included: about 1 KiB each
 MODULES = 256
 
 
 class Place(NamedTuple):
     """Where a buffer or scalar goes: an argument of a step."""
 
-    step: KernelStep | CallStep
+    step: int
     position: int
 
 
@@ -56,17 +57,17 @@ class Plan:
                 loaded[key] = modules.load(tenant, code[key], tuple(sorted(names)))
         declared: dict[str, Buffer | Scalar] = {each.name: each for each in graph.buffers}
         declared.update((each.name, each) for each in graph.scalars)
-        self.steps: list[KernelStep | CallStep] = []
+        self.steps: list[Step] = []
         self._addresses: dict[str, list[Place]] = {}
         self._scalars: dict[str, list[Place]] = {}
         harmed: set[str] = set()
         for index, launch in enumerate(graph.launches):
             at = f"graph.launches[{index}]"
-            step: KernelStep | CallStep
+            step: Step
             if launch.module == BUILTINS:
                 call = resolve_call(launch, at, declared)
-                step = CallStep(device.prepare(call), launch)
-                harmed |= step.written
+                step = called = CallStep(device.prepare(call), launch)
+                harmed |= called.written
             else:
                 kernel = loaded[launch.module].kernel(launch.kernel)
                 check_launch(launch, f"{at} ({launch.kernel})", kernel, device)
@@ -75,33 +76,52 @@ class Plan:
             for position, arg in enumerate(launch.args):
                 if isinstance(arg, str):
                     where = self._addresses if isinstance(declared[arg], Buffer) else self._scalars
-                    where.setdefault(arg, []).append(Place(step, position))
+                    where.setdefault(arg, []).append(Place(index, position))
             self.steps.append(step)
+        self._launches = Launches(self.steps, graph.iterations)
+        self._bound: dict[str, int] = {}  # addresses, as the steps have them
+        self._numbers: dict[str, bytes] = {}
+        self._changed: set[int] = set()  # steps whose arguments changed since they were queued last
         self.unharmed = frozenset(each.name for each in graph.buffers if each.const or each.name not in harmed)
         """Buffers that no launch writes to: they are const, or only built-ins take them, to read."""
+
+    @property
+    def weight(self) -> int:
+        """What it costs to keep, in launches."""
+        return self._launches.weight
 
     def bind(self, memory: Mapping[str, Memory], scalars: Mapping[str, Number]) -> None:
         """Write this request's addresses and scalars into the arguments."""
         for name, places in self._addresses.items():
             given = memory[name]
-            for step, position in places:
-                step.set_memory(position, given)
+            moved = self._bound.get(name) != given.address
+            self._bound[name] = given.address
+            for index, position in places:
+                self.steps[index].set_memory(position, given)
+                if moved:
+                    self._changed.add(index)
         for scalar in self.graph.scalars:
             number = scalars.get(scalar.name, scalar.default)
             if number is None or scalar.name not in self._scalars:
                 continue
             value = pack_number(scalar.dtype, number, f"scalars.{scalar.name}")
-            for step, position in self._scalars[scalar.name]:
-                step.set_number(position, value)
+            if self._numbers.get(scalar.name) == value:
+                continue
+            self._numbers[scalar.name] = value
+            for index, position in self._scalars[scalar.name]:
+                self.steps[index].set_number(position, value)
+                self._changed.add(index)
 
-    def launch(self, stream: Stream, *between: Callable[[], None] | None) -> None:
-        """Queue every launch, as often as the graph says; what ``between`` names is called behind each."""
-        called = [each for each in between if each is not None]
-        for _ in range(self.graph.iterations):
-            for step in self.steps:
-                step.launch(stream)
-                for each in called:
-                    each()
+    def launch(self, stream: Stream, after: Check | None = None, proceed: Check | None = None) -> None:
+        """Queue every launch, as often as the graph says.
+
+        ``after`` is called behind each; ``proceed`` now and then, and ends it by raising.
+        """
+        if after is not None:
+            self._launches.queue_watched(stream, after, proceed)
+            return
+        self._launches.queue(stream, self._changed, proceed)
+        self._changed.clear()
 
 
 @contextmanager
@@ -163,8 +183,8 @@ class PlanCache:
             return plan, True
         plan = Plan(tenant, graph, self._device, self.modules, code)
         self._plans[key] = plan
-        self._launches += len(plan.steps)
+        self._launches += plan.weight
         while len(self._plans) > 1 and (len(self._plans) > PLANS or self._launches > LAUNCHES):
             _, dropped = self._plans.popitem(last=False)
-            self._launches -= len(dropped.steps)
+            self._launches -= dropped.weight
         return plan, False

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from kaasq.dtypes import unpack_number
 from kaasq.errors import BadRequest
 from kaasq.model import Constant, Dim3, Launch, Number, dim3
-from kaasq_workers.devices.protocol import Device, LoadedKernel, Memory, Operation, Stream
+from kaasq_workers.devices.protocol import Device, LoadedKernel, Memory, Operation, Recording, Stream
 from kaasq_workers.executor.arguments import PackedArguments, pointer
+
+
+class Step(Protocol):
+    """A kernel's launch or a built-in's run."""
+
+    def set_memory(self, position: int, memory: Memory) -> None:
+        """Bind a buffer to an argument."""
+
+    def set_number(self, position: int, value: bytes) -> None:
+        """Bind a scalar, packed, to an argument."""
+
+    def launch(self, stream: Stream) -> None:
+        """Queue it."""
+
+    def update(self, recording: Recording, index: int) -> bool:
+        """Bring its launch at that place of a recording up to date. False if that is not possible."""
 
 
 class KernelStep:
@@ -30,6 +48,10 @@ class KernelStep:
     def launch(self, stream: Stream) -> None:
         """Queue it."""
         stream.launch(self.kernel, self.grid, self.block, self.arguments, self.shared_bytes)
+
+    def update(self, recording: Recording, index: int) -> bool:
+        """Bring its launch at that place of a recording up to date."""
+        return recording.update(index, self.kernel, self.grid, self.block, self.arguments, self.shared_bytes)
 
 
 class CallStep:
@@ -61,6 +83,10 @@ class CallStep:
     def launch(self, stream: Stream) -> None:
         """Queue it."""
         stream.operate(self.operation, self._operands)
+
+    def update(self, recording: Recording, index: int) -> bool:  # noqa: ARG002
+        """Not possible: what a built-in queues is its own business."""
+        return False
 
     def _writes(self, name: str, access: str) -> bool:
         return access in {"writes", "updates"} and self.operation.call.has(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from kaasq_workers.devices.cpu.memory import Allocator, CpuMemory, default_limit
 from kaasq_workers.devices.cpu.module import CpuKernel, CpuModule, Runtime
 from kaasq_workers.devices.cpu.processor import processor_name
 from kaasq_workers.devices.cpu.toolchain import find_toolchain, no_compiler
-from kaasq_workers.devices.protocol import Arguments, Limits, LoadedKernel, Mark, Memory, Operation
+from kaasq_workers.devices.protocol import Arguments, Limits, LoadedKernel, Mark, Memory, Operation, Stream
 
 SHARED_PER_BLOCK = 232448  # 227 KiB, an H100's
 FENCE_BYTES = 256 << 20  # of address space, not of memory
@@ -70,6 +70,9 @@ class CpuStream:
         """Run a built-in to its end."""
         assert isinstance(operation, CpuOperation)
         operation.run(operands)
+
+    def record(self, calls: Sequence[Callable[[Stream], None]]) -> None:
+        """Nothing is gained: a launch costs what the call costs."""
 
     def mark(self) -> CpuMark:
         """Mark this point."""

@@ -29,7 +29,10 @@ _KERNEL_CRASHES = {
     721: "it leaked tensor memory",
 }
 # The call was refused and nothing else happened. What is in neither table ends the context, to be safe.
-_REFUSED = {_INVALID_VALUE, _OUT_OF_MEMORY, 9, 98, 400, 500, 600, _LAUNCH_OUT_OF_RESOURCES, 712, 713, 720, 801, 912}
+_CAPTURE = set(range(900, 909))  # what a stream that is being recorded cannot take
+_REFUSED = {
+    _INVALID_VALUE, _OUT_OF_MEMORY, 9, 98, 400, 500, 600, _LAUNCH_OUT_OF_RESOURCES, 712, 713, 720, 801, 912, *_CAPTURE,
+}  # fmt: skip
 # The driver has no use for the code that it was given.
 _CODE_REJECTED = {
     _INVALID_VALUE: "the driver cannot read it",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cupy
@@ -16,8 +16,9 @@ from kaasq_workers.devices.cuda.builtins.products import ProductFailed
 from kaasq_workers.devices.cuda.builtins.workspaces import Workspace
 from kaasq_workers.devices.cuda.errors import Poisonable, run_error
 from kaasq_workers.devices.cuda.module import CudaKernel
+from kaasq_workers.devices.cuda.recording import CudaRecording, capture
 from kaasq_workers.devices.cuda.staging import Staging
-from kaasq_workers.devices.protocol import Arguments, LoadedKernel, Mark, Memory, Operation
+from kaasq_workers.devices.protocol import Arguments, LoadedKernel, Mark, Memory, Operation, Stream
 
 SLOT_BYTES = 4 << 20
 SLOTS = 4
@@ -63,8 +64,7 @@ class CudaStream:
     """Work in order on the GPU. Any call may report what failed earlier in the stream or beside it (KernelFailed).
 
     ``cupy`` is the stream for CuPy's own functions, ``pointer`` the driver's handle, which a CUDA graph is launched on
-    (``cuda.core.Stream.from_handle``). A plan of many launches will become one such graph of explicit nodes; this
-    class then keeps the copies.
+    (``cuda.core.Stream.from_handle``).
     """
 
     def __init__(self, device: Poisonable) -> None:
@@ -163,6 +163,10 @@ class CudaStream:
             raise KernelFailed(f"{self._device.name} refused built-in {name!r}: {error}", kernel=name) from error
         except cupy.cuda.memory.OutOfMemoryError as error:  # of CuPy's own pool, which custom built-ins allocate from
             raise OutOfMemory(f"{self._device.name} has no memory left for built-in {name!r}: {error}") from error
+
+    def record(self, calls: Sequence[Callable[[Stream], None]]) -> CudaRecording | None:
+        """Record what those calls queue, as a CUDA graph; None if something in it cannot be recorded."""
+        return capture(self, calls, self._device)
 
     def mark(self) -> CudaMark:
         """Mark this point."""
