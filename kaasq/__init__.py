@@ -35,6 +35,7 @@ from kaasq.messages import Stored
 from kaasq.model import Module
 
 if TYPE_CHECKING:
+    from kaasq import kaas as kaas
     from kaasq.embedded import local as local
     from kaasq.embedded import local_async as local_async
     from kaasq_producers import AsyncClient as AsyncClient
@@ -102,6 +103,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_LAZY[name]), name)
         globals()[name] = value
         return value
+    if name == "kaas":
+        return importlib.import_module("kaasq.kaas")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -486,6 +486,7 @@ def test_no_field_of_a_request_is_lost_by_decoding_it() -> None:
     assert {name: getattr(decoded, name) for name in given} == given
 
 
-def test_import_of_kaasq_does_not_load_it() -> None:
-    program = "import sys, kaasq; assert 'kaasq.kaas' not in sys.modules; from kaasq import kaas; kaas.load"
+@pytest.mark.parametrize("use", ["kaasq.kaas.load", "from kaasq import kaas; kaas.load"])
+def test_import_of_kaasq_does_not_load_it_but_its_use_does(use: str) -> None:
+    program = f"import sys, kaasq; assert 'kaasq.kaas' not in sys.modules; {use}"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
