@@ -30,7 +30,7 @@ queue=kaasq.reply.$user.$id
 
 # call METHOD PATH: the JSON on standard input goes out, the answer comes back. The password stays off the command line.
 call() {
-    curl --silent --show-error --fail-with-body --max-time "$timeout" --request "$1" --header 'content-type: application/json' \
+    curl --silent --show-error --fail --max-time "$timeout" --request "$1" --header 'content-type: application/json' \
         --config <(jq -rn --arg user "$user" '"user = " + ("\($user):\(env.KAASQ_PASSWORD)" | tojson)') --data-binary @- "$api/$2"
 }
 
@@ -48,7 +48,8 @@ routed=$(jq -n --rawfile body "$1" --arg user "$user" --arg id "$id" --arg pool 
     properties: {user_id: $user, message_id: $id, reply_to: $id, expiration: $ms,
                  content_type: "application/json", delivery_mode: 2},
     payload: $body, payload_encoding: "string"
-}' | call POST "exchanges/$vhost/kaasq.requests/publish" | jq .routed)
+}' | call POST "exchanges/$vhost/kaasq.requests/publish" | jq .routed) ||
+    die "cannot publish to kaasq.requests as $user; RabbitMQ's log says why"
 [[ $routed == true ]] || die "unroutable: no worker ever served pool $pool"
 
 deadline=$((SECONDS + timeout + 1)) # a second for the worker to say that the time was over
