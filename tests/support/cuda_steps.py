@@ -22,6 +22,7 @@ from kaasq_workers.devices.cuda.builtins.steps import (
     Steps,
 )
 from kaasq_workers.devices.cuda.builtins.table import PLANS
+from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.arguments import PackedArguments, pointer
 
 
@@ -71,6 +72,45 @@ def call_of(builtin: str, operands: Mapping[str, Any], attrs: Mapping[str, Any])
     return resolve_call(Launch(module=BUILTINS, kernel=builtin, args=tuple(args), attrs=dict(attrs)), "here", declared)
 
 
+def run_on(device: Device, case: Case) -> dict[str, np.ndarray]:
+    """The operands' arrays after the device's own built-in has run; on the cpu device, what NumPy says."""
+    operands: dict[str, Any] = dict(case.numbers())
+    stream = device.stream()
+    arrays = {name: value for name, value in case.operands.items() if isinstance(value, np.ndarray)}
+    for name, value in arrays.items():
+        operands[name] = device.allocate(value.nbytes)
+        stream.copy_in(operands[name], raw(value))
+    stream.operate(device.prepare(case.call()), operands)
+    found = {name: np.empty_like(value, order="C") for name, value in arrays.items()}
+    for name, value in found.items():
+        stream.copy_out(operands[name], raw(value))
+    stream.synchronize()
+    return found
+
+
+def raw(array: np.ndarray) -> memoryview:
+    """An array's bytes; of a contiguous one, where they are."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+LESS_EXACT = {"gemm", "conv2d", "reduce", "log_softmax"}
+"""Long sums, added in another order, and differences of them."""
+
+
+def compare(
+    case: Case, found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], tolerances: Mapping[str, float]
+) -> None:
+    """Equal, or floats within a tolerance by dtype, relative to the largest."""
+    for operand, array in wanted.items():
+        where = f"{operand} of {case}"
+        if "float" in array.dtype.name:
+            tolerance = tolerances[array.dtype.name] * (8 if case.builtin in LESS_EXACT else 1)
+            scale = np.nanmax(np.abs(array[np.isfinite(array)]), initial=1.0)
+            np.testing.assert_allclose(found[operand], array, rtol=tolerance, atol=tolerance * scale, err_msg=where)
+        else:
+            np.testing.assert_array_equal(found[operand], array, err_msg=where)
+
+
 class StepRunner:
     """Runs steps on a cpu device. ``load`` compiles the kernels of many calls at once, which is much faster."""
 
@@ -98,7 +138,7 @@ class StepRunner:
         memory[SCRATCH] = self.device.allocate(case.bounds.scratch_bytes)
         stream = self.device.stream()
         for name, value in arrays.items():
-            stream.copy_in(memory[name], np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+            stream.copy_in(memory[name], raw(value))
         for step in case.steps():
             if isinstance(step, KernelStep):
                 values = [_value(each, memory, numbers) for each in step.args]

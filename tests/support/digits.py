@@ -7,6 +7,7 @@ trained last layer: the weights are real enough for the numbers to mean somethin
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,3 +184,11 @@ def transformer() -> Trained:
 
 
 TRAINED = {"mlp": mlp, "convnet": convnet, "transformer": transformer}
+
+
+if __name__ == "__main__":
+    FOLDER = Path(__file__).parents[1] / "data" / "digits"
+    for name, train in TRAINED.items():
+        FOLDER.joinpath(f"{name}.onnx").write_bytes(train().model.SerializeToString(deterministic=True))
+    pixels = np.round(digits().held_out * 16).astype(np.uint8)
+    np.savez_compressed(FOLDER / "held_out.npz", pixels=pixels, labels=digits().labels.astype(np.uint8))

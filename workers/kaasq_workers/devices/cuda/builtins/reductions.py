@@ -50,8 +50,10 @@ def _steps(call: Call, gone: Sequence[int], operator: str, found_bytes: int, bou
         steps = [strides[axis] for axis in axes]
         vector = also is not None
         sizes = [shape[axis] for axis in axes]
-        return walk(sizes, (steps,), [itemsize(dtype)], bounds, vector=vector, also=also or ())
+        return walk(sizes, (steps,), [max(itemsize(dtype), least_bytes)], bounds, vector=vector, also=also or ())
 
+    # Each element of a vector has an accumulator of its own, so vectors of small elements are not as long as could be.
+    least_bytes = 2 if in_rows else 4
     # Vectors lie along the innermost axis; whatever else is stepped over must keep them aligned.
     outputs = math.prod(shape[axis] for axis in kept)
     along = over(gone, [strides[axis] for axis in kept if shape[axis] > 1] if in_rows else None)
