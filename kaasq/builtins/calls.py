@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from kaasq.builtins.registry import builtin_names, find_builtin
-from kaasq.builtins.signature import Builtin, Call, Mistake, Operand, Parameter
+from kaasq.builtins.signature import VIEWS, Builtin, Call, Mistake, Operand, Parameter
 from kaasq.errors import BadArguments, ModuleRejected
 from kaasq.model import Buffer, Constant, Launch, Scalar
 
 MESSAGE_LENGTH = 600  # of a mistake at most: it may quote an attribute of a thousand numbers
 DIMENSIONS = 32  # of a view, as of a buffer
 WHOLE_LIMIT = 2**63  # devices count in 64 bits
-
-VIEWS = "shapes"
-"""An attribute of every built-in: a shape per argument under which to see its buffer, null for the declared one."""
 
 
 def resolve_call(launch: Launch, at: str, declared: Mapping[str, Buffer | Scalar]) -> Call:

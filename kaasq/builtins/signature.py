@@ -35,6 +35,9 @@ class Parameter(NamedTuple):
 
 ABSENT = "absent"
 
+VIEWS = "shapes"
+"""An attribute of every built-in: a shape per argument under which to see its buffer, null for the declared one."""
+
 
 def reads(name: str, dtypes: tuple[str, ...] = FLOATS, *, optional: bool = False) -> Parameter:
     """A buffer that is read."""
@@ -132,6 +135,18 @@ class Builtin:
     attributes: Mapping[str, Attribute | type] = field(default_factory=dict)
     run: Run | None = None
     summary: str = ""
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.parameters]
+        required = [each.default is None for each in self.parameters]
+        if len(set(names)) < len(names):
+            raise ValueError(f"built-in {self.name!r} has two parameters of one name: {', '.join(names)}")
+        if required != sorted(required, reverse=True):
+            raise ValueError(f"built-in {self.usage}: after a parameter that may be left out, all may")
+        if VIEWS in self.attributes:
+            raise ValueError(
+                f"built-in {self.name!r}: every built-in has an attribute {VIEWS!r}; call yours another name"
+            )
 
     @property
     def usage(self) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kaasq.builtins.calls import VIEWS
 from kaasq.builtins.catalogue import CATALOGUE
-from kaasq.builtins.signature import Builtin
+from kaasq.builtins.signature import VIEWS, Builtin
 from kaasq.model import BUILTINS, Attribute
 
 Schema = dict[str, Any]

@@ -212,6 +212,19 @@ def test_another_packages_check_that_breaks_is_its_own_fault(monkeypatch):
         resolve("package.broken", (4,), (4,))
 
 
+@pytest.mark.parametrize(
+    ("parameters", "attributes", "message"),
+    [
+        ((reads("x"), writes("x")), {}, "two parameters of one name: x, x"),
+        ((reads("x", optional=True), writes("out")), {}, r"p.q\(\[x\], out\): after a parameter that may be left out"),
+        ((reads("x"),), {"shapes": ()}, "every built-in has an attribute 'shapes'"),
+    ],
+)
+def test_a_signature_that_nobody_could_call_is_refused(parameters, attributes, message):
+    with pytest.raises(ValueError, match=message):
+        Builtin("p.q", parameters, lambda _: None, attributes)
+
+
 ATTRIBUTE_NAMES = sorted({name for each in CATALOGUE.values() for name in each.attributes} | {"shapes", "other"})
 NUMBERS = st.one_of(
     st.integers(-4, 4),
@@ -250,7 +263,7 @@ ARGUMENTS = st.one_of(
 def test_whatever_is_called_fits_or_is_refused(name, args, attrs, data):
     builtin = CATALOGUE[name]
     known = {key: value for key, value in attrs.items() if key in builtin.attributes or data.draw(st.booleans())}
-    declared: dict[str, Buffer | Scalar] = {each.name: each for each in args if isinstance(each, (Buffer, Scalar))}
+    declared: dict[str, Any] = {each.name: each for each in args if not isinstance(each, Constant)}
     given = tuple(each if isinstance(each, Constant) else each.name for each in args)
     launch = Launch(module="kaasq", kernel=name, args=given, attrs=known)
     buffers = tuple(each for each in declared.values() if isinstance(each, Buffer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import tracemalloc
@@ -141,7 +142,7 @@ def test_memory_stays_bounded_whatever_the_size(device, monkeypatch, dtype):
     monkeypatch.setattr("kaasq_workers.devices.cpu.builtins.blocks._threads", lambda: 2)
     for name, shapes, attrs in FRUGAL:
         arrays = [np.ones(shape, dtype) for shape in shapes]
-        peak = _peak(lambda name=name, arrays=arrays, attrs=attrs: run(device, name, *arrays, **attrs))
+        peak = _peak(functools.partial(run, device, name, *arrays, **attrs))
         # run's own copies of the arrays, and what the built-in needs besides
         assert peak <= sum(each.nbytes for each in arrays) + (8 << 20), name
 

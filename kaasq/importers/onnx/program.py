@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kaasq.builtins import Builtin, find_builtin, resolve_call
-from kaasq.builtins.calls import VIEWS
+from kaasq.builtins.signature import VIEWS
 from kaasq.dtypes import BUFFER_DTYPES, itemsize
 from kaasq.errors import BadArguments
 from kaasq.importers.onnx.naming import Names
