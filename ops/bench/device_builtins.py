@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,10 +148,10 @@ def gemms(bench: Bench) -> list[Subject]:
         for n in GEMM_SIZES:
             a, b, c, d = (array(dtype, n, n) for _ in range(4))
             ours = bench.ours("gemm", {"a": a, "b": b, "c": c})
-            peers: dict[str, Work] = {"cupy": lambda a=a, b=b, d=d: cupy.matmul(a, b, out=d)}
+            peers: dict[str, Work] = {"cupy": partial(cupy.matmul, a, b, out=d)}
             if torch:
                 ta, tb, td = shared(a), shared(b), shared(d)
-                peers["torch"] = lambda ta=ta, tb=tb, td=td: torch.matmul(ta, tb, out=td)
+                peers["torch"] = partial(torch.matmul, ta, tb, out=td)
             subjects.append(Subject(f"gemm {dtype} {n}", ours, peers, 2.0 * n**3))
     return subjects
 
@@ -222,10 +223,8 @@ def convolutions(bench: Bench) -> list[Subject]:
             ours = bench.ours("conv2d", {"x": x, "w": w, "out": out}, pads=(pad,) * 4, groups=groups)
             peers: dict[str, Work] = {}
             if torch:
-                tx, tw = shared(x), shared(w)
-                peers["torch"] = lambda tx=tx, tw=tw, pad=pad, groups=groups: torch.nn.functional.conv2d(
-                    tx, tw, padding=pad, groups=groups
-                )
+                convolve = torch.nn.functional.conv2d
+                peers["torch"] = partial(convolve, shared(x), shared(w), padding=pad, groups=groups)
             work = 2.0 * out.size * (channels // groups) * kernel * kernel
             name = f"conv2d {dtype} {n}x{channels}x{size}x{size} * {filters}x{kernel}x{kernel} groups {groups}"
             subjects.append(Subject(name, ours, peers, work))
