@@ -246,7 +246,7 @@ BUFFERS = st.builds(
     st.sampled_from([*ANY, "complex64"]),
     st.lists(st.integers(1, 5), max_size=5).map(tuple),
 )
-ARGUMENTS = st.one_of(
+ARGUMENTS: st.SearchStrategy[Any] = st.one_of(
     BUFFERS,
     st.builds(Constant, dtype=st.sampled_from([*FLOATS[1:], *INTEGERS[1:4]]), value=st.integers(0, 100)),
     st.builds(Scalar, name=st.just("s"), dtype=st.sampled_from(FLOATS)),
@@ -260,7 +260,7 @@ ARGUMENTS = st.one_of(
     attrs=st.dictionaries(st.sampled_from(ATTRIBUTE_NAMES), ATTRIBUTES, max_size=5),
     data=st.data(),
 )
-def test_whatever_is_called_fits_or_is_refused(name, args, attrs, data):
+def test_whatever_is_called_fits_or_is_refused(name: str, args: list[Any], attrs: dict[str, Any], data: Any):
     builtin = CATALOGUE[name]
     known = {key: value for key, value in attrs.items() if key in builtin.attributes or data.draw(st.booleans())}
     declared: dict[str, Any] = {each.name: each for each in args if not isinstance(each, Constant)}
