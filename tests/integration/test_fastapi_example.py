@@ -74,7 +74,8 @@ def test_searches_health_batches_and_refusals() -> None:
             assert wrong.status_code == 400
             assert wrong.json()["error"]["code"] == "buffer_size"
             assert "declared as float32 (16,)" in wrong.json()["error"]["message"]
-            for body in ({"vector": []}, {"vector": query, "top": 0}, {"vector": "x"}):
+            refused: list[dict[str, Any]] = [{"vector": []}, {"vector": query, "top": 0}, {"vector": "x"}]
+            for body in refused:
                 assert (await http.post("/search", json=body)).status_code == 422
             many = {"vectors": [[1.0]] * (MAX_BATCH + 1)}
             assert (await http.post("/search/batch", json=many)).status_code == 422
@@ -168,14 +169,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def uvicorn(port: int, **environment: str) -> Iterator[str]:
+def uvicorn(port: int, log: Path, **environment: str) -> Iterator[str]:
+    """The service, as its own process; nothing may have gone wrong in it unheard."""
     command = ["-m", "uvicorn", "--factory", "examples.fastapi_service.app:create_app", "--port", str(port)]
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env={**os.environ, **environment})
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env={**os.environ, **environment}, stderr=errors
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         until_s = time.monotonic() + 60
         while True:
-            assert process.poll() is None, "the service did not start"
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < until_s
             try:
                 httpx.get(f"{url}/docs", timeout=2)
@@ -185,6 +190,8 @@ def uvicorn(port: int, **environment: str) -> Iterator[str]:
         yield url
         process.terminate()
         assert process.wait(30) in {0, -15}  # uvicorn ends itself with the signal, once all is closed
+        assert "Traceback" not in log.read_text(), log.read_text()
+        assert "never retrieved" not in log.read_text()
     finally:
         process.kill()
         process.wait()
@@ -196,7 +203,7 @@ def test_as_the_readme_starts_it(broker_url: str, pool: str, tmp_path: Path) -> 
     places = {"KAASQ_BROKER_URL": broker_url, "KAASQ_POOL": pool, "KAASQ_STORE": str(store)}
     with (
         running_worker(broker_url, pool, store),
-        uvicorn(free_port(), SEARCH_VECTORS=str(tmp_path / "vectors.npy"), **places) as url,
+        uvicorn(free_port(), tmp_path / "uvicorn.log", SEARCH_VECTORS=str(tmp_path / "vectors.npy"), **places) as url,
         httpx.Client(base_url=url, timeout=30) as http,
     ):
         until_s = time.monotonic() + 60

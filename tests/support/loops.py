@@ -29,7 +29,7 @@ def play(main: Callable[[], Coroutine[Any, Any, T]], timeout_s: float = TIMEOUT_
         return result
 
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", RuntimeWarning)  # a coroutine that was never awaited
         try:
             return asyncio.run(watched())
         finally:
