@@ -270,7 +270,8 @@ def test_whatever_is_called_fits_or_is_refused(name: str, args: list[Any], attrs
     scalars = tuple(each for each in declared.values() if isinstance(each, Scalar))
     try:
         graph = check_graph(GraphSpec(name="g", buffers=buffers, scalars=scalars, launches=(launch,)), GraphLimits())
-        checked: dict[str, Buffer | Scalar] = {each.name: each for each in (*graph.buffers, *graph.scalars)}
+        checked: dict[str, Buffer | Scalar] = {each.name: each for each in graph.buffers}
+        checked.update((each.name, each) for each in graph.scalars)
         call = resolve_call(graph.launches[0], "at", checked)
     except (BadArguments, BadRequest, ModuleRejected):
         return
