@@ -99,6 +99,8 @@ class Worker:
                 handle.kill()
                 handle.wait(5.0 if handle.killable else 0.0)
         self._broker.close()
+        if front is not None and front.handle is not None:
+            front.handle.link.dispose()  # nobody reads it any more; idempotent, if the front has seen its end
         log.info("worker.stopped", drained=drained)
         return drained
 
