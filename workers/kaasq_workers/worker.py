@@ -82,11 +82,13 @@ class Worker:
         self.pause()
         front, self._front = self._front, None
         drained = True
+        handle: Handle | None = None
         if front is not None:
             idle = threading.Event()
             self._broker.call_soon(lambda: front.when_idle(idle.set))
             drained = idle.wait(timeout_s)
             gone = threading.Event()
+            handle = front.handle  # now: the front lets go of it when it sees its end
 
             def hang_up() -> None:
                 front.hang_up()
@@ -94,13 +96,12 @@ class Worker:
 
             self._broker.call_soon(hang_up)
             gone.wait(5.0)
-            handle = front.handle
             if handle is not None and handle.wait(5.0 if drained else 0.1) is None:
                 handle.kill()
                 handle.wait(5.0 if handle.killable else 0.0)
         self._broker.close()
-        if front is not None and front.handle is not None:
-            front.handle.link.dispose()  # nobody reads it any more; idempotent, if the front has seen its end
+        if handle is not None:
+            handle.link.dispose()  # nobody reads it any more; of no effect where the front has done it
         log.info("worker.stopped", drained=drained)
         return drained
 
