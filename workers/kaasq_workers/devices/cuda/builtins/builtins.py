@@ -70,7 +70,8 @@ class Builtins:
             raise ModuleRejected(
                 f"{name}: {self.products.name} cannot do this product: {error}", kernel=name
             ) from error
-        self._workspaces.need()
+        if product.workspace_bytes or SCRATCH in {each.at.name for each in (step.a, step.b, step.c)}:
+            self._workspaces.need()
         return ProductPart(step, product)
 
     def _kernel(self, step: KernelStep) -> CudaKernel:

@@ -104,12 +104,11 @@ class ProductPart:
 
     def queue(self, operands: Operands, stream: Any) -> None:
         """Have the library queue it."""
-        workspace = stream.workspace
         a, b, c = [
-            (workspace.scratch if name == SCRATCH else operands[name].address) + offset
+            (stream.workspace.scratch if name == SCRATCH else operands[name].address) + offset
             for name, offset in self._matrices
         ]
         for held, name in self._factors:
             held.value = operands[name]
-        product = workspace.product if self._product.workspace_bytes else 0
-        self._product.queue(a, b, c, self._alpha, self._beta, product, stream)
+        workspace = stream.workspace.product if self._product.workspace_bytes else 0
+        self._product.queue(a, b, c, self._alpha, self._beta, workspace, stream)

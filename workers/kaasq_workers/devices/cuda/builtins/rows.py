@@ -52,7 +52,8 @@ def layernorm(call: Call, bounds: Bounds) -> Steps:
         pack_index(packs, wide_index),
         pack(wide(dtype), call.attrs["epsilon"]),
     )
-    kernel = f"layernorm_rows<{NAMES[dtype]}, {index_type(wide_index)}, {lanes}, {threads}>"
+    flags = ", ".join("true" if call.has(each) else "false" for each in ("scale", "bias"))
+    kernel = f"layernorm_rows<{NAMES[dtype]}, {index_type(wide_index)}, {lanes}, {threads}, {flags}>"
     return (_step(kernel, rows, threads, args),)
 
 

@@ -31,7 +31,7 @@ from kaasq_workers.devices.cuda.builtins.walks import index_type, pack_index
 
 _FAMILY = "windows"
 _MOST_ROWS = 65535  # of blocks in a grid; a kernel walks over more
-_WINDOW_MULTIPLE = 128  # of the windows laid out at once where an image has too many: keeps matrices aligned
+_WINDOW_MULTIPLE = 8  # of the windows laid out at once where an image has too many: keeps matrices aligned
 
 
 def im2col(call: Call, _: Bounds) -> Steps:
@@ -117,7 +117,8 @@ def _portions(shape: _Shape, scratch_bytes: int) -> list[tuple[int, int, int, in
     if fitting >= shape.windows:
         most = fitting // shape.windows
         return [(image, min(most, shape.images - image), 0, shape.windows) for image in range(0, shape.images, most)]
-    most = fitting // _WINDOW_MULTIPLE * _WINDOW_MULTIPLE or fitting
+    share = -(-shape.windows // -(-shape.windows // fitting))
+    most = min(-(-share // _WINDOW_MULTIPLE) * _WINDOW_MULTIPLE, fitting)
     return [
         (image, 1, window, min(most, shape.windows - window))
         for image in range(shape.images)

@@ -10,6 +10,7 @@ from kaasq_workers.devices.protocol import Memory
 
 SCRATCH_BYTES = 64 << 20
 PRODUCT_BYTES = 32 << 20  # what NVIDIA advises for cuBLASLt on Hopper; older GPUs need less
+_ALIGNMENT_BYTES = 256
 
 
 class Workspace:
@@ -32,7 +33,7 @@ class Workspaces:
 
     def __init__(self, allocate: Callable[[int], Memory], scratch_bytes: int, product_bytes: int) -> None:
         self._allocate = allocate
-        self.scratch_bytes = scratch_bytes
+        self.scratch_bytes = -(-scratch_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
         self.product_bytes = product_bytes
         self._needed = False
         self._streams: weakref.WeakSet[WithWorkspace] = weakref.WeakSet()

@@ -1,4 +1,4 @@
-// What all built-ins share: element types, vectors of 16 bytes, walks over strided operands, joining what threads found.
+// What all built-ins share: element types, vectors, walks over strided operands, joining what threads found.
 // Runs on the cpu device as well, where the tests look for mistakes of indexing.
 #define INLINE __device__ __forceinline__
 
@@ -61,14 +61,52 @@ template <class W> INLINE W smaller(W a, W b) { return a < b || a != a ? a : b; 
 
 // V elements read and written at once.
 template <class T, int V> struct alignas(sizeof(T) * V) Pack { T lane[V]; };
-template <int V, class T> INLINE Pack<T, V> read(const T* from, bool spread) {
+template <int V, class T> INLINE Pack<T, V> same(T value) {
     Pack<T, V> pack;
-    if (V > 1 && !spread) return *reinterpret_cast<const Pack<T, V>*>(from);
 #pragma unroll
-    for (int k = 0; k < V; k++) pack.lane[k] = *from;
+    for (int k = 0; k < V; k++) pack.lane[k] = value;
     return pack;
 }
-template <int V, class T> INLINE void write(T* to, const Pack<T, V>& pack) { *reinterpret_cast<Pack<T, V>*>(to) = pack; }
+template <int V, class T> INLINE Pack<T, V> read(const T* from, bool spread) {
+    if (V > 1 && !spread) return *reinterpret_cast<const Pack<T, V>*>(from);
+    return same<V>(*from);
+}
+// Written at once on purpose: a struct the compiler takes apart, and does not always put together again. The L2 cache
+// is where stores go anyway.
+template <int BYTES> struct Unit;
+template <> struct Unit<1> { using Type = unsigned char; };
+template <> struct Unit<2> { using Type = unsigned short; };
+template <> struct Unit<4> { using Type = unsigned; };
+template <> struct Unit<8> { using Type = unsigned long long; };
+template <class T> INLINE typename Unit<sizeof(T)>::Type bits_of(const T& value) {
+    return *reinterpret_cast<const typename Unit<sizeof(T)>::Type*>(&value);
+}
+template <class T> INLINE unsigned word_of(const T* lanes, int word) {
+    if constexpr (sizeof(T) >= 4) {
+        constexpr int words = sizeof(T) / 4;
+        return static_cast<unsigned>(bits_of(lanes[word / words]) >> (word % words * 32 % (8 * sizeof(T))));
+    } else {
+        constexpr int lanes_each = 4 / sizeof(T);
+        unsigned found = 0;
+#pragma unroll
+        for (int k = 0; k < lanes_each; k++)
+            found |= static_cast<unsigned>(bits_of(lanes[word * lanes_each + k])) << (8 * sizeof(T) * k);
+        return found;
+    }
+}
+template <int V, class T> INLINE void write(T* to, const Pack<T, V>& pack) {
+    const T* lanes = pack.lane;
+    if constexpr (sizeof(pack) == 16 && V > 1)
+        __stcg(
+            reinterpret_cast<uint4*>(to),
+            make_uint4(word_of(lanes, 0), word_of(lanes, 1), word_of(lanes, 2), word_of(lanes, 3)));
+    else if constexpr (sizeof(pack) == 8 && V > 1)
+        __stcg(reinterpret_cast<uint2*>(to), make_uint2(word_of(lanes, 0), word_of(lanes, 1)));
+    else if constexpr (sizeof(pack) == 4 && V > 1)
+        *reinterpret_cast<unsigned*>(to) = word_of(lanes, 0);
+    else
+        *reinterpret_cast<Pack<T, V>*>(to) = pack;
+}
 
 // Division by a number known on the host. Of 32 bits, for dividends below 2^31: by multiplication, after T. Granlund
 // and P. Montgomery, "Division by invariant integers using multiplication", 1994.
@@ -134,11 +172,12 @@ template <class Acc> INLINE Acc from_lane(Acc mine, int lane_mask, bool exchange
     return *reinterpret_cast<Acc*>(&words);
 }
 
-// What LANES neighbouring threads (all of a block, if more than 32) found, joined, for each of them. Always in the same
-// order, so the result is the same every time. All threads of the block must come here.
+// What LANES neighbouring threads (all of a block, if more than 32) found, joined, for each of them. The order is the
+// same every time, and so is the result. All threads of the block must come here (of the warp, if LANES is 32 or less).
 template <class Op, int LANES, class Acc> INLINE Acc join_lanes(Acc mine) {
 #pragma unroll
-    for (int step = (LANES < 32 ? LANES : 32) / 2; step > 0; step /= 2) mine = Op::join(mine, from_lane(mine, step, true));
+    for (int step = (LANES < 32 ? LANES : 32) / 2; step > 0; step /= 2)
+        mine = Op::join(mine, from_lane(mine, step, true));
     if constexpr (LANES > 32) {
         __shared__ Acc warps[LANES / 32];
         __syncthreads();  // the last call's may still be read

@@ -54,7 +54,7 @@ INLINE float rounded_to_odd(double x) {
     if (static_cast<double>(nearest) == x || x != x || bits & 1) return nearest;
     return __int_as_float(fabs(static_cast<double>(nearest)) > fabs(x) ? bits - 1 : bits + 1);
 }
-// To another type, still wide. Integers saturate and a NaN becomes 0; a bool is whether it is other than 0, as a NaN is.
+// To another type, still wide. Integers saturate and a NaN becomes 0; a bool is whether it is not 0, as a NaN is not.
 template <class To, class W> INLINE WideOf<To> converted(W x) {
     using Target = WideOf<To>;
     if constexpr (sizeof(Target) == 1) {
@@ -69,11 +69,10 @@ template <class To, class W> INLINE WideOf<To> converted(W x) {
             // The largest integer may round up on its way to W, to the first number that does not fit.
             return x <= static_cast<W>(least) ? least : x >= static_cast<W>(most) ? most : static_cast<Target>(x);
         } else {
-            if (x < W(0))
-                return !is_signed<To> || static_cast<long long>(x) < static_cast<long long>(least) ? static_cast<Target>(least)
-                                                                                                    : static_cast<Target>(x);
-            return static_cast<unsigned long long>(x) > static_cast<unsigned long long>(most) ? static_cast<Target>(most)
-                                                                                              : static_cast<Target>(x);
+            using Largest = unsigned long long;
+            const bool below = x < W(0) && (!is_signed<To> || static_cast<long long>(x) < static_cast<long long>(least));
+            const bool above = !(x < W(0)) && static_cast<Largest>(x) > static_cast<Largest>(most);
+            return static_cast<Target>(below ? least : above ? most : static_cast<To>(x));
         }
     }
 }
@@ -120,7 +119,8 @@ OPERATOR(Axpy, W, b + first * a)
 struct Where { template <class W> static INLINE W of(bool condition, W a, W b) { return condition ? a : b; } };
 
 template <class Op, class Out, class A, class I, int R, int V>
-__global__ void __launch_bounds__(256) map1(Walk<I, R, 2> walk, Out* out, const A* a, WideOf<A> first, WideOf<A> second) {
+__global__ void __launch_bounds__(256) map1(
+    Walk<I, R, 2> walk, Out* out, const A* a, WideOf<A> first, WideOf<A> second) {
     long long at[2];
     const int lanes = walk.template place<V>(thread_index<I>(), at);
     if (lanes == V) {
@@ -151,7 +151,8 @@ __global__ void __launch_bounds__(256) map2(Walk<I, R, 3> walk, Out* out, const 
 
 // T is an unsigned type of the elements' size: a choice moves bits.
 template <class T, class I, int R, int V>
-__global__ void __launch_bounds__(256) choose(Walk<I, R, 4> walk, T* out, const Flag* condition, const T* a, const T* b) {
+__global__ void __launch_bounds__(256) choose(
+    Walk<I, R, 4> walk, T* out, const Flag* condition, const T* a, const T* b) {
     long long at[4];
     const int lanes = walk.template place<V>(thread_index<I>(), at);
     if (lanes == V) {

@@ -4,10 +4,7 @@ template <class T, class I, int V>
 __global__ void __launch_bounds__(256) fill(T* out, T value, I packs, I tail) {
     const I index = thread_index<I>();
     if (index < packs) {
-        Pack<T, V> pack;
-#pragma unroll
-        for (int k = 0; k < V; k++) pack.lane[k] = value;
-        write<V>(out + static_cast<long long>(index) * V, pack);
+        write<V>(out + static_cast<long long>(index) * V, same<V>(value));
     } else if (index - packs < tail) {
         out[static_cast<long long>(packs) * V + static_cast<long long>(index - packs)] = value;
     }
@@ -73,5 +70,6 @@ __global__ void __launch_bounds__(256) gather(
     long long entry = indices[row - outer * index_count.value];
     if (entry < 0) entry += entries;
     const bool inside = entry >= 0 && entry < entries;
-    out[index] = inside ? x[(static_cast<long long>(outer) * entries + entry) * static_cast<long long>(units.value) + unit] : T();
+    const long long at = (static_cast<long long>(outer) * entries + entry) * static_cast<long long>(units.value) + unit;
+    out[index] = inside ? x[at] : T();
 }

@@ -137,7 +137,8 @@ __global__ void __launch_bounds__(256) reduce_parts(
     const long long output = static_cast<long long>(blockIdx.x) * 8 + threadIdx.x / 32;
     typename Op::Acc acc = Op::empty();
     if (output < outputs)
-        for (int part = threadIdx.x % 32; part < part_count; part += 32) acc = Op::join(acc, parts[part * outputs + output]);
+        for (int part = threadIdx.x % 32; part < part_count; part += 32)
+            acc = Op::join(acc, parts[part * outputs + output]);
     acc = join_lanes<Op, 32>(acc);
     if (output < outputs && threadIdx.x % 32 == 0) out[output] = Op::done(acc, count);
 }

@@ -1,7 +1,7 @@
 // Rows that are read twice: once for what they have in common, once to be written. The second time they are in a cache.
 
-// Online softmax: the sum so far, relative to the largest so far. After M. Milakov and N. Gimelshein, "Online normalizer
-// calculation for softmax", 2018.
+// Online softmax: the sum so far, relative to the largest so far. After M. Milakov and N. Gimelshein, "Online
+// normalizer calculation for softmax", 2018.
 template <class W> struct Scaled {
     W top, sum;
     INLINE W relative(W to) const { return top == to ? sum : sum * exp(top - to); }
@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256) softmax_rows(T* out
     const T* from = x + static_cast<long long>(row) * packs * V;
     T* to = out + static_cast<long long>(row) * packs * V;
     Scaled<W> all = {lowest<W>(), W(0)};
-    for (I i = threadIdx.x % LANES; i < packs; i += LANES) include<T, V>(all, read<V>(from + static_cast<long long>(i) * V, false));
+    for (I i = threadIdx.x % LANES; i < packs; i += LANES)
+        include<T, V>(all, read<V>(from + static_cast<long long>(i) * V, false));
     all = join_lanes<JoinScaled<W>, LANES>(all);
     for (I i = threadIdx.x % LANES; i < packs; i += LANES) {
         Pack<T, V> pack = read<V>(from + static_cast<long long>(i) * V, false);
@@ -80,9 +81,10 @@ template <class W> struct JoinMoments {
     }
 };
 
-template <class T, class I, int V, int LANES>
+template <class T, class I, int V, int LANES, bool SCALE, bool BIAS>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256) layernorm_rows(
-    T* out, const T* x, const T* scale, const T* bias, I rows, I packs, WideOf<T> epsilon) {
+    T* __restrict__ out, const T* __restrict__ x, const T* __restrict__ scale, const T* __restrict__ bias, I rows,
+    I packs, WideOf<T> epsilon) {
     using W = WideOf<T>;
     const I row = static_cast<I>(blockIdx.x) * (blockDim.x / LANES) + threadIdx.x / LANES;
     if (row >= rows) return;  // as above
@@ -103,14 +105,14 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256) layernorm_rows(
     const W factor = W(1) / sqrt(all.squares / all.count + epsilon);
     for (I i = threadIdx.x % LANES; i < packs; i += LANES) {
         const long long at = static_cast<long long>(i) * V;
-        Pack<T, V> pack = read<V>(from + at, false), times, plus;
-        if (scale) times = read<V>(scale + at, false);
-        if (bias) plus = read<V>(bias + at, false);
+        Pack<T, V> pack = read<V>(from + at, false);
+        const Pack<T, V> times = SCALE ? read<V>(scale + at, false) : pack;
+        const Pack<T, V> plus = BIAS ? read<V>(bias + at, false) : pack;
 #pragma unroll
         for (int k = 0; k < V; k++) {
             W value = (widen(pack.lane[k]) - all.mean) * factor;
-            if (scale) value *= widen(times.lane[k]);
-            if (bias) value += widen(plus.lane[k]);
+            if (SCALE) value *= widen(times.lane[k]);
+            if (BIAS) value += widen(plus.lane[k]);
             pack.lane[k] = narrow<T>(value);
         }
         write<V>(to + at, pack);

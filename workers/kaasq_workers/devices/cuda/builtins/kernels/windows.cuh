@@ -45,9 +45,10 @@ __global__ void __launch_bounds__(256) conv2d_direct(
     for (int channel = 0; channel < depth; channel++)
         for (int ky = 0; ky < g.kernel_y; ky++)
             for (int kx = 0; kx < g.kernel_x; kx++, weight++) {
-                const int iy = oy * g.stride_y - g.pad_y + ky * g.dilation_y, ix = ox * g.stride_x - g.pad_x + kx * g.dilation_x;
-                if (iy >= 0 && iy < g.height && ix >= 0 && ix < g.width)
-                    sum += widen(from[(static_cast<long long>(channel) * g.height + iy) * g.width + ix]) * widen(*weight);
+                const int iy = oy * g.stride_y - g.pad_y + ky * g.dilation_y;
+                const int ix = ox * g.stride_x - g.pad_x + kx * g.dilation_x;
+                const long long at = (static_cast<long long>(channel) * g.height + iy) * g.width + ix;
+                if (iy >= 0 && iy < g.height && ix >= 0 && ix < g.width) sum += widen(from[at]) * widen(*weight);
             }
     out[index] = narrow<T>(bias ? sum + widen(bias[filter]) : sum);
 }
@@ -63,7 +64,8 @@ __global__ void __launch_bounds__(256) pool2d(Windows g, T* out, const T* x, I c
     int counted = 0;
     for (int ky = 0; ky < g.kernel_y; ky++)
         for (int kx = 0; kx < g.kernel_x; kx++) {
-            const int iy = oy * g.stride_y - g.pad_y + ky * g.dilation_y, ix = ox * g.stride_x - g.pad_x + kx * g.dilation_x;
+            const int iy = oy * g.stride_y - g.pad_y + ky * g.dilation_y;
+            const int ix = ox * g.stride_x - g.pad_x + kx * g.dilation_x;
             const bool inside = iy >= 0 && iy < g.height && ix >= 0 && ix < g.width;
             counted += COUNT_PADS ? iy < g.end_y && ix < g.end_x : inside;
             if (!inside) continue;
