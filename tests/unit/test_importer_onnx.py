@@ -219,6 +219,27 @@ def test_attribute_that_nobody_honours_is_refused() -> None:
     assert "round_mode='up'" in refusal(model)
 
 
+def test_names_that_are_no_text_are_told() -> None:
+    damaged = linear().SerializeToString().replace(b"dense", b"d\xff\xffse")
+    assert "a name in it is no UTF-8" in refusal(damaged)
+
+
+def test_constants_that_make_no_sense_are_told() -> None:
+    slices = {"starts": np.array([0]), "ends": np.array([1]), "axes": np.array([7])}
+    model = model_of([node("Slice", ["x", *slices], ["y"], name="cut")], {"x": X}, ["y"], slices)
+    assert "Slice 'cut': " in refusal(model)
+    mask = {"depth": np.array(1 << 40), "values": np.float32([0, 1])}
+    model = model_of([node("OneHot", ["i", *mask], ["y"], name="many")], {"i": np.array([1])}, ["y"], mask)
+    message = refusal(model)
+    assert "OneHot 'many'" in message
+    assert "OnnxLimits.folded_bytes" in message
+
+
+def test_unused_first_output_costs_nothing() -> None:
+    model = model_of([node("Split", ["x"], ["a", "b"], axis=1, num_outputs=2)], {"x": np.zeros((2, 4), "f4")}, ["b"])
+    assert [each.attrs["starts"] for each in load(model).graph.launches] == [(0, 2)]
+
+
 def test_empty_values_are_refused() -> None:
     nodes = [node("Shape", ["x"], ["none"], start=2), node("Relu", ["x"], ["y"])]
     message = refusal(model_of(nodes, {"x": X}, ["y", "none"]))

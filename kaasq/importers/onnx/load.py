@@ -46,9 +46,12 @@ def load(
     from kaasq.importers.onnx.translation import translate
 
     limits = limits or OnnxLimits()
-    model = read(source, limits)
-    sizes = input_shapes(model.graph, shapes or {}, batch)
-    translated = translate(model, sizes, limits)
+    try:
+        model = read(source, limits)
+        sizes = input_shapes(model.graph, shapes or {}, batch)
+        translated = translate(model, sizes, limits)
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"damaged: a name in it is no UTF-8 ({error.reason})", at="model") from None
     return assemble(translated, _graph_name(name, source, model.graph.name), limits.graph)
 
 

@@ -43,9 +43,9 @@ class Described(NamedTuple):
 
 @dataclass
 class Node:
-    """An operator with its inputs. ``inputs`` that are left out, and ``outputs`` that nobody uses, are None.
+    """An operator with its inputs. ``inputs`` and ``outputs`` that are left out are None.
 
-    ``lonely`` holds the inputs (by position) that nobody but this node uses.
+    ``used`` holds the outputs (by position) that somebody uses, ``lonely`` the inputs that nobody else uses.
     """
 
     op: str
@@ -54,6 +54,7 @@ class Node:
     inputs: Sequence[Value | None]
     outputs: Sequence[Described | None]
     program: Program
+    used: frozenset[int] = frozenset({0})
     lonely: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
@@ -79,6 +80,13 @@ class Node:
             return self.attribute(name)
         array = self.known(index, name) if self.has(index) else None
         return default if array is None else array.tolist()
+
+    def axis(self, default: int) -> int:
+        """The attribute of that name: an axis of the first input, from the front."""
+        axis, rank = int(self.attribute("axis", default)), len(self.shape(0))
+        if not -rank <= axis < rank:
+            raise Unsupported(f"axis is {axis}; its input has {rank} axes")
+        return axis % rank
 
     # ----------------------------------------------------------------------------------------------------- inputs
     def has(self, index: int) -> bool:
@@ -124,14 +132,15 @@ class Node:
     def out(self) -> Described:
         """The first output."""
         found = self.outputs[0]
-        assert found is not None, "a node nobody uses is not translated"
+        if found is None:
+            raise Unsupported("its first output has no name")
         return found
 
     def only_first_output(self) -> None:
         """Raises Unsupported if another output is used."""
-        others = [each.name for each in self.outputs[1:] if each is not None]
+        others = [each.name for i, each in enumerate(self.outputs) if each is not None and i in self.used - {0}]
         if others:
-            raise Unsupported(f"only its first output is supported; {', '.join(others)} is used, too")
+            raise Unsupported(f"only its first output is supported; {', '.join(others)} is used")
 
     def constant(self, value: Any, dtype: str | None = None) -> Tensor:
         """A number or an array as a weight, of the dtype of the first output if none is given."""

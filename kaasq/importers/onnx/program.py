@@ -47,8 +47,9 @@ class Tensor(NamedTuple):
         return self.storage.dtype
 
     def seen_as(self, shape: Shape) -> Tensor:
-        """The same memory under another shape with as many elements."""
-        assert math.prod(shape) == self.storage.elements
+        """The same memory under another shape with as many elements. Raises Unsupported if they are not as many."""
+        if math.prod(shape) != self.storage.elements:
+            raise Unsupported(f"{self.storage.name!r} of shape {self.shape} cannot be seen as {shape}")
         return Tensor(self.storage, shape)
 
 
@@ -84,11 +85,22 @@ class Step:
 class Program:
     """Steps in the making. Each is checked against its built-in's signature as it is added."""
 
-    def __init__(self) -> None:
+    def __init__(self, made_bytes: int) -> None:
+        """``made_bytes``: how large all constants together may be that are computed on the way."""
+        self._made_limit, self._made_bytes = made_bytes, 0
         self.steps: list[Step] = []
         self.arrays: dict[Storage, Array] = {}
         self._weights: dict[tuple[str, str], Storage] = {}
         self._names = Names()
+
+    def spend(self, nbytes: int) -> None:
+        """Ask before a constant of that size is computed. Raises Unsupported if it is too much."""
+        self._made_bytes += nbytes
+        if self._made_bytes > self._made_limit:
+            raise Unsupported(
+                f"with it the computed constants take {self._made_bytes} bytes; the limit is {self._made_limit} "
+                "(OnnxLimits.folded_bytes)"
+            )
 
     def input(self, name: str, dtype: str, shape: Shape) -> Tensor:
         """An input of the model."""

@@ -69,6 +69,8 @@ def _parse(data: bytes, place: str) -> ModelProto:
 def _known(model: ModelProto, limits: OnnxLimits, place: str) -> None:
     if not model.graph.node:
         raise BadRequest("there is no operator in it: an empty or truncated file, or not an ONNX model", at=place)
+    if not all(isinstance(each, str) for each in _names(model.graph)):  # protobuf gives bytes for what is no UTF-8
+        raise BadRequest("damaged: a name in it is no UTF-8", at=place)
     if len(model.graph.node) > limits.nodes:
         raise BadRequest(f"{len(model.graph.node)} nodes; the limit is {limits.nodes} (OnnxLimits.nodes)", at=place)
     opset = opset_of(model)
@@ -133,6 +135,14 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
+
+
+def _names(graph: GraphProto) -> Iterator[object]:
+    yield graph.name
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        yield value.name
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
 
 
 def _without_weights(model: ModelProto) -> ModelProto:

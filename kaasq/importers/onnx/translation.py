@@ -38,12 +38,10 @@ class _Translation:
     def __init__(self, model: ModelProto, limits: OnnxLimits) -> None:
         self.graph = model.graph
         self.opset = opset_of(model)
-        self.limits = limits
-        self.program = Program()
+        self.program = Program(limits.folded_bytes)
         self.values: dict[str, Value] = {}
         self.unknown: set[str] = set()  # what came out of nodes with problems, and all that follows from it
         self.problems: list[str] = []
-        self.folded_bytes = 0
         self.uses = Counter(name for node in model.graph.node for name in node.input)
         self.uses.update(each.name for each in model.graph.output)
         self.aliased: set[Storage] = set()
@@ -133,12 +131,7 @@ class _Translation:
         known = {name: value for name, value in inputs.items() if isinstance(value, Known)}
         if node.op_type not in FOLDED or len(known) < len(inputs):
             return False
-        self.folded_bytes += inference.described_bytes(list(outputs.values()))
-        if self.folded_bytes > self.limits.folded_bytes:
-            raise Unsupported(
-                f"its constant result brings the computed constants to {self.folded_bytes} bytes; the limit is "
-                f"{self.limits.folded_bytes} (OnnxLimits.folded_bytes)"
-            )
+        self.program.spend(inference.described_bytes(list(outputs.values())))
         made = inference.evaluate(node, self.opset, known, outputs)
         for name, array in zip(outputs, made, strict=True):
             self.values[name] = Known(array, name)
@@ -152,22 +145,28 @@ class _Translation:
             opset=self.opset,
             attributes=inference.attributes_of(proto),
             inputs=[self.values[name] if name else None for name in proto.input],
-            outputs=[described[name] if name and self.uses[name] else None for name in proto.output],
+            outputs=[described.get(name) for name in proto.output],
             program=self.program,
+            used=frozenset(i for i, name in enumerate(proto.output) if name and self.uses[name]),
             lonely=frozenset(i for i, name in enumerate(proto.input) if name and self._lonely(name)),
         )
-        made = OPERATORS[proto.op_type](node)
+        try:
+            made = OPERATORS[proto.op_type](node)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # Of a model that makes no sense: ONNX does not check every attribute, nor all that constants say.
+            raise Unsupported(f"its attributes or constants do not fit ({type(error).__name__}: {error})") from error
         unread = node.unread()
         if unread:
             shown = ", ".join(f"{each}={node.attributes[each]!r:.60}" for each in unread)
             raise Unsupported(f"not supported: {shown}")
         results = [made] if isinstance(made, (Tensor, Known)) else made
+        given = {each.storage for each in node.inputs if isinstance(each, Tensor)}
         for name, result in zip(proto.output, results, strict=False):
             if not name:
                 continue
-            assert (result.dtype, result.shape) == described[name][1:], (proto.op_type, result, described[name])
+            if (result.dtype, result.shape) != described[name][1:]:
+                raise Unsupported(f"{name!r} would be {result.dtype} {result.shape}; ONNX infers {described[name][1:]}")
             self.values[name] = result
-            given = {each.storage for each in node.inputs if isinstance(each, Tensor)}
             if isinstance(result, Tensor) and result.storage in given:
                 self.aliased.add(result.storage)
 

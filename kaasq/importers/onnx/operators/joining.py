@@ -30,6 +30,7 @@ def _concat(node: Node) -> Value:
 
 def _pad(node: Node) -> Value:
     rank = len(node.shape(0))
+    node.ignore("value")  # of the mode "constant" alone
     pads = [int(each) for each in node.setting("pads", 1)]
     axes = [int(each) % rank for each in node.known(3, "axes")] if node.has(3) else list(range(rank))
     before, after = [0] * rank, [0] * rank
@@ -43,6 +44,7 @@ def _pad(node: Node) -> Value:
     x = node.tensor(0)
     for axis, (low, high) in enumerate(zip(before, after, strict=True)):
         if low or high:
+            node.program.spend(8 * (x.shape[axis] + low + high))
             indices = np.pad(np.arange(x.shape[axis], dtype=np.int64), (low, high), mode=_MODES[mode])
             shape = (*x.shape[:axis], len(indices), *x.shape[axis + 1 :])
             x = node.make("gather", x, node.constant(indices, "int64"), shape=shape, axis=axis)

@@ -26,7 +26,7 @@ def _layer_normalization(node: Node) -> Value:
     node.only_first_output()
     node.ignore("stash_type")  # the precision of intermediate values; here it is that of the device, float32 at least
     x = node.tensor(0)
-    axis = int(node.attribute("axis", -1)) % len(x.shape)
+    axis = node.axis(-1)
     parameters = [node.stretched(node.tensor(i), x.shape[axis:]) for i in (1, 2) if node.has(i)]
     epsilon = float(node.attribute("epsilon", 1e-5))
     return node.make("layernorm", x, *parameters, axis=axis, epsilon=epsilon)
@@ -36,7 +36,7 @@ def _rms_normalization(node: Node) -> Value:
     """Scales by 1 / sqrt(mean(x squared) + epsilon)."""
     node.ignore("stash_type")
     x = node.tensor(0)
-    axis = int(node.attribute("axis", -1)) % len(x.shape)
+    axis = node.axis(-1)
     axes = tuple(range(axis, len(x.shape)))
     few = (*x.shape[:axis], *(1 for _ in axes))
     squares = node.make("reduce", node.make("mul", x, x), shape=few, op="mean", axes=axes, keepdims=True)

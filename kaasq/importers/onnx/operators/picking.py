@@ -34,7 +34,7 @@ def _split(node: Node) -> Sequence[Value]:
     """Sizes are in the inferred shapes. An output that nobody uses costs nothing: nothing will read it."""
     node.ignore("split", "num_outputs")
     x = node.tensor(0)
-    axis = int(node.attribute("axis", 0)) % len(x.shape)
+    axis = node.axis(0)
     sizes = _split_sizes(node, x.shape[axis])
     parts: list[Value] = []
     start = 0
@@ -63,6 +63,7 @@ def _gather(node: Node) -> Value:
 def _trilu(node: Node) -> Value:
     x = node.tensor(0)
     offset = int(node.known(1, "k")) if node.has(1) else 0
+    node.program.spend(x.shape[-2] * x.shape[-1])
     mask = np.tri(x.shape[-2], x.shape[-1], k=offset - 1 if node.attribute("upper", 1) else offset, dtype=bool)
     if node.attribute("upper", 1):
         mask = ~mask
@@ -79,6 +80,7 @@ def _one_hot(node: Node) -> Value:
     rank = len(node.out.shape)
     axis = int(node.attribute("axis", -1)) % rank
     column = indices.seen_as((*indices.shape[:axis], 1, *indices.shape[axis:]))
+    node.program.spend(16 * max(depth, 0))
     row = np.arange(depth).reshape([depth if each == axis else 1 for each in range(rank)])
     hits = [
         node.make("equal", column, node.constant(classes, indices.dtype), dtype="bool")

@@ -60,7 +60,7 @@ def _log_sum_exp(node: Node) -> Value:
 def _picked(builtin: str) -> Callable[[Node], Value]:
     def pick(node: Node) -> Value:
         x = node.tensor(0)
-        axis, keepdims = int(node.attribute("axis", 0)) % len(x.shape), bool(node.attribute("keepdims", 1))
+        axis, keepdims = node.axis(0), bool(node.attribute("keepdims", 1))
         if not node.attribute("select_last_index", 0):
             return node.make(builtin, x, axis=axis, keepdims=keepdims)
         last = x.shape[axis] - 1  # the first of the reversed axis is the last one
