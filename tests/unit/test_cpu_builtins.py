@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
+import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -71,23 +72,25 @@ def test_blocks_cover_each_element_once_within_the_limit(shape, limit):
     assert len(blocks(shape, limit)) <= 4 * math.prod(shape) / limit + 2
 
 
-def test_a_failure_in_any_thread_is_raised_once_all_are_done(monkeypatch):
+@pytest.mark.parametrize("in_main", [False, True])
+def test_a_failure_in_any_thread_is_raised_once_all_are_done(monkeypatch, in_main):
+    """The others write into memory that would be freed."""
     monkeypatch.setattr("kaasq_workers.devices.cpu.builtins.blocks._threads", lambda: 2)
-    running = 0
+    both, failed = threading.Barrier(2), threading.Event()
+    finished: list[bool] = []
 
-    def work(block: tuple[slice, ...]) -> None:
-        nonlocal running
-        running += 1
-        try:
-            if threading.current_thread() is not threading.main_thread():
-                raise MemoryError("no more")
-            np.exp(np.zeros(200_000))
-        finally:
-            running -= 1
+    def work(_: tuple[slice, ...]) -> None:
+        both.wait(timeout=30)  # each thread has one of the two blocks
+        if (threading.current_thread() is threading.main_thread()) == in_main:
+            failed.set()
+            raise MemoryError("no more")
+        failed.wait(timeout=30)
+        time.sleep(0.1)  # for the failed one to return, if it does not wait
+        finished.append(True)
 
     with pytest.raises(MemoryError, match="no more"):
-        spread(blocks((1000,), 1), work, 1 << 30)
-    assert running == 0
+        spread(blocks((2,), 1), work, 1 << 30)
+    assert finished == [True]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -122,7 +125,7 @@ def test_erf_is_within_a_few_units_in_the_last_place(dtype):
     np.testing.assert_array_equal(-out, [-each for each in out])
 
 
-# (built-in, shapes of its buffers, attributes, most bytes that it may allocate meanwhile)
+# (built-in, shapes of its buffers, attributes)
 FRUGAL: list[tuple[str, list[tuple[int, ...]], dict[str, Any]]] = [
     ("gelu", [(4_000_000,)] * 2, {}),
     ("add", [(2000, 1), (2000,), (2000, 2000)], {}),
@@ -130,6 +133,8 @@ FRUGAL: list[tuple[str, list[tuple[int, ...]], dict[str, Any]]] = [
     ("layernorm", [(2000, 2000)] * 2, {}),
     ("reduce", [(2000, 2000), (2000,)], {"op": "sum", "axes": (0,)}),
     ("transpose", [(2000, 2000)] * 2, {}),
+    ("slice", [(3000, 2000), (3000, 1999)], {"starts": (0, 1)}),
+    ("conv2d", [(1, 1, 60, 1000), (60, 1, 1, 1), (1, 60, 60, 1000)], {}),
     ("conv2d", [(1, 8, 700, 700), (8, 8, 7, 7), (1, 8, 694, 694)], {}),
     ("conv2d", [(1, 2, 1, 2_000_000), (1, 2, 1, 9), (1, 1, 1, 1_999_992)], {}),
     ("pool2d", [(1, 1, 2000, 2000), (1, 1, 1994, 1994)], {"op": "mean", "kernel": (7, 7)}),

@@ -12,7 +12,7 @@ from kaasq.builtins.convolution import Windows, conv2d_windows
 from kaasq_workers.devices.cpu.builtins.blocks import Array, blocks
 from kaasq_workers.devices.cpu.builtins.windows import unfold
 
-COLUMN_BYTES = 4 << 20  # of windows that are unfolded at once; at least one window is
+COLUMN_BYTES = 4 << 20  # of windows unfolded at once, and of their results; at least one window is
 
 
 def conv2d(call: Call, given: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ def conv2d(call: Call, given: dict[str, Any]) -> None:
     bias = given["bias"].astype(wide, copy=False).reshape(groups, -1, 1) if "bias" in given else None
     out = out.reshape(batch, groups, filters.shape[1], -1)
     width = channels * found.kernel[0] * found.kernel[1]
-    limit = max(1, COLUMN_BYTES // (np.dtype(wide).itemsize * width))
+    limit = max(1, COLUMN_BYTES // (np.dtype(wide).itemsize * max(width, len(w))))
     scratch = np.empty(width * min(limit, batch * found.fitting[0] * found.fitting[1]), wide)
     for images, rows, columns in blocks((batch, *found.fitting), limit):
         # Blocks are whole rows, or part of one row: either way their windows follow each other.
@@ -36,7 +36,7 @@ def conv2d(call: Call, given: dict[str, Any]) -> None:
         result = np.matmul(filters, seen, out=into if into.dtype == wide else None)
         if bias is not None:
             np.add(result, bias, out=result)
-        if result.base is not into.base:
+        if into.dtype != wide:
             np.copyto(into, result, casting="same_kind")
 
 

@@ -22,7 +22,7 @@ def apply(formula: Formula, out: Array, *inputs: Array, once: bool = False) -> N
     if out.size <= limit:
         formula(out, *inputs)
         return
-    if all(each.shape == out.shape for each in inputs):
+    if all(each.shape == out.shape and each.flags.c_contiguous for each in inputs):
         flat, *seen = (each.reshape(-1) for each in (out, *inputs))
     else:
         flat, seen = out, [np.broadcast_to(each, out.shape) for each in inputs]

@@ -47,7 +47,7 @@ def _tiled(a: Array, b: Array, c: Array, alpha: float, beta: float) -> None:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """A b; of float16 in float32, into which it is converted a tile at a time."""
+    """The product; of float16 in float32, into which it is converted a tile at a time."""
     if a.dtype != np.float16:
         return np.asarray(a @ b)
     total = np.zeros((a.shape[0], b.shape[1]), np.float32)
