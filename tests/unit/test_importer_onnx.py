@@ -224,6 +224,35 @@ def test_names_that_are_no_text_are_told() -> None:
     assert "a name in it is no UTF-8" in refusal(damaged)
 
 
+def test_damaged_model_is_refused_or_read_but_breaks_nothing() -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], group=1),
+        node("Reshape", ["c", "shape"], ["r"]),
+        node("Slice", ["r", "low", "high", "low"], ["s"]),
+        node("Pad", ["s", "pads"], ["p"], mode="reflect"),
+        node("Softmax", ["p"], ["y"], axis=1),
+    ]
+    constants = {
+        "w": np.ones((2, 1, 3, 3), np.float32),
+        "shape": np.array([4, -1]),
+        "low": np.array([0]),
+        "high": np.array([2]),
+        "pads": np.array([0, 1, 0, 1]),
+    }
+    whole = model_of(nodes, {"x": np.zeros((1, 1, 4, 4), np.float32)}, ["y"], constants).SerializeToString()
+    assert kernels(load(whole)) == ["conv2d", "slice", "gather", "softmax"]
+    random = np.random.default_rng(5)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole))] = random.integers(256)
+        try:
+            load(bytes(damaged), limits=OnnxLimits(folded_bytes=1 << 20))
+        except kaasq.BadRequest:
+            refused += 1
+    assert refused > 100
+
+
 def test_constants_that_make_no_sense_are_told() -> None:
     slices = {"starts": np.array([0]), "ends": np.array([1]), "axes": np.array([7])}
     model = model_of([node("Slice", ["x", *slices], ["y"], name="cut")], {"x": X}, ["y"], slices)
