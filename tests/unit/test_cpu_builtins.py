@@ -49,8 +49,8 @@ def run(device: CpuDevice, name: str, *arrays: np.ndarray, **attrs: Any) -> list
     for key, array in zip(declared, arrays, strict=True):
         memory[key] = device.allocate(array.nbytes)
         device.stream().copy_in(memory[key], np.ascontiguousarray(array).data.cast("B"))
+    found = [np.empty_like(array) for array in arrays]  # before the call, so that they count beside what it needs
     device.stream().operate(prepare(resolve_call(launch, "at", declared)), memory)
-    found = [np.empty_like(array) for array in arrays]
     for key, into in zip(declared, found, strict=True):
         device.stream().copy_out(memory[key], into.data.cast("B"))
         memory[key].free()
