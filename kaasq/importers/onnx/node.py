@@ -104,10 +104,6 @@ class Node:
         """Its shape."""
         return self.value(index).shape
 
-    def dtype(self, index: int) -> str:
-        """Its elements' type."""
-        return self.value(index).dtype
-
     def known(self, index: int, what: str) -> Array:
         """Its values, where they must be known now."""
         given = self.value(index)
