@@ -183,7 +183,7 @@ def real_broker() -> Iterator[RealBroker]:
             version = probe(url)
         except (AMQPError, OSError) as error:
             raise NodeError(f"{URL_VARIABLE}={_place(url)} does not answer: {error!r}") from error
-        yield RealBroker(url=url, version=version, how=_place(url), management=_management_of(url))
+        yield RealBroker(url=url, version=version, how=_place(url), management=management_of(url))
         return
     with own_broker() as broker:
         kind = "a container" if isinstance(broker, RabbitContainer) else "a private node"
@@ -218,7 +218,7 @@ def _docker_offers_image() -> bool:
     return True
 
 
-def _management_of(url: str) -> Management | None:
+def management_of(url: str) -> Management | None:
     """The management API of a given broker: as told, else on its usual port with the same credentials."""
     parts = urlsplit(url)
     usual = f"http://{parts.username or 'guest'}:{parts.password or 'guest'}@{parts.hostname}:15672"
