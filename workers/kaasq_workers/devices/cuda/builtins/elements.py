@@ -55,6 +55,11 @@ def wide(dtype: str) -> str:
 
 def pack(dtype: str, value: Number) -> bytes:
     """The number's bytes in that type, by the rules of ``cast``: integers saturate and a NaN becomes 0."""
+    if dtype not in _RANGES and dtype != "bool":
+        try:
+            return _PACKINGS[dtype].pack(value)  # rounds by itself, but not to infinity
+        except OverflowError:
+            pass
     return _PACKINGS[dtype].pack(rounded(dtype, value))
 
 
@@ -71,5 +76,5 @@ def rounded(dtype: str, value: Number) -> Number:
         return min(max(value, least), most)
     try:
         return float(_PACKINGS[dtype].unpack(_PACKINGS[dtype].pack(value))[0])
-    except OverflowError:  # struct does not round to infinity
+    except OverflowError:
         return math.copysign(math.inf, value)

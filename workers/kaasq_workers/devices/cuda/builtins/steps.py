@@ -49,7 +49,8 @@ class Figure(NamedTuple):
 
     def packed(self, value: Number) -> bytes:
         """The number as the kernel takes it."""
-        return pack(wide(self.dtype) if self.wide else self.dtype, rounded(self.dtype, value))
+        target = wide(self.dtype) if self.wide else self.dtype
+        return pack(target, value if target == self.dtype else rounded(self.dtype, value))
 
 
 class KernelStep(NamedTuple):

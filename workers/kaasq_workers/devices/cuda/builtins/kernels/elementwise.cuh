@@ -70,8 +70,9 @@ template <class To, class W> INLINE WideOf<To> converted(W x) {
             return x <= static_cast<W>(least) ? least : x >= static_cast<W>(most) ? most : static_cast<Target>(x);
         } else {
             using Largest = unsigned long long;
-            const bool below = x < W(0) && (!is_signed<To> || static_cast<long long>(x) < static_cast<long long>(least));
-            const bool above = !(x < W(0)) && static_cast<Largest>(x) > static_cast<Largest>(most);
+            const bool negative = x < W(0);
+            const bool below = negative && (!is_signed<To> || static_cast<long long>(x) < static_cast<long long>(least));
+            const bool above = !negative && static_cast<Largest>(x) > static_cast<Largest>(most);
             return static_cast<Target>(below ? least : above ? most : static_cast<To>(x));
         }
     }
