@@ -116,6 +116,8 @@ class Graph:
     def call(self, builtin: str, *args: Argument, **attrs: Attribute) -> None:
         """Append a launch of a built-in: ``graph.call("gemm", a, b, c, transpose_b=True)``. docs/builtins.md has them.
 
+        Its arguments are buffers and numbers: scalars of the graph, NumPy's, or plain Python ones.
+
         Raises ModuleRejected if there is no such built-in, BadArguments naming what does not fit its signature. One
         with a dot in its name comes from another package; where that is not installed, the worker checks.
         """
@@ -123,7 +125,7 @@ class Graph:
         launch = Launch(
             module=BUILTINS,
             kernel=builtin,
-            args=tuple(self._argument(arg, f"{at}.args[{i}]") for i, arg in enumerate(args)),
+            args=tuple(self._argument(_sized(arg), f"{at}.args[{i}]") for i, arg in enumerate(args)),
             attrs={name: _attribute(value) for name, value in attrs.items()},
         )
         if "." not in builtin or find_builtin(builtin):  # else it is one that only the workers have
@@ -132,6 +134,11 @@ class Graph:
             resolve_call(launch, at, declared)
         self._launches.append(launch)
         self._frozen = None
+
+    @property
+    def launches(self) -> int:
+        """How many launches it has so far."""
+        return len(self._launches)
 
     def freeze(self, limits: GraphLimits | None = None) -> GraphSpec:
         """The graph as checked, immutable data. Raises BadRequest naming the place of the first mistake."""
@@ -222,6 +229,17 @@ def _dims(value: int | Sequence[int], at: str) -> int | tuple[int, ...]:
     if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes)):
         return tuple(_whole(each, at) for each in value)
     return _whole(value, at)
+
+
+def _sized(arg: Argument) -> Argument:
+    """A plain Python number as NumPy's of the same meaning; what it cannot hold is left for the check to refuse."""
+    if isinstance(arg, bool):
+        return np.bool_(arg)
+    if isinstance(arg, float):
+        return np.float64(arg)
+    if type(arg) is int and -(2**63) <= arg < 2**63:
+        return np.int64(arg)
+    return arg
 
 
 def _attribute(value: Any) -> Any:

@@ -239,3 +239,24 @@ def test_a_copy_has_the_same_hash_however_it_was_made() -> None:
     decoded = msgspec.json.decode(msgspec.json.encode(spec), type=GraphSpec)
     for same in (pickle.loads(pickle.dumps(spec)), copy.deepcopy(spec), decoded):
         assert same.hash == spec.hash
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtypes"),
+    [(0, 6, ("int64", "int64")), (0.0, 6.5, ("float64", "float64")), (np.float32(0), True, ("float32", "bool"))],
+)
+def test_a_built_in_takes_plain_numbers(low, high, dtypes) -> None:
+    graph = kaasq.Graph("clip")
+    x, out = graph.input("x", shape=3, dtype="float32"), graph.output("out", shape=3, dtype="float32")
+    graph.call("clip", x, out, low, high)
+    (launch,) = graph.freeze().launches
+    assert tuple(arg.dtype for arg in launch.args[2:]) == dtypes
+    assert tuple(arg.value for arg in launch.args[2:]) == (low, high)
+    assert graph.launches == 1
+
+
+def test_a_whole_number_beyond_every_dtype_is_refused_by_a_built_in_too() -> None:
+    graph = kaasq.Graph("clip")
+    x, out = graph.input("x", shape=3, dtype="float32"), graph.output("out", shape=3, dtype="float32")
+    with pytest.raises(BadRequest, match=r"args\[2\]"):
+        graph.call("clip", x, out, 2**70, 1)

@@ -57,7 +57,7 @@ class TritonKernel:
         dims = self._dims(grid)
         values = [self._argument(each, args[each.name]) for each in self.parameters]
         programs = math.prod(dims)
-        index = len(graph._launches)  # names, unlike counters, must be the same whenever the graph is built
+        index = graph.launches  # names, unlike counters, must be the same whenever the graph is built
         for position, nbytes in enumerate(self.scratch):
             if nbytes and programs > 0:
                 values.append(graph.temp(f"{self.name}.scratch{position}.launch{index}", nbytes=nbytes * programs))
