@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -114,3 +115,15 @@ def test_file_of_the_gpu_tests_is_such_a_model(name, trained) -> None:
     assert [each.op_type for each in stored.graph.node] == [each.op_type for each in trained.model.graph.node]
     (logits,) = by_onnxruntime(stored, {"x": trained.held_out})
     assert trained.accuracy(logits) > 0.95
+
+
+def test_an_asynchronous_client_uploads_and_runs_a_model(client, name, trained) -> None:
+    model = load(trained.model, name=name, batch=8)
+    expected = logits(client, model, trained.held_out[:8], name)
+
+    async def run() -> np.ndarray:
+        async with kaasq.local_async(device="cpu") as other:
+            weights = await model.upload_async(other, "models/a")
+            return (await other.run(model.graph, bind=weights, x=trained.held_out[:8]))["logits"]
+
+    np.testing.assert_array_equal(asyncio.run(run()), expected)
