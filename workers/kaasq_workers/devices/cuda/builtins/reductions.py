@@ -42,9 +42,8 @@ def _steps(call: Call, gone: Sequence[int], operator: str, found_bytes: int, bou
     shape, dtype = call.shape("x"), call.dtype("x")
     strides = contiguous(shape)
     kept = [axis for axis in range(len(shape)) if axis not in gone]
-    in_rows = not kept or max(gone, key=lambda axis: (shape[axis] > 1, axis)) > max(
-        kept, key=lambda axis: (shape[axis] > 1, axis)
-    )
+    innermost = max(range(len(shape)), key=lambda axis: (shape[axis] > 1, axis), default=0)
+    in_rows = not kept or innermost in gone
 
     def over(axes: Sequence[int], also: Sequence[int] | None) -> Walk:
         steps = [strides[axis] for axis in axes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kaasq.builtins import Call
-from kaasq_workers.devices.cuda.builtins import elementwise, layout, linear, reductions, rows, windows
+from kaasq_workers.devices.cuda.builtins import convolution, elementwise, layout, linear, reductions, rows, windows
 from kaasq_workers.devices.cuda.builtins.steps import Bounds, Steps
 
 PLANS: dict[str, Callable[[Call, Bounds], Steps]] = {
@@ -29,6 +29,6 @@ PLANS: dict[str, Callable[[Call, Bounds], Steps]] = {
     "layernorm": rows.layernorm,
     "gemm": linear.gemm,
     "im2col": windows.im2col,
-    "conv2d": windows.conv2d,
+    "conv2d": convolution.conv2d,
     "pool2d": windows.pool2d,
 }
