@@ -79,6 +79,8 @@ def _operand(parameter: Parameter, arg: str | Constant, declared: Mapping[str, B
         return Operand(arg if isinstance(arg, str) else "", given.dtype, (), is_buffer=False)
     if not isinstance(given, Buffer):
         raise Mistake(f"{name} is a buffer, not a number", name)
+    if given.const and parameter.access != "reads":
+        raise Mistake(f"buffer {given.name!r} is const, and {name} is written; declare it without const", name)
     if given.dtype is None:
         raise Mistake(f"buffer {given.name!r} needs a dtype", name)
     if given.dtype not in parameter.dtypes:

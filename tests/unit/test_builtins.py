@@ -56,6 +56,14 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str, str]] = {
     "dtype that it does not take": (("exp", (I32, (4,)), (4,)), {}, "x", "x may be float16, float32, float64"),
     "complex": (("add", ("complex64", (4,)), (4,), (4,)), {}, "a", "is complex64; a may be"),
     "two dtypes": (("add", (4,), ("float64", (4,)), (4,)), {}, "b", "a is float32, b is float64; they must"),
+    "const, but written": (
+        ("relu", (4,), Buffer(name="w", role="input", nbytes=16, dtype="float32", shape=(4,), const=True)), {}, "out",
+        "'w' is const, and out is written",
+    ),
+    "const, but updated": (
+        ("gemm", (1, 1), (1, 1), Buffer(name="w", role="input", nbytes=4, dtype="float32", shape=(1, 1), const=True)),
+        {}, "c", "'w' is const, and c is written",
+    ),
     "in place": (
         ("relu", *[Buffer(name="x", role="inout", nbytes=16, dtype="float32", shape=(4,))] * 2), {}, "out",
         "'x' is both x and out, one of which is written",
