@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
@@ -344,3 +345,35 @@ def test_what_is_remembered_is_bounded(libraries: Libraries, folder: Path, monke
         resolve(libraries, path)
     assert resolve(libraries, paths[0]) is not first
     assert resolve(libraries, paths[-1]) is resolve(libraries, paths[-1])
+
+
+def test_a_link_that_takes_a_file_s_place_before_it_is_opened_leads_nowhere(
+    libraries: Libraries, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(path: str, flags: int) -> int:
+        Path(path).unlink()
+        Path(path).symlink_to(folder.parent / "secret.cu")
+        return os.open(path, flags)
+
+    monkeypatch.setattr(module_folders, "_unwaiting", late)
+    with pytest.raises(Forbidden, match="not below"):
+        resolve(libraries, "k.cu")
+
+
+def test_a_file_that_changes_while_links_are_followed_is_told_as_such(
+    libraries: Libraries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changing(path: Path) -> str:
+        raise OSError(errno.EINVAL, "Invalid argument")  # as readlink says of what was a link a moment ago
+
+    monkeypatch.setattr(module_folders.os.path, "realpath", changing)
+    with pytest.raises(ModuleRejected, match=r"'k.cu' cannot be read: Invalid argument"):
+        resolve(libraries, "k.cu")
+
+
+def test_names_that_are_not_utf_8_are_told_in_a_message_that_is(libraries: Libraries, folder: Path) -> None:
+    (folder / os.fsdecode(b"\xff.cu")).write_text(SOURCE)
+    with pytest.raises(ModuleRejected, match=r"they hold .*\\xff\.cu") as caught:
+        resolve(libraries, "none.cu")
+    assert caught.value.message.encode()
+    assert r"\xff.cu" in caught.value.detail["files"]

@@ -52,12 +52,15 @@ class ModuleFolders:
                 "in the request, or store it and name it with an '@'",
                 library=name,
             )
-        path = self._find(name)
         try:
+            path = self._find(name)
             with open(path, "rb", opener=_unwaiting) as file:
                 before = os.fstat(file.fileno())
                 if not stat.S_ISREG(before.st_mode):
                     raise ModuleRejected(f"library {name!r} is no regular file", library=name)
+                # Again, of what is open: a link may have taken the place of what was found.
+                if not self._holds(Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))):
+                    raise _outside(name)
                 code = file.read(self._limit + 1)
                 after = os.fstat(file.fileno())
         except OSError as error:
@@ -69,9 +72,9 @@ class ModuleFolders:
 
     def _find(self, name: str) -> Path:
         paths = [Path(os.path.realpath(folder / name)) for folder in self._folders]  # whether they exist or not
-        inside = [path for path in paths if any(path.is_relative_to(each) for each in self._folders)]
+        inside = [path for path in paths if self._holds(path)]
         if not inside:  # said before looking for it: whether it is there is nobody's business
-            raise Forbidden(f"library {name!r} is not below the worker's module folders", library=name)
+            raise _outside(name)
         for path in inside:
             if look((str(path),)) is not None:
                 return path
@@ -81,6 +84,9 @@ class ModuleFolders:
             library=name,
             files=held,
         )
+
+    def _holds(self, path: Path) -> bool:
+        return any(path.is_relative_to(each) for each in self._folders)
 
 
 def look(candidates: tuple[str, ...]) -> Signature | None:
@@ -98,6 +104,10 @@ def too_large(name: str, nbytes: int, limit: int) -> ModuleRejected:
     return ModuleRejected(
         f"library {name!r} has {nbytes} bytes, the limit is {limit} (graph_limits.module_bytes)", library=name
     )
+
+
+def _outside(name: str) -> Forbidden:
+    return Forbidden(f"library {name!r} is not below the worker's module folders", library=name)
 
 
 def _folder(given: str) -> Path:
@@ -129,4 +139,9 @@ def _files(folders: list[Path]) -> Iterator[str]:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(Path(entry.path))
                     else:
-                        yield Path(entry.path).relative_to(folder).as_posix()
+                        yield _shown(Path(entry.path).relative_to(folder))
+
+
+def _shown(path: Path) -> str:
+    """For a message, whose text is UTF-8, which a file's name need not be."""
+    return path.as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")
