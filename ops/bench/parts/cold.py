@@ -1,0 +1,67 @@
+"""What a first request costs: of a module, of a worker, and of a fresh process for each request, the naive way."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from bench.figures import Row, compare
+from bench.graphs import SAXPY, saxpy
+from bench.peers.fresh_process import N
+from bench.rounds import interleaved, seconds
+from bench.serving import Serving, child, serving
+from bench.setting import Setting
+from bench.suite import Case
+from kaasq.ids import new_id
+
+FRESH = "fresh process"
+FRESH_TIMEOUT_S = 120.0
+X, Y = np.arange(N, dtype=np.float32), np.ones(N, dtype=np.float32)
+
+
+def first_case(setting: Setting) -> Iterator[Row]:
+    """A warm request, one of a module that nobody has seen, and one that has to wait for its worker to start."""
+    with serving(setting) as ours:
+        known = saxpy(N)
+        given = interleaved(
+            setting.pick(min(2, setting.rounds), setting.rounds),
+            {
+                "warm request": lambda: seconds(lambda: ours.client.run(known, x=X, y=Y)),
+                "first request of a new module": lambda: seconds(lambda: _new_module(ours)),
+                "first request of a new worker": lambda: _new_worker_s(setting),
+                FRESH: lambda: seconds(lambda: _fresh(setting)),
+            },
+        )
+    for what, times in given.items():
+        if what != FRESH:
+            ours_ms, fresh_ms = [[each * 1e3 for each in side] for side in (times, given[FRESH])]
+            yield compare(what, "ms", ours_ms, FRESH, fresh_ms)
+
+
+def _new_module(ours: Serving) -> None:
+    """Client, broker and worker are warm; the source was never compiled."""
+    ours.client.run(saxpy(N, f"{SAXPY}// {new_id()}\n"), x=X, y=Y)
+
+
+def _new_worker_s(setting: Setting) -> float:
+    """From starting its process to the reply, with modules that were compiled before."""
+    start = time.perf_counter()
+    with serving(setting) as fresh:
+        fresh.client.run(saxpy(N), x=X, y=Y)
+        return time.perf_counter() - start
+
+
+def _fresh(setting: Setting) -> None:
+    with child(setting, ["-m", "bench.peers.fresh_process", setting.device, new_id(), str(setting.disk)]) as process:
+        try:
+            code = process.process.wait(FRESH_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise process.failure(f"the fresh process did not end within {FRESH_TIMEOUT_S:.0f} s") from None
+        if code:
+            raise process.failure(f"the fresh process ended with {code}")
+
+
+CASES = (Case("first requests", first_case),)

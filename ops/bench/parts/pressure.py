@@ -1,0 +1,68 @@
+"""More data than the device holds: throughput and hit rate as the working set outgrows its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle, islice
+
+import numpy as np
+
+from bench import bars
+from bench.figures import Row, compare
+from bench.graphs import reading
+from bench.serving import Serving, serving
+from bench.setting import Setting
+from kaasq import BufferRef, Graph
+
+MI = 1 << 20
+FILLS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+OBJECTS_AT_FULL = 32
+WARM_PASSES, PASSES = 2, 2
+
+
+def pressure_case(setting: Setting) -> Iterator[Row]:
+    """Requests go through the working set in a circle, the access that is worst for a cache.
+
+    Beside the throughput: that of the set which fills half of the memory. Beside the hit rate: the best there could be,
+    of a cache that has all of the memory and never gives up what it has.
+    """
+    memory = setting.pick(32, 1024 if setting.gpu else 128) * MI
+    nbytes = memory // OBJECTS_AT_FULL
+    rates: dict[float, list[float]] = {fill: [] for fill in FILLS}
+    hits: dict[float, list[float]] = {fill: [] for fill in FILLS}
+    with serving(setting, folder=setting.memory, device_memory=memory) as ours:
+        graph = reading(nbytes)
+        refs = _objects(ours, nbytes, round(max(FILLS) * OBJECTS_AT_FULL))
+        for _ in range(min(3, setting.rounds)):
+            for fill in FILLS:
+                rate, hit = _circle(ours, graph, refs[: round(fill * OBJECTS_AT_FULL)])
+                rates[fill].append(rate)
+                hits[fill].append(hit)
+    for fill in FILLS[1:]:
+        yield compare(_words(fill), "/s", rates[fill], _words(FILLS[0]), rates[FILLS[0]])
+    for fill in FILLS:
+        best = [min(1.0, 1 / fill)] * len(hits[fill])
+        bar = bars.HIT_RATE if fill == 1.25 else None
+        yield compare(f"{_words(fill)}: hit rate", "", hits[fill], "best possible", best, bar)
+
+
+def _words(fill: float) -> str:
+    return f"working set of {fill:g} x device memory"
+
+
+def _objects(ours: Serving, nbytes: int, count: int) -> list[BufferRef]:
+    data = np.ones(nbytes, np.uint8)
+    refs = []
+    for i in range(count):
+        data[:4] = np.frombuffer(i.to_bytes(4, "little"), np.uint8)
+        refs.append(ours.client.put(data))
+    return refs
+
+
+def _circle(ours: Serving, graph: Graph, refs: list[BufferRef]) -> tuple[float, float]:
+    """Executor's requests per second, and which part of them found their object on the device."""
+    for ref in islice(cycle(refs), WARM_PASSES * len(refs)):
+        ours.client.run(graph, x=ref)
+    results = [ours.client.run(graph, x=ref) for ref in islice(cycle(refs), PASSES * len(refs))]
+    spent_us = sum(each.timings.total for each in results)
+    return len(results) / spent_us * 1e6, sum(not each.cache.misses for each in results) / len(results)

@@ -1,0 +1,57 @@
+"""What every part of the suite is given: device, broker, folders, how long to measure, where to say how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from rabbitmq_api import Management
+
+T = TypeVar("T")
+
+
+class NotHere(Exception):
+    """Raised by a case that this machine cannot measure; the report says why it is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """``seconds`` is the length of one window of load, and of other figures as far as they can choose."""
+
+    device: str
+    quick: bool
+    rounds: int
+    seconds: float
+    broker: Callable[[], BenchBroker]
+    """Starts it when it is first asked for: not every part needs one."""
+    disk: Path
+    memory: Path | None
+    """A folder in shared memory, if there is one."""
+    say: Callable[[str], None]
+
+    @property
+    def gpu(self) -> bool:
+        return self.device != "cpu"
+
+    @property
+    def gpu_index(self) -> int:
+        """Raises NotHere where the device is no GPU."""
+        kind, _, index = self.device.partition(":")
+        if kind != "cuda":
+            raise NotHere(f"needs a GPU, and the device is {self.device}")
+        return int(index or 0)
+
+    def pick(self, quick: T, full: T) -> T:
+        """The first for a quick run, the second for a full one."""
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True)
+class BenchBroker:
+    """The RabbitMQ that both sides use. ``management`` None: it was given, and its API does not answer."""
+
+    url: str
+    version: str
+    management: Management | None
