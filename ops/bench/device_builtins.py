@@ -133,7 +133,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def array(dtype: str, *shape: int) -> Any:
     """Random numbers on the device."""
-    return cupy.random.default_rng(1).standard_normal(shape, dtype="float32").astype(dtype)
+    return cupy.random.default_rng(1).standard_normal(shape, dtype=cupy.float32).astype(dtype)
 
 
 def shared(value: Any) -> Any:
