@@ -59,7 +59,7 @@ class ModuleFolders:
                 if not stat.S_ISREG(before.st_mode):
                     raise ModuleRejected(f"library {name!r} is no regular file", library=name)
                 # Again, of what is open: a link may have taken the place of what was found.
-                if not self._holds(Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))):
+                if not self._holds(Path(f"/proc/self/fd/{file.fileno()}").readlink()):
                     raise _outside(name)
                 code = file.read(self._limit + 1)
                 after = os.fstat(file.fileno())
