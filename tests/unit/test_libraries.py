@@ -366,7 +366,7 @@ def test_a_file_that_changes_while_links_are_followed_is_told_as_such(
     def changing(path: Path) -> str:
         raise OSError(errno.EINVAL, "Invalid argument")  # as readlink says of what was a link a moment ago
 
-    monkeypatch.setattr(module_folders.os.path, "realpath", changing)
+    monkeypatch.setattr(os.path, "realpath", changing)
     with pytest.raises(ModuleRejected, match=r"'k.cu' cannot be read: Invalid argument"):
         resolve(libraries, "k.cu")
 
