@@ -25,6 +25,22 @@ def test_a_divergent_barrier_fails_and_the_device_goes_on(cpu: CpuDevice, featur
     assert set(out.tolist()) == {17 | 1 << 8 | 1 << 10}
 
 
+def test_a_barrier_that_the_source_hides_fails_and_one_that_an_option_names_is_found(cpu: CpuDevice) -> None:
+    kernel = """extern "C" __global__ void k(int* out) {
+        __shared__ int mine[64];
+        mine[threadIdx.x] = threadIdx.x;
+        WAIT();
+        out[threadIdx.x] = mine[63 - threadIdx.x];
+    }"""
+    out = ints(64)
+    run(cpu, load(cpu, kernel, "k", options=("-DWAIT=__syncthreads",)), "k", 1, 64, out)
+    np.testing.assert_array_equal(out, 63 - np.arange(64))
+    joined = "#define JOIN(a, b) a##b\n" + kernel.replace("WAIT", "JOIN(__sync, threads)")
+    for hidden in (joined, joined.replace("JOIN(__sync, threads)()", "out[0] = JOIN(__shfl_, sync)(~0u, 1, 0)")):
+        with pytest.raises(KernelFailed, match="it waits for other threads, which its source does not show"):
+            run(cpu, load(cpu, hidden, "k"), "k", 1, 64, ints(64))
+
+
 @pytest.mark.parametrize(
     ("name", "reason"), [("checked", r"assertion failed at kernel.cu:\d+: x\["), ("checked_together", "__trap")]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -137,3 +138,53 @@ def test_a_limit_or_stride_that_the_second_form_cannot_take_is_left_to_the_first
         values = [pointer(out.ctypes.data), np.uint32(begin).tobytes(), np.uint32(begin + count).tobytes()]
         cpu.stream().launch(module.kernel(name), (1, 1, 1), (32, 1, 1), PackedArguments(values), 0)
         np.testing.assert_array_equal(out, counts)
+
+
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        ("#ifndef SIZE\n#define SIZE 64\n#endif\nKERNEL { LOOP(SIZE) out[i] = x[i]; }", ("-DSIZE=500",)),
+        ("#define n 5\n#undef n\nKERNEL { LOOP(n) out[i] = x[i]; }", ()),
+        ("KERNEL { LOOP(n) { if (x[i] > 0.8f) END; out[i] = x[i]; } }", ("-DEND=break",)),
+        ("KERNEL { float sum = 0; LOOP(n) { (float&)sum += x[i]; out[i] = sum; } }", ()),
+        (
+            """extern __shared__ float mine[];
+            KERNEL { LOOP(n) {
+                mine[threadIdx.x] = (i < ALL ? 0 : mine[threadIdx.x]) + x[i];
+                out[i] = mine[threadIdx.x];
+            } }""",
+            (),
+        ),
+    ],
+    ids=["option before default", "macro that ended", "break by option", "sum in disguise", "sum in shared memory"],
+)
+def test_what_is_no_plain_loop_gives_what_threads_one_by_one_give(cpu: CpuDevice, source: str, options: Any) -> None:
+    loop = "for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < {}; i += ALL)"
+    source = re.sub(r"LOOP\((\w+)\)", lambda found: loop.format(found[1]), source)
+    source = source.replace("ALL", "gridDim.x * blockDim.x").replace(
+        "KERNEL", 'extern "C" __global__ void k(const float* x, float* out, int n)'
+    )
+    x = np.random.default_rng(5).random(1000, dtype=np.float32)
+
+    def launched(text: str) -> np.ndarray:
+        out = np.zeros_like(x)
+        module = cpu.load(Module.from_source(text, options=options), ("k",))
+        values = [pointer(x.ctypes.data), pointer(out.ctypes.data), np.int32(x.size).tobytes()]
+        cpu.stream().launch(module.kernel("k"), (3, 1, 1), (32, 1, 1), PackedArguments(values), 128)
+        return out
+
+    plain = source.replace("int n) {", "int n) { if (n < 0) return;")  # has no second form
+    np.testing.assert_array_equal(launched(source), launched(plain))
+    assert launched(source).any()
+
+
+def test_a_specialisation_is_not_run_as_its_template(cpu: CpuDevice) -> None:
+    loop = "for (int i = threadIdx.x; i < n; i += blockDim.x) x[i] ="
+    source = f"""template <class T> __global__ void k(T* x, int n) {{ {loop} 1; }}
+        template <> __global__ void k<float>(float* x, int n) {{ {loop} 2; }}"""
+    x = np.zeros(1000, np.float32)
+    kernel = cpu.load(Module.from_source(source), ("k<float>",)).kernel("k<float>")
+    cpu.stream().launch(
+        kernel, (1, 1, 1), (32, 1, 1), PackedArguments([pointer(x.ctypes.data), np.int32(1000).tobytes()]), 0
+    )
+    np.testing.assert_array_equal(x, 2)

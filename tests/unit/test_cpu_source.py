@@ -204,3 +204,18 @@ def test_the_users_source_keeps_its_line_numbers() -> None:
     assert unit[start + 4].startswith("fourth")
     assert "#define div kaasq_kernel_div" in unit[:start]
     assert any('describe<(div), (nullptr), false, false>("div", 1024)' in line for line in unit[start:])
+
+
+def test_a_specialisation_is_a_kernel_that_may_wait_where_the_template_does_not() -> None:
+    source = Source("""
+        template <class T, int n> __global__ void k(T* x) { x[0] = n; }
+        template <> __global__ void k<float, 3>(float* x) { __syncthreads(); }
+        __global__ void other() {}
+    """)
+    assert {each.name: each.waits for each in source.kernels()} == {"k": True, "other": False}
+
+
+def test_a_barrier_that_an_option_names_is_seen() -> None:
+    text = "__global__ void k() { SYNC(); }"
+    assert not Source(text).waits("k")
+    assert Source(text, ["#define SYNC __syncthreads"]).waits("k")

@@ -73,6 +73,57 @@ def test_plain_macros_are_looked_into() -> None:
     assert forms("for (int i = ME; i < n; i += STEP) out[i] = 1;", before=macros + "#define SIZE 3\n") == 0
 
 
+def test_an_option_is_a_definition_too() -> None:
+    source = "#ifndef SIZE\n#define SIZE 64\n#endif\n" + KERNEL.format(
+        f"for (int i = {ME}; i < SIZE; i += 64) out[i] = END;"
+    )
+    assert len(Source(source, ["#define SIZE 500", "#define END 1"]).strided()) == 1
+    assert not Source(source, ["#define SIZE next()"]).strided()
+    assert not Source(source, ["#define END ({ break; 1; })"]).strided()
+
+
+def test_the_second_form_leaves_macros_to_the_compiler_which_knows_what_holds_where() -> None:
+    (form,) = Source(
+        "#define n 5\n#undef n\n" + KERNEL.format(f"for (int i = {ME}; i < n; i += {ALL}) out[i] = 1;")
+    ).strided()
+    assert "i < n" in form.text
+    assert "5" not in form.text
+
+
+@pytest.mark.parametrize(
+    ("before", "body"),
+    [
+        ("", "(float&)a += x[i];"),
+        ("", "*(float*)&a += x[i];"),
+        ("", "((float*)&(a))[0] = x[i];"),
+        ("", "const_cast<float&>(a) += x[i];"),
+        ("#define AT(v) ((float*)&v)\n", "*AT(a) += x[i];"),
+        ("__device__ void add(const float& sum, float x) { (float&)sum += x; }", "add(a, x[i]);"),
+        ("template <class T> __device__ void add(const T& a, T x) { const_cast<T&>(a) += x; }", "add(a, x[i]);"),
+        ("struct Sum { mutable float value; };", "out[i] = 1;"),
+        ("#define JOIN(a, b) a##b\n", "JOIN(bre, ak);"),
+        ("", "bre\\\nak;"),
+        ("extern __shared__ float mine[];", "mine[threadIdx.x] += x[i];"),
+        ("__shared__ float mine[64];", "mine[threadIdx.x] += x[i];"),
+        ("__device__ float& mine() { __shared__ float all[64]; return all[threadIdx.x]; }", "mine() += x[i];"),
+    ],
+)
+def test_what_goes_from_round_to_round_in_disguise_is_seen(before: str, body: str) -> None:
+    assert forms(f"for (int i = {ME}; i < n; i += {ALL}) {{ {body} }}", before=before) == 0
+
+
+def test_addresses_of_elements_and_bits_in_common_are_no_disguise() -> None:
+    body = "if (i > 0 && n > 3) continue; float4 v = *(float4*)&x[i]; out[i & n] = v.x + (i & n); atomicAdd(&out[n & i], 1);"
+    assert forms(f"for (int i = {ME}; i < n; i += {ALL}) {{ {body} }}") == 1
+
+
+def test_a_template_with_a_specialisation_has_no_second_form_that_would_stand_for_both() -> None:
+    loop = f"{{ for (int i = {ME}; i < n; i += {ALL}) x[i] = 1; }}"
+    template = f"template <class T> __global__ void k(T* x, int n) {loop}\n"
+    assert len(Source(template).strided()) == 1
+    assert not Source(template + "template <> __global__ void k<float>(float* x, int n) { x[0] = 2; }").strided()
+
+
 def test_directives_within_a_kernel_leave_it_alone() -> None:
     assert forms(f"\n#if 1\nfor (int i = {ME}; i < n; i += {ALL}) out[i] = 1;\n#endif\n") == 0
 

@@ -92,7 +92,8 @@ class Builder:
             return output.read_bytes()
 
     def _compile(self, module: Module, kernels: tuple[str, ...], runtime: bytes) -> bytes:
-        source = Source(module.source)
+        defines, flags = translate_options(module.options)
+        source = Source(module.source, defines)
         unsupported = source.unsupported()
         for construct in unsupported:
             if not construct.conditional:
@@ -100,7 +101,6 @@ class Builder:
         known = source.kernels()
         for name in kernels:
             check_name(name, source, known)
-        defines, flags = translate_options(module.options)
         with self._folder() as folder:
             (folder / USER_FILE).write_text(module.source)  # the compiler quotes lines from it
             (folder / "runtime.so").write_bytes(runtime)

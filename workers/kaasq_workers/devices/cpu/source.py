@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from kaasq.errors import ModuleRejected
+from kaasq_workers.devices.cpu.disguises import is_disguised
 from kaasq_workers.devices.cpu.strided import Strided, strided
 from kaasq_workers.devices.cpu.syntax import (
     Declaration,
@@ -21,6 +22,7 @@ from kaasq_workers.devices.cpu.syntax import (
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _PLAIN_MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+([^\n\\]+)$", re.MULTILINE)
+_NUMBER = re.compile(r"\d[\w.']*")
 _NESTED_MACROS = 4
 
 # Words that make a thread wait for others. A kernel from which one can be reached runs its threads on fibers.
@@ -87,20 +89,23 @@ class Construct(NamedTuple):
 
 
 class Source:
-    """One module's source, read once."""
+    """One module's source, read once. ``defines``: the #define lines that its options stand for."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, defines: Sequence[str] = ()) -> None:
         self.text = text
         self._stripped = strip(text)
         self._code = without_directives(self._stripped)
         self._declarations = declarations(self._stripped)
+        given = "\n".join(defines)
         self._by_name: dict[str, list[Declaration]] = {}
-        for each in self._declarations:
+        for each in (*self._declarations, *declarations(given)):
             for name in each.names:
                 self._by_name.setdefault(name, []).append(each)
-        macros = [found.groups() for found in _PLAIN_MACRO.finditer(self._stripped)]
+        macros = [found.groups() for each in (self._stripped, given) for found in _PLAIN_MACRO.finditer(each)]
         named = Counter(name for name, _ in macros)
-        self._macros = {name: body for name, body in macros if named[name] == 1}
+        others = {name for name, body in macros if not _NUMBER.fullmatch(body.strip())}
+        # Of several definitions any will do if they are numbers, whichever of them holds.
+        self._macros = {name: body for name, body in macros if named[name] == 1 or name not in others}
         self.words = frozenset(_WORD.findall(self._stripped))
 
     def kernels(self) -> list[KernelSource]:
@@ -169,13 +174,24 @@ class Source:
 
     def strided(self) -> list[Strided]:
         """The second forms of the kernels that are one grid-stride loop."""
+        if is_disguised(self._code, (match[0] for match in directives(self._stripped))):
+            return []
         kernels = [each for each in self._declarations if "__global__" in each.head]
-        plain = [each for each in kernels if not self.waits(" ".join(each.words))]
+        plain = [each for each in kernels if self._stands_alone(each)]
         found = [strided(self.text, self._code, each, self._macro_words, self._expanded) for each in plain]
         return [each for each in found if each is not None]
 
+    def _stands_alone(self, kernel: Declaration) -> bool:
+        """Whether its threads share nothing with their block, and no specialisation of it is another kernel."""
+        reachable = self.reachable(" ".join(kernel.words))
+        name = function_name(list(kernel.head))
+        special = (each for each in self._declarations if each.head[:3] == ("template", "<", ">"))
+        if any(function_name(list(each.head)) == name for each in special):
+            return False
+        return "__shared__" not in reachable and not any(map(_BARRIER.fullmatch, reachable))
+
     def _expanded(self, code: str) -> str:
-        """With macros expanded that have no parameters and one definition."""
+        """With macros expanded that have no parameters and one definition, or numbers only."""
         for _ in range(_NESTED_MACROS):
             code = _WORD.sub(lambda word: f"({self._macros[word[0]]})" if word[0] in self._macros else word[0], code)
         return code

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from kaasq_workers.devices.cpu.disguises import hides_writes
 from kaasq_workers.devices.cpu.syntax import Declaration, closing, function_name, tokens
 
 PREFIX = "kaasq_strided_"
@@ -60,7 +61,8 @@ def strided(
 ) -> Strided | None:
     """A kernel's second form, if it has one. ``code``: ``text`` without comments, strings and directives.
 
-    ``macro_words``: every word that a macro can become. ``expanded``: code with its plain macros expanded.
+    ``macro_words``: every word that a macro can become. ``expanded``: code with its plain macros expanded; it is only
+    looked at, and the form is made of the code as it stands, since the compiler knows which definition holds where.
     """
     name = function_name(list(each.head))
     opening = code.find("{", each.at)
@@ -124,8 +126,8 @@ def _loop(code: str, text: str, names: dict[str, bool], expanded: Callable[[str]
         return None
     names = dict(names)
     kinds: dict[str, str] = {}
-    prologue = expanded(code[: beginning.start()])
-    for statement in _split(prologue, ";"):
+    prologue = code[: beginning.start()]
+    for statement in _split(expanded(prologue), ";"):
         if statement.strip() and not _declares(statement, names, kinds):
             return None
     end = closing(code, beginning.end() - 1)
@@ -143,21 +145,25 @@ def _loop(code: str, text: str, names: dict[str, bool], expanded: Callable[[str]
         body = text[end + 1 : end + 1 + last.start(1)].strip() + " }"
     if len(control) != 3:
         return None
-    return _counted([expanded(part) for part in control], body, prologue, names, kinds)
+    found = _counted(control, body, names, kinds, expanded)
+    if found is None or hides_writes(tokens(code[end + 1 :]), names):
+        return None
+    return prologue, found
 
 
 def _counted(
-    control: list[str], body: str, prologue: str, names: dict[str, bool], kinds: dict[str, str]
-) -> tuple[str, _Loop] | None:
+    control: list[str], body: str, names: dict[str, bool], kinds: dict[str, str], expanded: Callable[[str], str]
+) -> _Loop | None:
     step = re.fullmatch(r"\s*(\w+)\s*(?:\+=|=\s*\1\s*\+)\s*(.+)", control[2], re.DOTALL)
     if step is None:
         return None
     counter, stride = step[1], step[2]
     start = counter
     if control[0].strip():
-        if not _declares(control[0], names, kinds) or list(kinds)[-1] != counter or len(_split(control[0], ",")) != 1:
+        first, start = expanded(control[0]), control[0].partition("=")[2]
+        declared = _declares(first, names, kinds) and list(kinds)[-1] == counter
+        if not declared or len(_split(first, ",")) != 1 or not start.strip():
             return None
-        start = control[0].partition("=")[2]
         kind = kinds[counter] if kinds[counter] != "auto" else f"decltype({start})"
     elif counter in kinds:
         kind = f"std::remove_const_t<decltype({counter})>"
@@ -172,12 +178,12 @@ def _counted(
     else:
         return None
     outside = {name: pointer for name, pointer in names.items() if name != counter}
-    if not (_is_pure(limit, outside) and _is_pure(stride, outside)) or set("<>?&|=") & set(limit):
+    if not all(_is_pure(expanded(each), outside) for each in (limit, stride)) or set("<>?&|=") & set(expanded(limit)):
         return None
     # Not the proof, which is the compiler's, but a failed proof costs the whole module a second compilation.
     if any(re.search(rf"(\+\+|--)\s*{name}\b|\b{name}\s*(\+\+|--|[-+*/%&|^<>]*=(?!=))", body) for name in names):
         return None
-    return prologue, _Loop(kind, counter, start, control[1], f"({limit})", inclusive, stride, body)
+    return _Loop(kind, counter, start, control[1], f"({limit})", inclusive, stride, body)
 
 
 def _one_statement(code: str) -> bool:

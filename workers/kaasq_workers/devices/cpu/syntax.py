@@ -144,7 +144,7 @@ def _declaration(head: list[Token], body: list[str], scope: list[str]) -> Declar
     texts = [token.text for token in head]
     function = None if {"using", "typedef"} & {*texts} else function_name(texts)
     names = function or [text for text in _without_template(texts) if _WORD.fullmatch(text) and text not in _KEYWORDS]
-    words = {text for text in (*texts, *body) if _WORD.fullmatch(text)} - _KEYWORDS
+    words = {text for text in (*texts, *body) if _WORD.fullmatch(text)} - (_KEYWORDS - {"__shared__"})
     qualified = tuple(part for name in scope if name for part in name.split("::") if part)
     return Declaration(frozenset(names), frozenset(words), tuple(texts), qualified, head[0].at if head else 0)
 
@@ -162,18 +162,34 @@ def _without_template(texts: list[str]) -> list[str]:
 
 
 def function_name(head: list[str]) -> tuple[str, ...] | None:
-    """The name of the function that these tokens declare, with what qualifies it (``Pair::sum``), or None."""
+    """The name of the function that these tokens declare, with what qualifies it (``Pair::sum``), or None.
+
+    Of a specialisation (``sum<float>``) it is the template's.
+    """
     index, depth = 0, 0
     while index < len(head):
         text = head[index]
         if text == "(" and depth == 0:
-            before = head[index - 1] if index else ""
+            last = _before_arguments(head, index - 1)
+            before = head[last] if last >= 0 else ""
             if _WORD.fullmatch(before) and before not in _SPECIFIERS:
                 name = [before]
-                while index >= 3 and head[index - 2] == "::" and _WORD.fullmatch(head[index - 3]):
-                    name.insert(0, head[index - 3])
-                    index -= 2
+                while last >= 2 and head[last - 1] == "::" and _WORD.fullmatch(head[last - 2]):
+                    name.insert(0, head[last - 2])
+                    last -= 2
                 return tuple(name)
         depth += (text == "(") - (text == ")")
         index += 1
     return None
+
+
+def _before_arguments(head: list[str], index: int) -> int:
+    """Where the name stands that is followed by the template arguments that end there; the place itself if none do."""
+    if index < 0 or head[index] != ">":
+        return index
+    depth = 0
+    for at in range(index, -1, -1):
+        depth += (head[at] == ">") - (head[at] == "<")
+        if not depth:
+            return at - 1
+    return index

@@ -2,6 +2,13 @@
 #pragma once
 
 namespace kaasq {
+// The kernels that wait are told by the words of their source, which macros can hide.
+inline const Thread* waiting_thread() {
+    if (__builtin_expect(!kaasq_thread, 0))
+        kaasq_fail("it waits for other threads, which its source does not show: a macro puts the name of the barrier, "
+                   "shuffle or vote together; write it out");
+    return kaasq_thread;
+}
 // Other threads ran on this OS thread meanwhile: take our own index back.
 inline void resume() {
     const Index index = kaasq_thread->index;
@@ -10,16 +17,18 @@ inline void resume() {
     threadIdx.z = index.z;
 }
 inline BlockVote sync_block(bool vote) {
+    waiting_thread();
     const BlockVote result = kaasq_sync_block(vote);
     resume();
     return result;
 }
 inline const Exchange& exchange(unsigned mask, uint64_t value) {
+    waiting_thread();
     const Exchange* result = kaasq_exchange(mask, value);
     resume();
     return *result;
 }
-inline unsigned lane() { return kaasq_thread->linear & 31; }
+inline unsigned lane() { return waiting_thread()->linear & 31; }
 
 template <class T>
 inline uint64_t to_word(T value) {
@@ -98,6 +107,7 @@ inline int __all_sync(unsigned mask, int vote) { return __ballot_sync(mask, !vot
 // Lanes are active together when they stand at the same place in the program. The place is a number and not the address
 // of the call, since an optimiser may make one call of two.
 inline unsigned kaasq_active_lanes(unsigned place) {
+    kaasq::waiting_thread();
     const unsigned lanes = kaasq_converged_lanes(place);
     kaasq::resume();
     return lanes;
