@@ -151,6 +151,7 @@ def test_run_keeps_outputs_and_takes_stored_inputs(cli: Run, worker: FakeWorker,
         (["--input", "x=saxpy.json", "--input", "y=y.bin"], "kaasq: buffer_size: buffer 'x' is declared with 16 bytes"),
         (["--scalar", "a=three"], "kaasq: bad_request: --scalar: 'three' is no number"),
         (["--output", "x=x.npy"], "kaasq: bad_request: --output: the graph has no output 'x'"),
+        (["--output", "out=nowhere/out.npy"], "kaasq: bad_request: --output: there is no folder "),
         (["--timeout", "-1"], "kaasq: bad_request: timeout: expected a time from 0.001 to"),
     ],
 )
@@ -172,17 +173,33 @@ def test_run_with_a_pair_that_is_none_is_wrong_usage(cli: Run, request_file: str
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"{", "kaasq: bad_request: body: the body is not valid JSON"),
-        (b'{"name": "g", "launches": 5}', "kaasq: bad_request: launches: Expected `array`"),
-        (b'{"graph": {"name": "g", "launches": 5}}', "kaasq: bad_request: graph.launches: Expected `array`"),
-        (b'{"graph": "%s"}' % (b"ab" * 32), "kaasq: bad_request: request.json: graph: holds a graph's hash only"),
+        (b"{", "body: the body is not valid JSON"),
+        (b'{"name": "g", "launches": 5}', "launches: Expected `array`"),
+        (b'{"graph": {"name": "g", "launches": 5}}', "graph.launches: Expected `array`"),
+        (b'{"kernels": [{"library": 5}]}', "kernels[0].library: Expected `str`"),
+        (b'{"graph": "%s"}' % (b"ab" * 32), "graph: holds a graph's hash only"),
     ],
 )
 def test_run_says_what_is_wrong_with_the_file(cli: Run, content: bytes, says: str) -> None:
     Path("request.json").write_bytes(content)
     code, _, err = cli("run", "request.json")
     assert code == 1
-    assert err.startswith(says)
+    assert err.startswith(f"kaasq: bad_request: request.json: {says}")
+
+
+@pytest.mark.parametrize("content", [b"", b"import kaasq\n", b"[]", b"\x93NUMPY"])
+def test_run_of_a_file_that_is_no_request_says_what_it_expects(cli: Run, content: bytes) -> None:
+    Path("saxpy.py").write_bytes(content)
+    code, _, err = cli("run", "saxpy.py")
+    assert code == 1
+    assert err == "kaasq: bad_request: saxpy.py: is no request: expected a JSON object or a MessagePack map\n"
+
+
+def test_run_with_a_port_that_is_no_number_is_an_error_not_a_crash(cli: Run, request_file: str) -> None:
+    code, _, err = cli("run", request_file, "--broker", "amqp://ann:secret@localhost:abc/")
+    assert code == 1
+    assert err.startswith("kaasq: broker_refused: the broker URL does not have the form")
+    assert "secret" not in err
 
 
 def test_run_without_a_worker_says_what_to_start(cli: Run, monkeypatch: pytest.MonkeyPatch, request_file: str) -> None:

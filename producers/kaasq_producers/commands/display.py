@@ -63,7 +63,8 @@ def result_lines(result: Result, written: dict[str, str]) -> list[str]:
         if name in refs and name not in written:
             kept = refs[name]
             where = f"kept as {kept.name!r} version {kept.version}" if kept.name else f"in the store as {kept.ref}"
-            lines.append(f"  {name}: {kept.dtype or 'bytes'} {kept.shape or ''} {size(kept.nbytes)}, {where}")
+            what = f"{kept.dtype or 'bytes'}{'' if kept.shape is None else f' {kept.shape}'}"
+            lines.append(f"  {name}: {what} {size(kept.nbytes)}, {where}")
             continue
         array = result[name]
         values = np.array2string(array.reshape(-1), threshold=6, edgeitems=3, precision=4)
@@ -78,7 +79,7 @@ def result_lines(result: Result, written: dict[str, str]) -> list[str]:
         f"request {result.request_id} ran on {worker.device} of {worker.host} in {ran_in}",
         *lines,
         f"  {steps}",
-        f"  device cache: {result.cache.hits} hits, {result.cache.misses} misses",
+        f"  device cache: hits {result.cache.hits}, misses {result.cache.misses}",
     ]
 
 

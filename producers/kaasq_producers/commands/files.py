@@ -20,6 +20,7 @@ from kaasq_producers.commands.unknown_keys import unknown_keys
 
 NPY = ".npy"
 STANDARD = Path("-")  # standard input or output, as raw bytes
+MAPS = {bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF)}  # how MessagePack's maps begin
 
 
 class _Top(msgspec.Struct):
@@ -80,6 +81,15 @@ def read_request(path: str, limits: GraphLimits) -> tuple[Request, list[str]]:
     kind = {".json": codec.JSON, ".msgpack": codec.MSGPACK}.get(Path(path).suffix)
     if kind is None:
         kind = codec.JSON if codec.is_json(body, None) else codec.MSGPACK
+    if kind == codec.MSGPACK and body[:1] not in MAPS:
+        raise BadRequest("is no request: expected a JSON object or a MessagePack map", at=_called(path))
+    try:
+        return _read(body, kind, limits)
+    except BadRequest as error:
+        raise BadRequest(error.message, at=_called(path)) from None
+
+
+def _read(body: bytes, kind: str, limits: GraphLimits) -> tuple[Request, list[str]]:
     top = codec.decode(body, kind, _Top)
     if bytes(top.kernels):
         return codec.RequestDecoder(limits).decode(body, kind), unknown_keys(_plain(body, kind), _Kaas)
@@ -87,8 +97,12 @@ def read_request(path: str, limits: GraphLimits) -> tuple[Request, list[str]]:
         return Request(graph=codec.decode(body, kind, GraphSpec)), unknown_keys(_plain(body, kind), GraphSpec)
     request = codec.decode(body, kind, Request)
     if isinstance(request.graph, str):
-        raise BadRequest("holds a graph's hash only; a request in a file needs the graph whole", at=f"{path}: graph")
+        raise BadRequest("holds a graph's hash only; a request in a file needs the graph whole", at="graph")
     return request, unknown_keys(_plain(body, kind), Request)
+
+
+def _called(path: str) -> str:
+    return "standard input" if path == "-" else path
 
 
 def _plain(body: bytes, kind: str) -> Any:

@@ -67,10 +67,12 @@ def run(
     bind |= _pairs("--input", inputs, _input)
     files = _pairs("--output", outputs, Path)
     assert not isinstance(request.graph, str)
-    for name in files:
+    for name, path in files.items():
         buffer = request.graph.buffer(name)
         if buffer is None or not buffer.returned:
             raise BadRequest(f"the graph has no output {name!r}", at="--output")
+        if not path.absolute().parent.is_dir():  # said before anything runs, not after
+            raise BadRequest(f"there is no folder {path.absolute().parent}", at="--output")
     if timeout is None and request.timeout_ms is not None:
         timeout = request.timeout_ms / 1000
     with Client(settings=settings) as client:
@@ -108,7 +110,11 @@ def _told(what: str) -> Iterator[None]:
 def _address(url: str) -> str:
     """Host and port of a broker's URL: the rest is nobody's business."""
     parts = urlsplit(url)
-    return f"{parts.hostname or 'localhost'}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
+    try:
+        port = parts.port
+    except ValueError:  # no number: connecting says so
+        return parts.hostname or "the broker"
+    return f"{parts.hostname or 'localhost'}:{port or (5671 if parts.scheme == 'amqps' else 5672)}"
 
 
 def _pairs(option: str, given: tuple[str, ...], convert: Callable[[str], Any]) -> dict[str, Any]:
