@@ -38,7 +38,7 @@ LINEAR = (
         summary=(
             "c = alpha * a b + beta * c, of matrices in the last two axes; what is before them are batches, and a or b "
             "without is used for all of them. float16 accumulates in float32; alpha and beta have the dtype that "
-            "accumulates. With beta 0, c is not read; with alpha 0, a and b are not"
+            "accumulates. With beta 0, c is not read; with alpha 0, a NaN or infinity in a or b may show or not"
         ),
     ),
 )

@@ -67,11 +67,12 @@ def test_gemm_of_batches_and_of_one_matrix_for_all(client, dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_gemm_with_alpha_zero_does_not_read_its_factors(client, dtype):
-    nothing, before = np.full((3, 3), NAN, dtype), normal(1, 3, 3, dtype=dtype)
+def test_gemm_with_beta_zero_does_not_read_what_is_there(client, dtype):
+    factor, before = normal(2, 3, 3, dtype=dtype), normal(1, 3, 3, dtype=dtype)
+    nothing = np.full((3, 3), NAN, dtype)
     sheet = Sheet()
-    sheet.call("gemm", nothing, nothing, Out(2 * before.astype(np.float64), dtype, before), np.int8(0), np.int8(2))
-    sheet.call("gemm", nothing, nothing, Out(np.zeros((3, 3)), dtype, nothing), np.int8(0), np.int8(0))
+    sheet.call("gemm", factor, factor, Out(2 * before.astype(np.float64), dtype, before), np.int8(0), np.int8(2))
+    sheet.call("gemm", factor, factor, Out(np.zeros((3, 3)), dtype, nothing), np.int8(0), np.int8(0))
     sheet.check(client)
 
 

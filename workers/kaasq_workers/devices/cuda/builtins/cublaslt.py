@@ -18,6 +18,9 @@ from kaasq.dtypes import itemsize
 from kaasq_workers.devices.cuda.builtins.products import COMPUTE_TYPES, DATA_TYPES, SCALE_TYPES, ProductFailed
 from kaasq_workers.devices.cuda.builtins.steps import Matrix, ProductStep
 
+# Of a product split along k, parts are added as computed: in the type of the output float16 would lose digits, and
+# adding in place would make the order, and so the last digits, a matter of chance.
+_REDUCE_AS_COMPUTED = 2
 _ALIGNMENT_BYTES = 256  # of all memory that devices hand out, and the most that the library asks about
 
 
@@ -78,6 +81,12 @@ class LtProduct:
                 preference,
                 wants.MAX_WORKSPACE_BYTES,
                 ctypes.c_uint64(workspace_bytes),
+            )
+            _set(
+                cublasLt.matmul_preference_set_attribute,
+                preference,
+                wants.REDUCTION_SCHEME_MASK,
+                ctypes.c_uint32(_REDUCE_AS_COMPUTED),
             )
             for want, matrix in (
                 (wants.MIN_ALIGNMENT_A_BYTES, step.b),
