@@ -57,6 +57,19 @@ def run(device: CpuDevice, name: str, *arrays: np.ndarray, **attrs: Any) -> list
     return found
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "name", ["copy", "cast", "transpose", "slice", "paste", "pad", "add", "where", "axpy", "exp", "erf", "gelu", "relu"]
+)
+def test_arrays_without_axes_are_arrays_with_one_element(device, name: str, dtype: str) -> None:
+    buffers = [each for each in CATALOGUE[name].parameters if each.access != "number"]
+    given = [np.asarray(0.75, bool if "float16" not in each.dtypes else dtype) for each in buffers]
+    *_, written = run(device, name, *given)
+    *_, wanted = run(device, name, *(each.reshape(1) for each in given))
+    assert written.shape == ()
+    np.testing.assert_array_equal(written, wanted[0])
+
+
 def test_it_has_every_builtin():
     assert FUNCTIONS.keys() == CATALOGUE.keys() <= set(builtin_names())
 

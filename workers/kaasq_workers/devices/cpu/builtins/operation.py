@@ -25,6 +25,8 @@ class CpuOperation:
     def __init__(self, call: Call, function: Function) -> None:
         self.call = call
         self._function = function
+        # NumPy makes numbers of arrays without axes where it slices them, or computes with them.
+        self._least: tuple[int, ...] = () if call.builtin.run is not None else (1,)
         self._read_only = {each.name for each in call.builtin.parameters if each.access == "reads"}
 
     def run(self, operands: Mapping[str, Memory | Number]) -> None:
@@ -40,7 +42,7 @@ class CpuOperation:
         if not isinstance(given, CpuMemory):
             return given
         operand = self.call.operands[name]
-        array = given.bytes[: operand.nbytes].view(operand.dtype).reshape(operand.shape)
+        array = given.bytes[: operand.nbytes].view(operand.dtype).reshape(operand.shape or self._least)
         array.flags.writeable = name not in self._read_only  # what is read may be a copy that others share
         return array
 
