@@ -18,7 +18,7 @@ from bench.broker import OnDemand
 from bench.machine import Machine, describe
 from bench.pictures import draw
 from bench.setting import Setting
-from bench.suite import PARTS, PartReport, run_part
+from bench.suite import PARTS, PartReport, cases_of, run_cases
 from bench.table import table
 from kaasq_workers.devices.opening import device_names
 
@@ -99,7 +99,7 @@ def main(
             say=lambda text: click.echo(text, err=True),
         )
         for part in parts or PARTS:
-            report = run_part(part, setting)
+            report = run_cases(part, cases_of(part), setting)
             click.echo(table(report))
             broken = broken or bool(report.broken)
             if into is not None:

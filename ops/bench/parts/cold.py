@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 
 import numpy as np
 
 from bench.figures import Row, compare
-from bench.graphs import SAXPY, saxpy
+from bench.graphs import saxpy
 from bench.peers.fresh_process import N
+from bench.peers.tenants import finished
 from bench.rounds import interleaved, seconds
-from bench.serving import Serving, child, serving
+from bench.serving import Serving, serving
 from bench.setting import Setting
+from bench.sources import SAXPY
 from bench.suite import Case
 from kaasq.ids import new_id
 
 FRESH = "fresh process"
-FRESH_TIMEOUT_S = 120.0
 X, Y = np.arange(N, dtype=np.float32), np.ones(N, dtype=np.float32)
 
 
@@ -55,13 +55,7 @@ def _new_worker_s(setting: Setting) -> float:
 
 
 def _fresh(setting: Setting) -> None:
-    with child(setting, ["-m", "bench.peers.fresh_process", setting.device, new_id(), str(setting.disk)]) as process:
-        try:
-            code = process.process.wait(FRESH_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            raise process.failure(f"the fresh process did not end within {FRESH_TIMEOUT_S:.0f} s") from None
-        if code:
-            raise process.failure(f"the fresh process ended with {code}")
+    finished(setting, ["-m", "bench.peers.fresh_process", setting.device, new_id(), str(setting.disk)])
 
 
 CASES = (Case("first requests", first_case),)

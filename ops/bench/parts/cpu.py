@@ -11,9 +11,10 @@ import numpy as np
 from bench import bars
 from bench.answers import check
 from bench.figures import Row, compare
-from bench.graphs import SAXPY, TOUCH, Floats
+from bench.graphs import Floats
 from bench.rounds import interleaved, seconds
 from bench.setting import Setting
+from bench.sources import SAXPY, TOUCH
 from bench.suite import Case
 from kaasq import Graph, Module, local
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.figures import Row, compare
-from bench.graphs import SAXPY
 from bench.peers.launches import LaunchPeers
 from bench.rounds import interleaved, seconds, us_per_call
 from bench.setting import Setting
+from bench.sources import SAXPY
 from bench.suite import Case
 from kaasq.ids import new_id
 from kaasq.model import Module
@@ -57,9 +57,9 @@ def launches_case(setting: Setting) -> Iterator[Row]:
 
 def copies_case(setting: Setting) -> Iterator[Row]:
     """One copy and its synchronisation, by size and kind of host memory, beside the same from pinned memory, bare."""
-    from bench.peers.pinned import PinnedCopy
-
     with _device(setting) as device:
+        from bench.peers.pinned import PinnedCopy
+
         stream = device.stream()
         for nbytes in setting.pick((64 << 10, 64 << 20), (4 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20)):
             memory = device.allocate(nbytes)
@@ -81,12 +81,13 @@ def copies_case(setting: Setting) -> Iterator[Row]:
 
 def modules_case(setting: Setting) -> Iterator[Row]:
     """From source to a kernel that can be launched: new, and compiled before; beside CuPy's RawModule."""
-    import cupy
 
     def fresh() -> str:
         return f"{SAXPY}// {new_id()}\n"
 
     with _device(setting) as device:
+        import cupy
+
         known = Module.from_source(SAXPY)
         device.load(known, ("saxpy",))
         sides: dict[str, Callable[[], float]] = {

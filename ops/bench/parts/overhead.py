@@ -11,7 +11,7 @@ from bench.answers import check
 from bench.figures import Bar, Row, compare
 from bench.graphs import Program, chain_arrays, jacobi, product_chain, small_launches
 from bench.kaasq_side import KaasqProgram
-from bench.peers.products import products_on
+from bench.peers.products import Products
 from bench.peers.resident import Once, Resident, cpu_loop
 from bench.rounds import interleaved
 from bench.serving import serving
@@ -52,7 +52,7 @@ def products_case(setting: Setting) -> Iterator[Row]:
         stored = {f"w{i}": ours.client.put(each) for i, each in enumerate(weights)}
         kaasq = KaasqProgram(ours, product_chain(squares, n, 8), {**stored, "x": x})
         peer = "resident CuPy" if setting.gpu else "resident NumPy"
-        given = _measure(setting, kaasq, {peer: products_on(setting.device, weights, x)})
+        given = _measure(setting, kaasq, {peer: Products(setting.device, weights, x)})
     wanted = {peer: bars.GEMM_CHAIN_BESIDE_RESIDENT} if setting.gpu else {}
     yield from _rows(f"{squares} products of {n} x {n}", "whole request", given, wanted)
 

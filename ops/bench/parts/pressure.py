@@ -16,7 +16,7 @@ from kaasq import BufferRef, Graph
 
 MI = 1 << 20
 FILLS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-OBJECTS_AT_FULL = 32
+OBJECTS_AT_FULL = 16
 WARM_PASSES, PASSES = 2, 2
 
 

@@ -14,7 +14,7 @@ from bench.figures import Row, compare
 from bench.graphs import Floats, chain_arrays, product_chain, spinning
 from bench.loads import KaasqLoad, Window
 from bench.parts.pressure import pressure_case
-from bench.peers.tenant_process import SideBySide, restarted_s, save
+from bench.peers.tenants import SideBySide, restarted_s, save
 from bench.rounds import interleaved
 from bench.serving import Serving, serving
 from bench.setting import NotHere, Setting

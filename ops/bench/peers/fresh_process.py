@@ -1,4 +1,4 @@
-"""The naive way: a process for each request, which loads libraries, compiles, computes and ends.
+"""The naive way: a process for each request, which loads what it needs, compiles, computes and ends.
 
 ``python -m bench.peers.fresh_process DEVICE SERIAL FOLDER`` runs a saxpy whose source nobody has compiled before.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.graphs import SAXPY
+from bench.sources import SAXPY
 
 N = 1024
 C_SAXPY = r"""

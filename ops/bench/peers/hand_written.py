@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pika
 
-from bench.graphs import SAXPY
+from bench.sources import SAXPY
 
 PREFETCH = 64
 Work = Callable[[bytes], bytes]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.graphs import SAXPY
+from bench.sources import SAXPY
 from kaasq.model import Dim3
 from kaasq_workers.executor.arguments import PackedArguments, pointer
 

@@ -1,121 +1,89 @@
-"""A tenant's own process: loads its weights, then runs its chain of products, with no message in between.
+"""A tenant's own process: loads its weights, then runs its chain of products. It imports nothing that it need not.
 
 ``python -m bench.peers.tenant_process DEVICE FOLDER once`` runs one and ends, as an exclusive worker does whose device
-the next tenant wants; ``... FOLDER GO`` waits for that file again and again and runs for as many seconds as it says.
+the next tenant wants. ``... serve`` waits for the file ``go1``, runs for as many seconds as it says, writes how many it
+did in a second to ``rate1``, and so on.
 """
 
 from __future__ import annotations
 
+import itertools
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from bench.graphs import Floats
-from bench.peers.products import products_on
-from bench.serving import Child, child
-from bench.setting import Setting
-from kaasq.ids import new_id
-
-ONCE_TIMEOUT_S = 120.0
-READY_TIMEOUT_S = 120.0
 POLL_S = 0.01  # the resident ones look this often while others are measured
 
-
-class Place(NamedTuple):
-    """Where a tenant's weights lie, and on which device it runs."""
-
-    folder: Path
-    device: str
+Floats = npt.NDArray[np.float32]
 
 
-def save(parent: Path, device: str, weights: list[Floats], x: Floats) -> Place:
-    """Write a tenant's arrays into a folder of its own."""
-    folder = parent / f"tenant-{new_id()}"
-    folder.mkdir()
-    for i, each in enumerate(weights):
-        np.save(folder / f"w{i}.npy", each)
-    np.save(folder / "x.npy", x)
-    return Place(folder, device)
+class Chain:
+    """(((w0 w1) w2) ...) x, weights in place, into arrays that are there; on a GPU x goes in and the result out."""
+
+    def __init__(self, device: str, weights: list[Floats], x: Floats) -> None:
+        self._xp = xp = array_library(device)
+        self._weights = [xp.asarray(each) for each in weights]
+        self._between = [xp.empty_like(self._weights[0]) for _ in range(2)]
+        self._given = x
+        self._x: Any = xp.empty(x.shape, np.float32)
+        self._out: Any = xp.empty(x.shape, np.float32)
+
+    def run(self) -> Floats:
+        """The product, in the host's memory."""
+        xp, left, x = self._xp, self._weights[0], self._given
+        for i, right in enumerate(self._weights[1:]):
+            left = xp.matmul(left, right, out=self._between[i % 2])
+        if xp is not np:
+            self._x.set(x)
+            x = self._x
+        xp.matmul(left, x, out=self._out)
+        result: Floats = self._out if xp is np else self._out.get()
+        return result
 
 
-def restarted_s(setting: Setting, place: Place) -> float:
-    """Seconds of one request by a process that is started for it and then gives the device back."""
-    start = time.perf_counter()
-    with child(setting, _arguments(place, "once")) as process:
-        try:
-            code = process.process.wait(ONCE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            raise process.failure(f"the tenant's process did not end within {ONCE_TIMEOUT_S:.0f} s") from None
-        took = time.perf_counter() - start
-        if code:
-            raise process.failure(f"the tenant's process ended with {code}")
-    return took
+def array_library(device: str) -> Any:
+    """NumPy for the cpu, else CuPy on that GPU."""
+    if device == "cpu":
+        return np
+    import cupy
+
+    cupy.cuda.Device(int(device.partition(":")[2] or 0)).use()
+    return cupy
 
 
-class SideBySide:
-    """A resident process for each tenant. Idle until it is asked for a figure."""
-
-    def __init__(self, setting: Setting, places: Sequence[Place], stack: ExitStack) -> None:
-        self._places = places
-        self._processes = [stack.enter_context(child(setting, _arguments(each, "serve"))) for each in places]
-        self._serial = 0
-
-    def per_s(self, seconds: float) -> float:
-        """Requests per second of all of them together, all at it for so long. Raises ChildFailed."""
-        self._serial += 1
-        for place in self._places:
-            _write(place.folder / f"go{self._serial}", str(seconds))
-        done = 0.0
-        for place, process in zip(self._places, self._processes, strict=True):
-            done += float(_awaited(place.folder / f"rate{self._serial}", READY_TIMEOUT_S + seconds, process))
-        return done
-
-
-def _arguments(place: Place, mode: str) -> list[str]:
-    return ["-m", "bench.peers.tenant_process", place.device, str(place.folder), mode]
-
-
-def _write(path: Path, text: str) -> None:
-    """Appears whole: it is written under another name first."""
+def write(path: Path, text: str) -> None:
+    """The file appears whole: it is written under another name first."""
     partial = path.with_suffix(".new")
     partial.write_text(text)
     partial.rename(path)
 
 
-def _awaited(path: Path, timeout_s: float, process: Child | None = None) -> str:
-    deadline = time.monotonic() + timeout_s
-    while not path.exists():
-        if process is not None:
-            process.check("a tenant's process")
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{path} did not appear within {timeout_s:.0f} s")
-        time.sleep(POLL_S)
-    return path.read_text()
-
-
-def run(device: str, folder: Path, mode: str) -> None:
-    """The process."""
-    weights = [np.load(folder / f"w{i}.npy") for i in range(len(list(folder.glob("w*.npy"))))]
-    chain = products_on(device, weights, np.load(folder / "x.npy"))
-    chain.run()
-    if mode == "once":
-        return
-    serial = 1
-    while True:
-        seconds = float(_awaited(folder / f"go{serial}", sys.maxsize))
+def serve(chain: Chain, folder: Path) -> None:
+    """Until killed."""
+    for serial in itertools.count(1):
+        go = folder / f"go{serial}"
+        while not go.exists():
+            time.sleep(POLL_S)
+        seconds = float(go.read_text())
         done, start = 0, time.perf_counter()
         while (spent := time.perf_counter() - start) < seconds:
             chain.run()
             done += 1
-        _write(folder / f"rate{serial}", str(done / spent))
-        serial += 1
+        write(folder / f"rate{serial}", str(done / spent))
+
+
+def run(device: str, folder: Path, mode: str) -> None:
+    """The process. The weights are ``w0.npy`` and so on in the folder, x is ``x.npy``."""
+    weights = [np.load(folder / f"w{i}.npy") for i in range(len(list(folder.glob("w*.npy"))))]
+    chain = Chain(device, weights, np.load(folder / "x.npy"))
+    chain.run()
+    if mode == "serve":
+        serve(chain, folder)
 
 
 if __name__ == "__main__":

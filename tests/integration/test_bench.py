@@ -1,0 +1,79 @@
+"""The benchmark suite runs through on the cpu device: every part, and the one command. Speed is no matter of tests."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.setting import BenchBroker, Setting
+from bench.suite import PARTS, cases_of, run_cases
+
+OPS = Path(__file__).parents[2] / "ops"
+OTHERS_RUN_IT = {"no-op, classic, synced", "no-op, quorum, not synced"}  # with other arguments
+CASES = [(part, case) for part in PARTS for case in cases_of(part) if case.name not in OTHERS_RUN_IT]
+
+
+@pytest.fixture
+def setting(own_rabbit, tmp_path) -> Setting:
+    return Setting(
+        device="cpu",
+        quick=True,
+        rounds=1,
+        seconds=0.1,
+        broker=lambda: BenchBroker(own_rabbit.url, own_rabbit.version, own_rabbit.management),
+        disk=tmp_path,
+        memory=tmp_path,
+        say=print,
+    )
+
+
+@pytest.mark.parametrize(("part", "case"), CASES, ids=[f"{part}-{case.name}" for part, case in CASES])
+def test_every_case_runs_through_on_the_cpu_or_says_that_it_needs_a_gpu(part, case, setting):
+    report = run_cases(part, [case], setting)
+    assert report.broken == {}
+    if part == "device":
+        assert report.left_out == {case.name: "needs a GPU, and the device is cpu"}
+        return
+    assert report.left_out == {}
+    assert report.rows
+    for row in report.rows:
+        assert all(math.isfinite(each) for each in (row.kaasq.low, row.kaasq.high))
+        assert row.ratio is None or row.ratio.low >= 0
+
+
+def test_the_command_prints_a_table_and_writes_figures_and_a_picture(tmp_path):
+    arguments = ["-m", "bench", "cpu", "--device", "cpu", "--quick", "--rounds", "2", "--json", tmp_path, "--pictures"]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(OPS), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], env=environ, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "what" in done.stdout
+    assert "ratio (min-max)" in done.stdout
+    assert "rows that need one are left out" in done.stdout
+    assert "cpu: saxpy" in done.stderr
+    (figures,) = tmp_path.glob("cpu-*.json")
+    report = json.loads(figures.read_text())
+    assert [row["peer"] for row in report["part"]["rows"]] == ["NumPy"] * 4
+    assert report["machine"]["cores"] >= 1
+    assert report["broker"] is None  # this part needs none, so none was started
+    assert figures.with_suffix(".png").stat().st_size > 1000
+
+
+def test_what_is_no_part_is_refused_with_those_there_are():
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "speed"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(OPS), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "'messaging'" in done.stderr
