@@ -15,6 +15,7 @@ from kaasq_producers.prepare import Preparer
 from kaasq_storage.protocol import BufferStore
 
 CLOSE_TIMEOUT_S = 5.0
+CANCEL_TIMEOUT_S = 1.0  # for the broker to confirm cancellations that were just sent
 
 
 class ClientBase:
@@ -82,6 +83,8 @@ class ClientBase:
             self._closed = True
             core = self._core
         if core is not None:
+            if threading.get_ident() != core.io_thread:  # which brings the confirmations
+                core.wait_until_told(CANCEL_TIMEOUT_S)
             core.stop()
             core.broker.close(CLOSE_TIMEOUT_S)
         self.buffers.close()

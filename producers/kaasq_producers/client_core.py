@@ -51,6 +51,8 @@ class ClientCore:
         self._consumer: Consumer | None = None
         self._connected = False
         self._over: KaasqError | None = None
+        self._telling = 0  # cancellations that the broker has not confirmed yet
+        self._told = threading.Condition()
         self.io_thread = 0
         """The I/O thread's ident: who waits there for a reply waits for ever."""
 
@@ -139,7 +141,17 @@ class ClientCore:
             timestamp_ms=time.time_ns() // 1_000_000,
         )
         key = topology.control_key(self.route.tenant, self.route.pool)
-        self.broker.publish(message, exchange=topology.CONTROL, routing_key=key, done=_withdrawn)
+        with self._told:
+            self._telling += 1
+        self.broker.publish(message, exchange=topology.CONTROL, routing_key=key, done=self._withdrawn)
+
+    def wait_until_told(self, timeout_s: float) -> None:
+        """Block until the broker has confirmed all cancellations, at most so long, and only while it is there.
+
+        Who closes after Ctrl-C has just sent one; closing at once would leave open whether it arrived.
+        """
+        with self._told:
+            self._told.wait_for(lambda: not self._telling or not self._connected, timeout_s)
 
     def forget(self, call: Call) -> bool:
         """Stop waiting for a reply; it is dropped when it comes. False if it has come. Calls nobody back."""
@@ -239,20 +251,24 @@ class ClientCore:
                 self._connected = True
                 self._resend_all()
             case State.LOST:
-                self._connected = False
+                with self._told:
+                    self._connected = False
+                    self._told.notify_all()
             case State.FAILED:
                 self.stop(error or BrokerLost("the broker connection failed for good"))
             case State.BLOCKED | State.UNBLOCKED:
                 pass  # publishes wait in the broker object, and the window bounds them
+
+    def _withdrawn(self, error: KaasqError | None) -> None:
+        """Whether the broker took a cancellation; if not, the request may run, and its reply is dropped."""
+        with self._told:
+            self._telling -= 1
+            self._told.notify_all()
+        if error is not None:
+            log.warning("cancel.not_sent", code=error.code, error=error.message)
 
     def _resend_all(self) -> None:
         calls, self._resend = self._resend, []
         for call in calls:
             if call.id in self._pending:
                 self._publish(call)
-
-
-def _withdrawn(error: KaasqError | None) -> None:
-    """Whether the broker took a cancellation; if not, the request may run, and its reply is dropped."""
-    if error is not None:
-        log.warning("cancel.not_sent", code=error.code, error=error.message)

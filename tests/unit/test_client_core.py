@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import kaasq
+from kaasq import topology
 from kaasq.broker import Done, Message
 from kaasq.errors import (
     BadRequest,
@@ -40,6 +41,7 @@ from kaasq_producers.futures import ResultFuture
 from kaasq_producers.prepare import Preparer
 from tests.support import graphs
 from tests.support.fake_worker import FakeWorker, saxpy, sends_hash, unknown_graph
+from tests.support.logs import log_lines
 
 X = np.arange(4, dtype=np.float32)
 Y = np.ones(4, dtype=np.float32)
@@ -419,6 +421,56 @@ def test_cancelled_future_forgets_the_request(client: Client, worker: FakeWorker
     assert client.run(GRAPH, x=X, y=Y)["out"].shape == (4,)
     with pytest.raises(concurrent.futures.CancelledError):
         future.result(1)
+
+
+class Hesitant(MemoryBroker):
+    """Confirms late; ``confirmed`` are the exchanges of what it confirmed."""
+
+    def __init__(self, node: MemoryNode, tenant: str) -> None:
+        super().__init__(node, tenant)
+        self.confirmed: list[str] = []
+
+    def publish(
+        self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
+    ) -> None:
+        def confirm(error: KaasqError | None) -> None:
+            self.confirmed.append(exchange)
+            assert done is not None
+            done(error)
+
+        super().publish(
+            message,
+            exchange=exchange,
+            routing_key=routing_key,
+            mandatory=mandatory,
+            done=lambda error: self.call_later(0.2, lambda: confirm(error)),
+        )
+
+
+def test_closing_waits_until_a_cancellation_is_confirmed(
+    node: MemoryNode, settings: Settings, worker: FakeWorker
+) -> None:
+    worker.answer = Held()
+    broker = Hesitant(node, "ann")
+    with Client(broker, settings=settings) as client:
+        assert client.submit(GRAPH, x=X, y=Y).cancel()
+    assert topology.CONTROL in broker.confirmed
+
+
+def test_closing_without_a_broker_does_not_wait_for_cancellations(
+    node: MemoryNode, settings: Settings, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaasq_producers.base.CANCEL_TIMEOUT_S", 60.0)
+    worker.answer = held = Held()
+    broker = MemoryBroker(node, "ann")
+    started = time.monotonic()
+    with log_lines() as lines, Client(broker, settings=settings) as client:
+        future = client.submit(GRAPH, x=X, y=Y)
+        held.next()
+        broker.interrupt(60)
+        assert future.cancel()
+    assert time.monotonic() - started < 30
+    assert [line["code"] for line in lines if line["event"] == "cancel.not_sent"] == ["broker_lost"]
 
 
 def test_future_with_a_result_cannot_be_cancelled(client: Client, worker: FakeWorker) -> None:
