@@ -10,7 +10,7 @@ import click
 from kaasq.schema.files import DOCUMENTS, path, text
 
 
-@click.command()
+@click.command(short_help="Describe the messages: JSON Schemas, AsyncAPI.")
 @click.argument("documents", metavar="[DOCUMENT]...", nargs=-1, type=click.Choice(DOCUMENTS))
 @click.option(
     "--out", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), help="Write them there (all, by default)."

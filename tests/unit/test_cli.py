@@ -81,6 +81,11 @@ def test_help_says_how_to_use_it(cli: Run, command: str) -> None:
 # ----------------------------------------------------------------------------------------------------------------- run
 
 
+def test_mistyped_command_is_told_what_was_meant(cli: Run) -> None:
+    assert "No such command 'rn'. Did you mean 'run'?" in cli("rn")[2]
+    assert "Did you mean" not in cli("xyzzy")[2]
+
+
 def test_run_takes_a_graph_and_files(cli: Run, worker: FakeWorker, request_file: str) -> None:
     code, out, err = cli(
         "run", request_file, "--input", "x=x.npy", "--input", "y=y.bin", "--scalar", "a=3", "--output", "out=out.npy"

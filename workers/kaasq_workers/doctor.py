@@ -61,7 +61,7 @@ class Finding(msgspec.Struct, frozen=True):
     mend: str = ""
 
 
-@click.command()
+@click.command(short_help="Check broker, store, worker, compiler and devices.")
 @settings_options("broker_url", "store", "pool")
 @click.option("--device", metavar="NAME", help="Check this device only (default: the CPU and every GPU).")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")

@@ -26,7 +26,7 @@ from kaasq_producers.commands.files import STANDARD, read_request, read_value, w
 PATIENCE_S = 0.5  # before it says what it waits for
 
 
-@click.command()
+@click.command(short_help="Run the request or graph in a file.")
 @click.argument("request_file", metavar="REQUEST")
 @settings_options("broker_url", "store", "pool")
 @click.option(

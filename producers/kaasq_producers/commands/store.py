@@ -28,7 +28,7 @@ _store = settings_options("broker_url", "store", "pool")  # the broker's URL say
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-@click.command()
+@click.command(short_help="Store a file.")
 @click.argument("file", type=click.Path(path_type=Path))
 @_store
 @click.option("--name", metavar="NAME", help="Name it; a name that exists points to this from now on.")
@@ -56,7 +56,7 @@ def put(
         click.echo(f"{ref.ref}  {size(ref.nbytes)}" + (f"  {name} version {ref.version}" if name else ""))
 
 
-@click.command()
+@click.command(short_help="Write a stored object to a file.")
 @click.argument("key", metavar="NAME|REF")
 @click.argument("file", type=click.Path(path_type=Path))
 @_store
@@ -103,7 +103,7 @@ def ls(prefix: str, objects: bool, as_json: bool, **flags: Any) -> None:
     console.print(display.usage_line(usage))
 
 
-@click.command()
+@click.command(short_help="Remove names, or unnamed objects.")
 @click.argument("keys", metavar="NAME|REF...", nargs=-1, required=True)
 @_store
 def rm(keys: tuple[str, ...], **flags: Any) -> None:

@@ -21,7 +21,7 @@ from kaasq_producers.demo.report import Report
 EXTRA = {"matplotlib", "PIL"}
 
 
-@click.command()
+@click.command(short_help="Run a photograph through nine CUDA C++ kernels.")
 @click.option("--device", metavar="NAME", help="cpu, cuda:0, ..., or auto (a GPU if there is one, else the CPU).")
 @click.option(
     "--output",
