@@ -20,6 +20,9 @@ from kaasq.reading import Reader
 MSGPACK = "application/msgpack"
 JSON = "application/json"
 
+LAUNCH_BYTES = 256  # decoded, as measured
+ARGUMENT_BYTES = 64
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 _pack = msgspec.msgpack.Encoder()
@@ -86,6 +89,7 @@ class RequestDecoder:
 
     ``graph`` of a decoded request is always a checked GraphSpec, or the hash of one this decoder does not know. A
     request in the KaaS format comes out like any other, its inputs bound and its outputs kept under their keys.
+    ``graphs`` are remembered at most, and as many as take ``nbytes``, encoded and decoded.
     """
 
     def __init__(self, limits: GraphLimits, *, graphs: int = 1024, nbytes: int = 256 << 20) -> None:
@@ -140,16 +144,24 @@ class RequestDecoder:
         return made
 
     def _remember(self, encoded: tuple[bytes, ...], made: GraphSpec | KaasRequest) -> None:
-        self._room -= sum(map(len, encoded))
+        self._room -= _weight(encoded, made)
         # Oldest first: a graph in use is sent again, and remembered.
         while self._by_bytes and (len(self._by_bytes) >= self._capacity or self._room < 0):
             oldest = next(iter(self._by_bytes))
-            dropped = _graph(self._by_bytes.pop(oldest))
-            self._room += sum(map(len, oldest))
+            forgotten = self._by_bytes.pop(oldest)
+            self._room += _weight(oldest, forgotten)
+            dropped = _graph(forgotten)
             if self._by_hash.get(dropped.hash) is dropped:  # else known by another encoding, too
                 del self._by_hash[dropped.hash]
         self._by_bytes[encoded] = made
         self._by_hash[_graph(made).hash] = _graph(made)
+
+
+def _weight(encoded: tuple[bytes, ...], made: GraphSpec | KaasRequest) -> int:
+    """What it takes to remember it. A launch of 30 bytes takes ten times as many once it is decoded."""
+    launches = _graph(made).launches
+    arguments = sum([len(each.args) for each in launches])
+    return sum(map(len, encoded)) + LAUNCH_BYTES * len(launches) + ARGUMENT_BYTES * arguments
 
 
 def _graph(made: GraphSpec | KaasRequest) -> GraphSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -235,7 +236,7 @@ def test_oldest_graph_is_forgotten_by_count() -> None:
 
 
 def test_oldest_graph_is_forgotten_by_bytes() -> None:
-    size = len(msgspec.msgpack.encode(GRAPH))
+    size = len(msgspec.msgpack.encode(GRAPH)) + codec.LAUNCH_BYTES + 5 * codec.ARGUMENT_BYTES
     one = RequestDecoder(GraphLimits(), nbytes=2 * size)
     hashes = []
     for name in ("aaaaa", "bbbbb", "ccccc"):
@@ -244,6 +245,25 @@ def test_oldest_graph_is_forgotten_by_bytes() -> None:
         hashes.append(digest)
     known = [isinstance(one.decode(by_hash(each), MSGPACK).graph, GraphSpec) for each in hashes]
     assert known == [False, True, True]
+
+
+def test_graphs_whose_launches_are_short_count_by_what_they_take_decoded() -> None:
+    limit = 8 << 20
+    one = RequestDecoder(GraphLimits(), nbytes=limit)
+    launch = {"module": "kaasq", "kernel": "relu", "args": ["x", "y"]}
+    buffers = [{"name": name, "role": "inout", "nbytes": 4, "dtype": "float32"} for name in "xy"]
+
+    def body(index: int) -> bytes:
+        graph = {"name": f"g{index}", "buffers": buffers, "launches": [launch] * 1000}
+        return msgspec.msgpack.encode({"kaasq": 1, "graph": graph})
+
+    tracemalloc.start()
+    try:
+        for index in range(60):  # 2 MiB encoded, 23 MiB decoded
+            one.decode(body(index), MSGPACK)
+        assert tracemalloc.get_traced_memory()[0] < 1.5 * limit
+    finally:
+        tracemalloc.stop()
 
 
 def test_graph_known_by_two_encodings_stays_known_by_hash_when_one_is_forgotten() -> None:
