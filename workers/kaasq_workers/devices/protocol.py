@@ -20,6 +20,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     memory: int
     shared_per_block: int
+    in_flight: int = 1
+    """Requests that gain from being queued at once, on streams of their own."""
     threads_per_block: int = 1024
     grid: Dim3 = (2**31 - 1, 65535, 65535)
     block: Dim3 = (1024, 1024, 64)
@@ -49,6 +51,9 @@ class LoadedKernel(Protocol):
 class LoadedModule(Protocol):
     """A module on the device. It stays loaded until unloaded or collected."""
 
+    stateful: bool
+    """Whether it has, or may have, variables that a launch finds as another left them (``__device__``)."""
+
     def kernel(self, name: str) -> LoadedKernel:
         """The kernel of that name (one of those named to ``load``). Raises ModuleRejected naming those there are."""
 
@@ -73,10 +78,14 @@ class Memory(Protocol):
 
 
 class Mark(Protocol):
-    """A point in a stream, for measuring."""
+    """A point in a stream."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the stream has passed it, or failed before. Does not wait."""
 
     def us_since(self, earlier: Mark) -> float:
-        """Microseconds between two marks that the stream has passed (synchronize first)."""
+        """Microseconds between two marks that their stream has passed (synchronize first)."""
 
 
 class Arguments(Protocol):
@@ -131,8 +140,11 @@ class Stream(Protocol):
         None if this device gains nothing by that, or cannot for these.
         """
 
-    def mark(self) -> Mark:
-        """Mark this point."""
+    def mark(self, again: Mark | None = None) -> Mark:
+        """Mark this point. ``again``: a mark of this stream that is no longer needed, to be moved here."""
+
+    def wait(self, mark: Mark) -> None:
+        """Have what is queued from here on wait until another stream has passed its mark."""
 
     def synchronize(self) -> None:
         """Wait until all is done. Raises KernelFailed; the device may be unusable then (``Device.poisoned``)."""

@@ -114,6 +114,8 @@ class CpuKernel:
 class CpuModule:
     """A module's library, loaded. Its ``__device__`` variables are its own: loading twice gives two sets of them."""
 
+    stateful = True  # or not: one launch at a time runs here anyway
+
     def __init__(self, code: bytes, names: tuple[str, ...], folder: Path) -> None:
         self._library: ctypes.CDLL | None = open_library(code, folder)
         self._table = (_Kernel * len(names)).in_dll(self._library, "kaasq_kernels")

@@ -25,6 +25,9 @@ log = get_logger()
 # Of the memory free at the start: the rest is for the modules' code, kernels' stacks and libraries' workspaces.
 DEFAULT_MEMORY_SHARE = 0.9
 
+# Requests on streams of their own: enough to fill an H100 with small kernels, with few recordings of each plan.
+IN_FLIGHT = 8
+
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # device attributes that CuPy has no names for
 
 
@@ -84,6 +87,7 @@ class CudaDevice:
         self.limits = Limits(
             memory=limit,
             shared_per_block=attribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin),
+            in_flight=IN_FLIGHT,
             threads_per_block=attribute(runtime.cudaDevAttrMaxThreadsPerBlock),
             grid=(
                 attribute(runtime.cudaDevAttrMaxGridDimX),

@@ -12,23 +12,32 @@ from kaasq.errors import OutOfMemory
 from kaasq_workers.devices.cuda.errors import Poisonable, run_error
 
 
+class _Allocation:
+    """What the pool handed out; the pool has it back once ``piece`` is dropped."""
+
+    __slots__ = ("piece",)
+
+    def __init__(self, piece: Any) -> None:
+        self.piece = piece
+
+
 class CudaMemory:
-    """A piece of device memory."""
+    """A piece of device memory, whole or part."""
 
-    __slots__ = ("_piece", "address", "nbytes")
+    __slots__ = ("_allocation", "address", "nbytes")
 
-    def __init__(self, piece: Any, nbytes: int) -> None:
-        self._piece = piece
-        self.address: int = piece.ptr
+    def __init__(self, allocation: _Allocation, address: int, nbytes: int) -> None:
+        self._allocation = allocation
+        self.address = address
         self.nbytes = nbytes
 
     def part(self, offset: int, nbytes: int) -> CudaMemory:
         """Memory in the same allocation."""
-        return CudaMemory(self._piece + offset, nbytes)
+        return CudaMemory(self._allocation, self.address + offset, nbytes)
 
     def free(self) -> None:
-        """Give it back to the pool, once its parts are free too."""
-        self._piece = None
+        """Give the whole allocation back to the pool; idempotent."""
+        self._allocation.piece = None
 
 
 class MemoryPool:
@@ -52,15 +61,16 @@ class MemoryPool:
         size = nbytes or 1  # an empty buffer has an address too
         try:
             try:
-                return CudaMemory(self._pool.malloc(size), nbytes)
+                piece = self._pool.malloc(size)
             except OutOfMemoryError:
                 # At its limit CuPy's pool gives up with memory still cached in blocks of other sizes.
                 self._pool.free_all_blocks()
-                return CudaMemory(self._pool.malloc(size), nbytes)
+                piece = self._pool.malloc(size)
         except OutOfMemoryError as error:
             raise self._out_of_memory(nbytes) from error
         except CUDARuntimeError as error:
             raise run_error(error, self._device, f"an allocation of {nbytes} bytes") from error
+        return CudaMemory(_Allocation(piece), piece.ptr, nbytes)
 
     def used_bytes(self) -> int:
         """Bytes handed out and not yet freed."""

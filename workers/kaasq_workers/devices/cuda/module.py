@@ -86,6 +86,7 @@ class CudaModule:
     """A module on the device, with the kernels that it was loaded for."""
 
     def __init__(self, image: Image, kernels: tuple[str, ...], what: str, device: Poisonable, shared: int) -> None:
+        self.stateful = image.cubin is None or image.cubin.variables
         try:
             self._library = _Library(image)
             symbols = image.symbols

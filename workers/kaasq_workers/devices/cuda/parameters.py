@@ -35,6 +35,7 @@ _ARCH_RESERVING_SHARED, _RESERVED_SHARED_BYTES = 90, 1024  # counted in the sect
 _NAME_BYTES = 1 << 16
 _INFO = ".nv.info."
 _SHARED = ".nv.shared."
+_VARIABLES = ".nv.global"  # and .nv.global.init: what kernels can write to between launches
 
 
 class CubinKernel(NamedTuple):
@@ -46,10 +47,11 @@ class CubinKernel(NamedTuple):
 
 
 class Cubin(NamedTuple):
-    """A cubin's architecture, as in ``sm_90``: 90, and its kernels by symbol."""
+    """A cubin's architecture, as in ``sm_90``: 90, its kernels by symbol, and whether it has variables."""
 
     arch: int
     kernels: dict[str, CubinKernel]
+    variables: bool = False
 
 
 class _Section(NamedTuple):
@@ -105,7 +107,8 @@ def _read(code: bytes) -> Cubin:
             raise _damaged(f"kernel {symbol[:80]!r} has no parameter table")
         table, max_threads = _info(code[info.offset : info.offset + info.size])
         kernels[symbol] = CubinKernel(table, max_threads, max(0, shared.get(_SHARED + symbol, 0) - reserved))
-    return Cubin(arch, kernels)
+    variables = any(each.size and each.name.startswith(_VARIABLES) for each in sections)
+    return Cubin(arch, kernels, variables)
 
 
 def _sections(code: bytes, at: int, entry_size: int, count: int, names_in: int) -> list[_Section]:

@@ -40,6 +40,14 @@ class CudaMark:
     def __init__(self, event: Any) -> None:
         self.event = event
 
+    @property
+    def passed(self) -> bool:
+        """Whether the stream has passed it. After a failure it has: waiting for the stream tells what it was."""
+        try:
+            return bool(self.event.done)
+        except _CUDA_ERRORS:
+            return True
+
     def us_since(self, earlier: Mark) -> float:
         """Microseconds, to about half of one."""
         assert isinstance(earlier, CudaMark)
@@ -168,14 +176,23 @@ class CudaStream:
         """Record what those calls queue, as a CUDA graph; None if something in it cannot be recorded."""
         return capture(self, calls, self._device)
 
-    def mark(self) -> CudaMark:
+    def mark(self, again: Mark | None = None) -> CudaMark:
         """Mark this point."""
-        event = cupy.cuda.Event()
+        assert again is None or isinstance(again, CudaMark)
+        mark = again or CudaMark(cupy.cuda.Event())
         try:
-            event.record(self.cupy)
+            runtime.eventRecord(mark.event.ptr, self.pointer)
         except _CUDA_ERRORS as error:
             raise self._failed(error, "marking the stream") from error
-        return CudaMark(event)
+        return mark
+
+    def wait(self, mark: Mark) -> None:
+        """Have what is queued from here on wait for another stream's mark. The host does not wait."""
+        assert isinstance(mark, CudaMark)
+        try:
+            runtime.streamWaitEvent(self.pointer, mark.event.ptr)
+        except _CUDA_ERRORS as error:
+            raise self._failed(error, "waiting for another stream") from error
 
     def synchronize(self) -> None:
         """Wait until all is done and copied out. Raises KernelFailed."""
