@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue_type: QueueType = "quorum"
     prefetch: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 64
     """Requests a worker holds at a time."""
+    in_flight: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    """Requests queued on the device at once; 0: what the device gains from (8 on a GPU, 1 on a CPU)."""
     device_memory: Count = 0
     """Bytes of device memory to use at most; 0: what the device has, less a reserve."""
     cache_dir: str = ""

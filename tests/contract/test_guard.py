@@ -14,7 +14,8 @@ from kaasq.errors import KernelFailed
 from kaasq.messages import Request, Stored
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.devices.protocol import Device
-from kaasq_workers.executor.engine import Engine, Executed
+from kaasq_workers.executor.engine import Engine
+from kaasq_workers.executor.flight import Executed
 
 BAND = 1000  # no multiple of 256
 N = 100

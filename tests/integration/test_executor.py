@@ -13,6 +13,9 @@ from kaasq.messages import Reply, Request, Stored, WorkerInfo
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.devices.cpu import CpuDevice
+from kaasq_workers.executor.flight import Flight
+from kaasq_workers.executor.line import Line
+from kaasq_workers.executor.outcomes import Ended
 from kaasq_workers.executor.serving import Executor
 from kaasq_workers.link import Job, Vitals
 from tests.support.graphs import only_output
@@ -46,6 +49,18 @@ def vitals() -> Vitals:
     return Vitals.create()[0]
 
 
+def ran(executor: Executor, job: Job) -> Ended:
+    """What running it gives, not yet committed."""
+    line: Line[Flight] = Line(1)
+    page = vitals()
+    executor._begin(job, line, page)
+    for tag in list(line.flying):
+        executor._end(tag, line, page)
+    assert page.running == {}
+    (ended,) = line.take_ended()
+    return ended
+
+
 def reply(answers: list) -> Reply:
     (answer,) = answers
     return codec.decode_reply(answer.reply, codec.MSGPACK)
@@ -54,7 +69,7 @@ def reply(answers: list) -> Reply:
 def test_two_workers_that_ran_the_same_request_commit_it_once(store, device):
     one, other = executor(store, device), executor(store, device)
     same = job(Request(graph=ONE, keep={"out": "kept"}))
-    first, second = one._run(same, vitals()), other._run(same, vitals())  # both before either commits
+    first, second = ran(one, same), ran(other, same)  # both before either commits
     replies = [reply(one._commit([first])), reply(other._commit([second]))]
     assert [each.outputs["out"].version for each in replies] == [1, 1]
     (named,) = store.names("guest")
@@ -64,8 +79,8 @@ def test_two_workers_that_ran_the_same_request_commit_it_once(store, device):
 def test_the_other_workers_different_body_is_a_conflict(store, device):
     one, other = executor(store, device), executor(store, device)
     key = new_id()
-    first = one._run(job(Request(graph=ONE, keep={"out": "a"}), key), vitals())
-    second = other._run(job(Request(graph=ONE, keep={"out": "b"}), key), vitals())
+    first = ran(one, job(Request(graph=ONE, keep={"out": "a"}), key))
+    second = ran(other, job(Request(graph=ONE, keep={"out": "b"}), key))
     assert reply(one._commit([first])).status == "ok"
     assert reply(other._commit([second])).error.code == "conflict"
     assert [each.name for each in store.names("guest")] == ["a"]
@@ -73,7 +88,7 @@ def test_the_other_workers_different_body_is_a_conflict(store, device):
 
 def test_whatever_breaks_a_commit_costs_only_its_own_request(store, device, monkeypatch):
     one = executor(store, device)
-    bad, good = (one._run(job(Request(graph=ONE)), vitals()) for _ in range(2))
+    bad, good = (ran(one, job(Request(graph=ONE))) for _ in range(2))
     bad.queued_us = 2**70  # cannot be encoded
     replies = [codec.decode_reply(each.reply, codec.MSGPACK) for each in one._commit([bad, good])]
     assert [each.status for each in replies] == ["error", "ok"]
@@ -84,6 +99,6 @@ def test_whatever_breaks_a_commit_costs_only_its_own_request(store, device, monk
 def test_an_offset_out_of_bounds_is_a_bad_request_naming_the_place(store, device, offset):
     one = executor(store, device)
     request = Request(graph=ONE, bind={"x": Stored(ref="0" * 64, offset=offset)})
-    answered = reply(one._commit([one._run(job(request), vitals())]))
+    answered = reply(one._commit([ran(one, job(request))]))
     assert answered.error.code == "bad_request"
     assert answered.error.detail["at"].startswith("bind.x")

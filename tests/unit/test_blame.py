@@ -44,6 +44,17 @@ def test_a_tag_that_was_answered_before_the_death_is_not_blamed():
     assert 1 not in suspicions
 
 
+def test_of_several_that_were_running_each_goes_alone_and_none_is_blamed():
+    suspicions: dict[int, Suspicion] = {}
+    verdict = judge([1, 2, 3, 4], {2, 3}, suspicions)
+    assert (verdict.again, verdict.dead) == ([1, 2, 3, 4], [])
+    assert [tag for tag in suspicions if suspicions[tag].alone] == [2, 3]
+    assert all(each.kills == 0 for each in suspicions.values())
+    judge([2], {2}, suspicions)  # the one that did it
+    assert judge([2], {2}, suspicions).dead == [2]
+    assert judge([3], {3}, suspicions).dead == []  # the other has bad luck once
+
+
 @given(st.sets(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 30))
 def test_one_killer_among_innocents_is_found_within_three_deaths(tags, choice):
     """Whatever the order: the killer dies, nobody else does."""

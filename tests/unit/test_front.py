@@ -121,7 +121,7 @@ def test_a_request_past_its_deadline_has_its_executor_killed_and_the_others_run_
     other = bench.take("other")
     job, _ = bench.executor.received()
     bench.executor.vitals.begin(job.tag)
-    bench.executor.vitals.due(int(time.time() * 1000) - 1)
+    bench.executor.vitals.due(job.tag, int(time.time() * 1000) - 1)
     bench.loop.run_timers()
     assert bench.executor.killed
     bench.loop.turn()
@@ -147,7 +147,7 @@ def test_a_reply_speaks_as_its_request_did(bench):
     bench.take("one", content_type="application/msgpack")
     (job,) = bench.executor.received()
     bench.executor.vitals.begin(job.tag)
-    bench.executor.vitals.due(int(time.time() * 1000) - 1)
+    bench.executor.vitals.due(job.tag, int(time.time() * 1000) - 1)
     bench.loop.run_timers()
     bench.loop.turn()
     message = bench.loop.published[0][2]
@@ -223,7 +223,7 @@ def test_who_is_answered_just_before_the_deadline_kill_has_nobody_else_blamed(be
     bench.take("other")
     late, other = bench.executor.received()
     bench.executor.vitals.begin(late.tag)
-    bench.executor.vitals.due(1)
+    bench.executor.vitals.due(late.tag, 1)
     bench.executor.channel.send([Answer(tag=late.tag, word="completed", reply=b"", graph="g", event=b"E")])
     bench.loop.run_timers()  # the front has not read the answer yet
     assert bench.executor.killed

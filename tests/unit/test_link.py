@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kaasq.messages import ErrorBody, WorkerInfo
 from kaasq_workers.link import (
+    RUNNING_MOST,
     Answer,
     BlockingChannel,
     FrameReader,
@@ -98,10 +99,28 @@ def test_vitals_are_seen_through_another_mapping():
     vitals, fd = Vitals.create()
     seen = Vitals(fd)
     vitals.begin(2**40 + 1)
-    vitals.due(7)
-    assert seen.running == (2**40 + 1, 7)
+    vitals.due(2**40 + 1, 7)
     vitals.begin(3)
-    assert seen.running == (3, 0)
-    vitals.end()
-    assert seen.running[0] == 0
+    assert seen.running == {2**40 + 1: 7, 3: 0}
+    vitals.end(2**40 + 1)
+    assert seen.running == {3: 0}
+    vitals.begin(4)
+    assert seen.running == {3: 0, 4: 0}  # never with the deadline of who had the place before
+    for tag in (4, 3):
+        vitals.end(tag)
+    assert seen.running == {}
     os.close(fd)
+
+
+def test_as_many_requests_as_may_run_have_a_place_each():
+    vitals, fd = Vitals.create()
+    os.close(fd)
+    for _ in range(2):
+        for tag in range(1, RUNNING_MOST + 1):
+            vitals.begin(tag)
+            vitals.due(tag, 1000 + tag)
+        vitals.withdraw(5)
+        assert vitals.running == {tag: 1000 + tag for tag in range(1, RUNNING_MOST + 1)}
+        assert [tag for tag in vitals.running if vitals.withdrawn(tag)] == [5]
+        for tag in range(RUNNING_MOST, 0, -1):
+            vitals.end(tag)

@@ -1,7 +1,7 @@
 """What front and executor say to each other: batches of small frames over a socket pair, and a shared page of vitals.
 
 Each frame is a length (4 bytes, little-endian) and a MessagePack list of messages. The page lets the front see, without
-a message per request, which request the executor is running: if the executor dies, that one is the suspect.
+a message per request, which requests the executor is running: if the executor dies, those are the suspects.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ T = TypeVar("T")
 
 _LENGTH = struct.Struct("<I")
 _WORD = struct.Struct("<Q")
-_VITALS = struct.Struct("<QQ")
+_RUNNING = struct.Struct("<QQ")
+RUNNING_MOST = 64
 RECEIVE_BYTES = 256 << 10
 _PLACES = 1 << 16  # prefetch is at most one less
-_VITALS_BYTES = _VITALS.size + _PLACES * _WORD.size
+_WITHDRAWN_AT = RUNNING_MOST * _RUNNING.size
+_VITALS_BYTES = _WITHDRAWN_AT + _PLACES * _WORD.size
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
@@ -198,15 +200,18 @@ class BlockingChannel:
 
 
 class Vitals:
-    """Shared memory: the tag of the request that is running (0 for none), its deadline, and which tags are withdrawn.
+    """Shared memory: the requests that are running, each with its deadline, and which tags are withdrawn.
 
-    The deadline is in milliseconds since the epoch, 0 for none. Written tag last, so that a reader never holds a
-    request against another's deadline. A tag is withdrawn by its number in the place that is its own (more of them
-    than places are never with one executor), so that a running request can look without a system call.
+    A request is known by its tag, which is never 0. Deadlines are in milliseconds since the epoch, 0 for none. Of a
+    request's two words the tag is written last and erased first, so that a reader never holds it against another's
+    deadline. A tag is withdrawn by its number in the place that is its own (more of them than places are never with
+    one executor), so that a running request can look without a system call.
     """
 
     def __init__(self, fd: int) -> None:
         self._page = mmap.mmap(fd, _VITALS_BYTES)
+        self._places: dict[int, int] = {}  # of what runs here
+        self._free = list(range(_WITHDRAWN_AT - _RUNNING.size, -1, -_RUNNING.size))
 
     @classmethod
     def create(cls) -> tuple[Vitals, int]:
@@ -216,19 +221,25 @@ class Vitals:
         return cls(fd), fd
 
     @property
-    def running(self) -> tuple[int, int]:
-        """The tag that is running, and its deadline."""
-        tag, deadline_ms = _VITALS.unpack_from(self._page, 0)
-        return int(tag), int(deadline_ms)
+    def running(self) -> dict[int, int]:
+        """The tags that are running, and their deadlines."""
+        return {tag: deadline_ms for tag, deadline_ms in _RUNNING.iter_unpack(self._page[:_WITHDRAWN_AT]) if tag}
 
     def begin(self, tag: int) -> None:
-        """A request begins; its deadline is not known yet."""
-        _WORD.pack_into(self._page, _WORD.size, 0)
-        _WORD.pack_into(self._page, 0, tag)
+        """A request begins; its deadline is not known yet. At most ``RUNNING_MOST`` at once."""
+        place = self._places[tag] = self._free.pop()
+        _WORD.pack_into(self._page, place + _WORD.size, 0)
+        _WORD.pack_into(self._page, place, tag)
 
-    def due(self, deadline_ms: int) -> None:
-        """The running request's deadline."""
-        _WORD.pack_into(self._page, _WORD.size, deadline_ms)
+    def due(self, tag: int, deadline_ms: int) -> None:
+        """A running request's deadline."""
+        _WORD.pack_into(self._page, self._places[tag] + _WORD.size, deadline_ms)
+
+    def end(self, tag: int) -> None:
+        """It runs no longer."""
+        place = self._places.pop(tag)
+        _WORD.pack_into(self._page, place, 0)
+        self._free.append(place)
 
     def withdraw(self, tag: int) -> None:
         """The request with this tag is not to run any further."""
@@ -238,10 +249,6 @@ class Vitals:
         """Whether it is not to run any further."""
         return bool(_WORD.unpack_from(self._page, self._place(tag))[0] == tag)
 
-    def end(self) -> None:
-        """Nothing runs."""
-        _WORD.pack_into(self._page, 0, 0)
-
     @staticmethod
     def _place(tag: int) -> int:
-        return _VITALS.size + tag % _PLACES * _WORD.size
+        return _WITHDRAWN_AT + tag % _PLACES * _WORD.size

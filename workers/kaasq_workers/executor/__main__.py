@@ -14,6 +14,7 @@ from kaasq.settings import Settings
 from kaasq_workers.executor.serving import serve
 from kaasq_workers.link import Vitals
 
+EXIT_UNANSWERED = 3  # the front then sees to who is to blame
 _PR_SET_PDEATHSIG = 1
 
 
@@ -28,4 +29,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which then closes the socket
     settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings)
     configure(settings.log_level, settings.log_format)
-    serve(socket.socket(fileno=int(sys.argv[1])), Vitals(int(sys.argv[2])), settings)
+    answered = serve(socket.socket(fileno=int(sys.argv[1])), Vitals(int(sys.argv[2])), settings)
+    sys.exit(0 if answered else EXIT_UNANSWERED)

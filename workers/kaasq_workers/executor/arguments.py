@@ -29,6 +29,7 @@ class PackedArguments:
         self._values = ctypes.create_string_buffer(max(end, 1) + 16)
         base = -(-ctypes.addressof(self._values) // 16) * 16
         self._slots = [base + offset for offset in offsets]
+        self._sizes = [len(each) for each in values]
         self._pointers = (ctypes.c_void_p * max(len(values), 1))(*self._slots)
         self.pointers = ctypes.addressof(self._pointers)
         self.count = len(values)
@@ -38,6 +39,10 @@ class PackedArguments:
     def set(self, index: int, value: bytes) -> None:
         """Rewrite one value; it must have the size it was packed with."""
         ctypes.memmove(self._slots[index], value, len(value))
+
+    def copy(self) -> PackedArguments:
+        """The same values in memory of their own."""
+        return PackedArguments([ctypes.string_at(at, size) for at, size in zip(self._slots, self._sizes, strict=True)])
 
 
 def pack(launch: Launch, at: str, kernel: LoadedKernel, declared: Mapping[str, Buffer | Scalar]) -> PackedArguments:

@@ -1,72 +1,87 @@
-"""Stored objects that stay on the device, by tenant and content hash. They are never written to.
+"""Parts of stored objects that stay on the device, by tenant. They are never written to.
 
-A stored object is immutable, so a copy can never be stale; a kernel that might write gets a copy of the copy. Kept
-apart by tenant. Least recently used goes first; what a running request uses is never evicted.
+A stored object is immutable, so a copy can never be stale; a kernel that might write gets a copy of the copy. What an
+unfinished request uses stays. Who comes in, and for whom: ``retention.py``.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from typing import NamedTuple
 
-from kaasq_workers.devices.protocol import Memory
+from kaasq_workers.devices.protocol import Mark, Memory
+from kaasq_workers.executor.retention import Retention
 
-Key = tuple[str, str]
+
+class Key(NamedTuple):
+    """Part of a tenant's object."""
+
+    tenant: str
+    ref: str
+    offset: int
+    nbytes: int
+
+
+class Entry:
+    """Memory holding such a part, once ``loaded``; ``ready``: what other streams have to wait for until then."""
+
+    def __init__(self, key: Key, memory: Memory) -> None:
+        self.key = key
+        self.memory = memory
+        self.users = 1
+        self.loaded = False
+        self.ready: Mark | None = None
 
 
 class DeviceCache:
-    """Device memory holding objects, at most ``capacity`` bytes of it."""
+    """At most ``capacity`` bytes of device memory."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.nbytes = 0
-        self._held: OrderedDict[Key, Memory] = OrderedDict()
-        self._pinned: set[Key] = set()
+        self._held: dict[Key, Entry] = {}
+        self._retention: Retention[Key] = Retention(capacity)
 
-    def get(self, tenant: str, ref: str) -> Memory | None:
-        """The object's memory, pinned until ``release``, or None."""
-        key = (tenant, ref)
-        memory = self._held.get(key)
-        if memory is not None:
-            self._held.move_to_end(key)
-            self._pinned.add(key)
-        return memory
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._retention.nbytes
 
-    def put(self, tenant: str, ref: str, memory: Memory) -> bool:
-        """Hand memory that holds the object to the cache, pinned. False if it does not fit: it stays the caller's."""
-        key = (tenant, ref)
-        if key in self._held or memory.nbytes > self.capacity:
+    def use(self, key: Key) -> Entry | None:
+        """The part's entry, the caller's until ``release``; None if it is not here."""
+        entry = self._held.get(key)
+        if entry is not None:
+            self._retention.used(key)
+            entry.users += 1
+        return entry
+
+    def admit(self, key: Key) -> bool:
+        """Whether to keep this part, which is not here: room has been made then, and ``put`` is to follow."""
+        evicted = self._retention.admit(key, key.nbytes, lambda each: not self._held[each].users)
+        if evicted is None:
             return False
-        if not self.make_room(memory.nbytes):
-            return False
-        self._held[key] = memory
-        self._pinned.add(key)
-        self.nbytes += memory.nbytes
+        for each in evicted:
+            self._held.pop(each).memory.free()
         return True
 
-    def make_room(self, nbytes: int) -> bool:
-        """Evict until that much more would fit within the capacity. False if what is pinned forbids it."""
-        for key in list(self._held):
-            if self.nbytes + nbytes <= self.capacity:
-                return True
-            if key not in self._pinned:
-                self._evict(key)
-        return self.nbytes + nbytes <= self.capacity
+    def put(self, key: Key, memory: Memory) -> Entry:
+        """Take memory for a part just admitted, the caller's until ``release``; it is yet to be loaded."""
+        entry = self._held[key] = Entry(key, memory)
+        self._retention.add(key, key.nbytes)
+        return entry
+
+    def release(self, entry: Entry) -> None:
+        """A request that used it is done. What was never loaded is dropped."""
+        entry.users -= 1
+        if not entry.loaded and not entry.users and self._held.pop(entry.key, None) is not None:
+            self._retention.remove(entry.key)
+            entry.memory.free()
 
     def shed(self, nbytes: int) -> int:
         """Give back at least that many bytes to the device if possible; how many were."""
         before = self.nbytes
-        for key in list(self._held):
+        for key in self._retention.order():
             if before - self.nbytes >= nbytes:
                 break
-            if key not in self._pinned:
-                self._evict(key)
+            if not self._held[key].users:
+                self._retention.remove(key)
+                self._held.pop(key).memory.free()
         return before - self.nbytes
-
-    def release(self) -> None:
-        """The request that used the pinned ones is done."""
-        self._pinned.clear()
-
-    def _evict(self, key: Key) -> None:
-        memory = self._held.pop(key)
-        self.nbytes -= memory.nbytes
-        memory.free()

@@ -1,50 +1,35 @@
-"""Runs one request on a device: resolve its inputs, copy them in, launch, copy the outputs out.
+"""Runs requests on a device: their inputs resolved and copied in, kernels launched, outputs copied out.
 
-Knows nothing of brokers, and of the store only how to read an object and where to put large outputs.
+Each is begun, which queues all of its work on a slot, and ended, which waits for it: several may be on their way at
+once. Knows nothing of brokers, and of the store only how to read an object and where to put large outputs.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import NamedTuple
+from collections.abc import Callable
 
-from kaasq.bindings import check_bindings
 from kaasq.checks import GraphLimits
-from kaasq.errors import BadRequest, BufferMissing, BufferSize, KaasqError, NameNotFound, OutOfMemory
-from kaasq.messages import CacheUse, Request, Stored, Timings
+from kaasq.messages import CacheUse, Request
 from kaasq.model import Buffer, GraphSpec
-from kaasq_storage import BufferStore, Object, Staged
-from kaasq_workers.devices.protocol import Device, Memory
+from kaasq_storage import BufferStore
+from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.device_cache import DeviceCache
+from kaasq_workers.executor.flight import Executed, Flight, Produced
 from kaasq_workers.executor.guard import Guard
 from kaasq_workers.executor.libraries import Libraries
+from kaasq_workers.executor.placing import Placing
 from kaasq_workers.executor.plan import PlanCache
+from kaasq_workers.executor.slots import Slots
+from kaasq_workers.executor.sources import resolve
 
-CACHE_SHARE = 0.5  # of the device's memory; the rest is for what requests allocate
+# Of the device's memory. What neither takes is for requests that are larger than what slots keep.
+CACHE_SHARE = 0.5
+SLOTS_SHARE = 0.25
+# An output up to here is copied as it is queued: it fits the pinned memory that each stream has. Copying more waits.
+EARLY_BYTES = 1 << 20
 
-
-class Produced(NamedTuple):
-    """An output: its bytes inline, or staged in the store."""
-
-    buffer: Buffer
-    data: bytearray | Staged
-
-
-class Executed(NamedTuple):
-    """What running a request gave."""
-
-    outputs: list[Produced]
-    timings: Timings
-    cache: CacheUse
-
-
-class Part(NamedTuple):
-    """Part of a stored object, from ``offset`` on."""
-
-    object: Object
-    offset: int
+Check = Callable[[], None]
 
 
 class Engine:
@@ -56,193 +41,121 @@ class Engine:
         store: BufferStore,
         *,
         inline_limit: int,
+        in_flight: int = 0,
         guard_band: int | None = None,
         libraries: Libraries | None = None,
     ) -> None:
-        """``guard_band``: guard mode, with bands of that many bytes. ``libraries`` None: those in the store alone."""
+        """``in_flight``: requests on their way at once, 0 for what the device gains from.
+
+        ``guard_band``: guard mode, with bands of that many bytes, one request at a time. ``libraries`` None: those in
+        the store alone.
+        """
         self.device = device
         self._store = store
         self._inline_limit = inline_limit
         self._plans = PlanCache(device, libraries or Libraries("", store, limit=GraphLimits().module_bytes))
-        self._stream = device.stream()
-        self._guard = Guard(device, self._stream, guard_band) if guard_band is not None else None
+        guarding = guard_band is not None
+        self.in_flight = 1 if guarding else in_flight or device.limits.in_flight
+        self._slots = Slots(device, self.in_flight, int(device.limits.memory * SLOTS_SHARE))
+        self._guard = Guard(device, self._slots.first.stream, guard_band) if guard_band is not None else None
         # A copy that is shared could be harmed by one request and be blamed on the next: guard mode has none.
-        self._objects = DeviceCache(0 if self._guard else int(device.limits.memory * CACHE_SHARE))
+        self.cache_bytes = 0 if guarding else int(device.limits.memory * CACHE_SHARE)
+        self._placing = Placing(device, store, self._slots, DeviceCache(self.cache_bytes), self._guard)
+        self._flying: list[Flight] = []
 
-    def run(
-        self, tenant: str, graph: GraphSpec, request: Request, proceed: Callable[[], None] | None = None
-    ) -> Executed:
-        """Run it; ``proceed`` is called between launches, and ends the run by raising.
+    def run(self, tenant: str, graph: GraphSpec, request: Request, proceed: Check | None = None) -> Executed:
+        """Begin it and end it."""
+        return self.end(self.begin(tenant, graph, request, proceed))
 
-        Raises a KaasqError; nothing has been published in the store then.
+    def begin(self, tenant: str, graph: GraphSpec, request: Request, proceed: Check | None = None) -> Flight:
+        """Queue it; at most ``in_flight`` at once. ``proceed`` is called between launches, and stops it by raising.
+
+        Raises a KaasqError; nothing of it is queued any more then. OutOfMemory may mean: not beside those in flight.
         """
-        started = time.perf_counter_ns()
-        sources = self._resolve(tenant, graph, request)
+        started_ns = time.perf_counter_ns()
+        sources = resolve(self._store, tenant, graph, request)
         plan, known = self._plans.get(tenant, graph)
-        loaded = time.perf_counter_ns()
-        hits, misses = (1, 0) if known else (0, 1)
-        stream = self._stream
-        with ExitStack() as cleanup, ExitStack() as undo:
-            cleanup.callback(self._objects.release)
-            undo.callback(self._settle)
-            begin = stream.mark()
-            memory: dict[str, Memory] = {}
-            for buffer in graph.buffers:
-                source = sources.get(buffer.name)
-                if source is None:
-                    memory[buffer.name] = self._allocate(buffer.nbytes, cleanup)
-                    stream.zero(memory[buffer.name])
-                elif isinstance(source, bytes):
-                    memory[buffer.name] = self._allocate(buffer.nbytes, cleanup)
-                    stream.copy_in(memory[buffer.name], memoryview(source))
-                else:
-                    shared = buffer.name in plan.unharmed
-                    memory[buffer.name], hit = self._stored(tenant, buffer, source, cleanup, shared=shared)
-                    hits, misses = hits + hit, misses + (not hit)
-            ready = stream.mark()
-            plan.bind(memory, request.scalars)
-            if self._guard is None:
-                plan.launch(stream, proceed=proceed)
-            else:
-                with self._guard.watch(graph, memory) as check:
-                    plan.launch(stream, check, proceed)
-            done = stream.mark()
-            outputs = self._copy_out(tenant, graph, request, memory, undo)
-            end = stream.mark()
+        slot = self._slots.take()
+        flight = Flight(slot, plan, self._plans.bound(plan, slot.index), started_ns)
+        flight.hits, flight.misses = (1, 0) if known else (0, 1)
+        flight.loaded_ns = time.perf_counter_ns()
+        try:
+            self._placing.place(flight, tenant, sources)
+            self._launch(flight, request, proceed)
+            self._copy_out(flight, tenant, request)
+            if not flight.late:
+                flight.mark()
+        except BaseException:
+            flight.settle()
+            flight.discard()
+            self._placing.release(flight)
+            raise
+        self._flying.append(flight)
+        return flight
+
+    def end(self, flight: Flight) -> Executed:
+        """Wait for it. Raises a KaasqError; nothing has been published in the store then."""
+        stream = flight.slot.stream
+        try:
+            if flight.late:
+                for memory, data in flight.late:
+                    stream.copy_out(memory, data)
+                flight.mark()
             stream.synchronize()
-            for each in outputs:
-                if not isinstance(each.data, bytearray):
-                    each.data.seal()
-            undo.pop_all()  # from here on the outputs are the caller's
-            timings = Timings(
-                load=(loaded - started) // 1000,
-                h2d=round(ready.us_since(begin)),
-                kernel=round(done.us_since(ready)),
-                d2h=round(end.us_since(done)),
-                total=(time.perf_counter_ns() - started) // 1000,
-            )
-            return Executed(outputs, timings, CacheUse(hits=hits, misses=misses))
+            flight.late.clear()  # they refer to what is to be sealed
+            outputs = [flight.outputs[each.name] for each in flight.plan.graph.buffers if each.returned]
+            for output in outputs:
+                if not isinstance(output.data, bytearray):
+                    output.data.seal()
+            timings = flight.timings(time.perf_counter_ns())
+        except BaseException:
+            flight.settle()
+            flight.discard()
+            raise
+        finally:
+            self._flying.remove(flight)
+            self._placing.release(flight)
+        return Executed(outputs, timings, CacheUse(hits=flight.hits, misses=flight.misses))
 
-    def _settle(self) -> None:
-        """After a failure: wait for what is still queued, since it uses memory about to be freed."""
-        with suppress(KaasqError):
-            self._stream.synchronize()
+    def close(self) -> None:
+        """Give the device its memory back. Nothing may be on its way."""
+        self._placing.close()
 
-    def _resolve(self, tenant: str, graph: GraphSpec, request: Request) -> dict[str, bytes | Part]:
-        sources: dict[str, bytes | Part] = {}
-        sizes: dict[str, int | None] = {}
-        for name, bound in request.bind.items():
-            if isinstance(bound, bytes):
-                sources[name], sizes[name] = bound, len(bound)
-                continue
-            stored = _find(self._store, tenant, name, bound)
-            sources[name] = Part(stored, bound.offset or 0)
-            sizes[name] = stored.nbytes if bound.offset is None else None
-            buffer = graph.buffer(name)
-            if buffer is not None and bound.offset is not None:
-                _check_part(buffer, bound.offset, stored)
-        check_bindings(graph, sizes, request.scalars, request.keep)
-        return sources
+    def _launch(self, flight: Flight, request: Request, proceed: Check | None) -> None:
+        stream, bound = flight.slot.stream, flight.bound
+        if flight.plan.stateful:
+            for other in self._flying:
+                if not flight.plan.stateful.isdisjoint(other.plan.stateful):
+                    stream.wait(other.done)  # its launches share variables with ours
+        bound.bind(flight.memory, request.scalars)
+        ready = flight.mark()
+        for entry in flight.loading:
+            entry.ready = ready
+        if self._guard is None:
+            bound.launch(stream, proceed=proceed)
+        else:
+            with self._guard.watch(flight.plan.graph, flight.memory) as check:
+                bound.launch(stream, check, proceed)
+        flight.mark()
 
-    def _stored(
-        self, tenant: str, buffer: Buffer, part: Part, cleanup: ExitStack, *, shared: bool
-    ) -> tuple[Memory, bool]:
-        """Device memory holding the input, and whether the object was on the device already.
-
-        ``shared``: nothing will write to it, so the cached copy itself will do.
-        """
-        stored, offset = part
-        whole = offset == 0 and buffer.nbytes == stored.nbytes
-        cached = self._objects.get(tenant, stored.ref) if whole else None
-        hit = cached is not None
-        if cached is None:
-            fresh = self._allocate(buffer.nbytes, None)
-            taken = False
-            try:
-                with self._reading(tenant, buffer.name, stored.ref) as data:
-                    self._stream.copy_in(fresh, data[offset : offset + buffer.nbytes])
-                    self._stream.synchronize()  # the bytes are readable only inside this block
-                taken = whole and self._objects.put(tenant, stored.ref, fresh)
-            finally:
-                if not taken:
-                    cleanup.callback(fresh.free)
-            if not taken:
-                return fresh, False
-            cached = fresh
-        if shared:
-            return cached, hit
-        private = self._allocate(buffer.nbytes, cleanup)  # a kernel might write to it; the cached one stays pristine
-        self._stream.copy(private, cached)
-        return private, hit
-
-    @contextmanager
-    def _reading(self, tenant: str, name: str, ref: str) -> Iterator[memoryview]:
-        try:
-            reading = self._store.open(tenant, ref)
-        except NameNotFound:
-            raise _missing(name, Stored(ref=ref)) from None
-        with reading:
-            yield reading.data
-
-    def _allocate(self, nbytes: int, cleanup: ExitStack | None) -> Memory:
-        allocate = self._guard.allocate if self._guard else self.device.allocate
-        try:
-            memory = allocate(nbytes)
-        except OutOfMemory:
-            if not self._objects.shed(nbytes):
-                raise
-            memory = allocate(nbytes)
-        if cleanup is not None:
-            cleanup.callback(memory.free)
-        return memory
-
-    def _copy_out(
-        self, tenant: str, graph: GraphSpec, request: Request, memory: dict[str, Memory], undo: ExitStack
-    ) -> list[Produced]:
+    def _copy_out(self, flight: Flight, tenant: str, request: Request) -> None:
         """Queue the copies of the outputs: the smallest into the reply as far as they fit, the rest to the store."""
         room = self._inline_limit
-        produced: dict[str, Produced] = {}
-        returned = [each for each in graph.buffers if each.returned]
+        early = EARLY_BYTES
+        returned: list[Buffer] = [each for each in flight.plan.graph.buffers if each.returned]
         for buffer in sorted(returned, key=lambda each: each.nbytes):
+            data: memoryview
             if buffer.name not in request.keep and buffer.nbytes <= room:
                 room -= buffer.nbytes
                 inline = bytearray(buffer.nbytes)
-                self._stream.copy_out(memory[buffer.name], memoryview(inline))
-                produced[buffer.name] = Produced(buffer, inline)
+                flight.outputs[buffer.name] = Produced(buffer, inline)
+                data = memoryview(inline)
             else:
                 staged = self._store.stage(tenant, buffer.nbytes)
-                undo.callback(staged.discard)
-                self._stream.copy_out(memory[buffer.name], staged.data)
-                produced[buffer.name] = Produced(buffer, staged)
-        return [produced[each.name] for each in returned]
-
-
-def _find(store: BufferStore, tenant: str, buffer: str, bound: Stored) -> Object:
-    if (bound.ref is None) == (bound.name is None):
-        raise BadRequest("needs either ref or name", at=f"bind.{buffer}")
-    try:
-        return store.lookup(tenant, ref=bound.ref, name=bound.name)
-    except NameNotFound:
-        raise _missing(buffer, bound) from None
-
-
-def _check_part(buffer: Buffer, offset: int, stored: Object) -> None:
-    if not 0 <= offset <= stored.nbytes - buffer.nbytes:
-        raise BufferSize(
-            f"buffer {buffer.name!r} takes {buffer.nbytes} bytes from offset {offset} on, "
-            f"but the stored object has {stored.nbytes}",
-            buffer=buffer.name,
-            expected=offset + buffer.nbytes,
-            given=stored.nbytes,
-        )
-
-
-def _missing(buffer: str, bound: Stored) -> BufferMissing:
-    what = f"name {bound.name!r}" if bound.name is not None else f"object {bound.ref}"
-    return BufferMissing(
-        f"buffer {buffer!r} is bound to {what}, which the worker's store does not hold (never put there, deleted, "
-        "expired, or put into another store)",
-        buffer=buffer,
-        ref=bound.ref,
-        name=bound.name,
-    )
+                flight.outputs[buffer.name] = Produced(buffer, staged)
+                data = staged.data
+            early -= buffer.nbytes
+            if early >= 0:
+                flight.slot.stream.copy_out(flight.memory[buffer.name], data)
+            else:
+                flight.late.append((flight.memory[buffer.name], data))

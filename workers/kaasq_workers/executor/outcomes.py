@@ -12,7 +12,7 @@ from kaasq.errors import Cancelled, Conflict, DeadlineExceeded, KaasqError, Unkn
 from kaasq.messages import EVENT_WORDS, ErrorBody, Output, Reply, Request, Status, Timings, WorkerInfo
 from kaasq.model import GraphSpec, content_hash
 from kaasq_storage import BufferStore, Outcome, Transaction
-from kaasq_workers.executor.engine import Executed
+from kaasq_workers.executor.flight import Executed
 from kaasq_workers.link import Answer, Job
 
 WITHDRAWN = ""  # in place of the digest of a body

@@ -5,32 +5,28 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from kaasq.builtins import resolve_call
-from kaasq.dtypes import pack_number
 from kaasq.errors import ModuleRejected, OutOfMemory
-from kaasq.model import BUILTINS, Buffer, GraphSpec, Module, Number, Scalar
-from kaasq_workers.devices.protocol import Device, LoadedModule, Memory, Stream
+from kaasq.model import BUILTINS, Buffer, GraphSpec, Module, Scalar
+from kaasq_workers.devices.protocol import Device, LoadedModule
 from kaasq_workers.executor.arguments import pack
-from kaasq_workers.executor.launching import Check, Launches
+from kaasq_workers.executor.bound import BoundPlan, Place
+from kaasq_workers.executor.layout import Layout, lay_out
 from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.steps import CallStep, KernelStep, Step, check_launch
 
 PLANS = 256
-LAUNCHES = 200_000  # in all plans together, recorded ones included: about 1 KiB each
+LAUNCHES = 200_000  # in all plans together, on all slots and recorded ones included: about 1 KiB each
 MODULES = 256
-
-
-class Place(NamedTuple):
-    """Where a buffer or scalar goes: an argument of a step."""
-
-    step: int
-    position: int
+LAYOUTS = 16  # of one plan: by which of its inputs are shared
 
 
 class Plan:
-    """A graph on a device. Raises ModuleRejected, BadArguments, BadRequest, OutOfMemory when built."""
+    """A graph on a device, to be bound to slots.
+
+    Raises ModuleRejected, BadArguments, BadRequest, OutOfMemory when built.
+    """
 
     def __init__(
         self, tenant: str, graph: GraphSpec, device: Device, modules: ModuleCache, code: Mapping[str, Module]
@@ -58,8 +54,8 @@ class Plan:
         declared: dict[str, Buffer | Scalar] = {each.name: each for each in graph.buffers}
         declared.update((each.name, each) for each in graph.scalars)
         self.steps: list[Step] = []
-        self._addresses: dict[str, list[Place]] = {}
-        self._scalars: dict[str, list[Place]] = {}
+        self.addresses: dict[str, list[Place]] = {}
+        self.scalars: dict[str, list[Place]] = {}
         harmed: set[str] = set()
         for index, launch in enumerate(graph.launches):
             at = f"graph.launches[{index}]"
@@ -75,53 +71,29 @@ class Plan:
                 harmed |= {each for each in launch.args if isinstance(each, str)}
             for position, arg in enumerate(launch.args):
                 if isinstance(arg, str):
-                    where = self._addresses if isinstance(declared[arg], Buffer) else self._scalars
+                    where = self.addresses if isinstance(declared[arg], Buffer) else self.scalars
                     where.setdefault(arg, []).append(Place(index, position))
             self.steps.append(step)
-        self._launches = Launches(self.steps, graph.iterations)
-        self._bound: dict[str, int] = {}  # addresses, as the steps have them
-        self._numbers: dict[str, bytes] = {}
-        self._changed: set[int] = set()  # steps whose arguments changed since they were queued last
+        self.stateful = frozenset(each for each in loaded.values() if each.stateful)
+        """Modules whose variables make requests that use them run one after the other."""
+        self.bound: dict[int, BoundPlan] = {}
+        self._layouts: dict[frozenset[str], Layout] = {}
         self.unharmed = frozenset(each.name for each in graph.buffers if each.const or each.name not in harmed)
         """Buffers that no launch writes to: they are const, or only built-ins take them, to read."""
 
     @property
     def weight(self) -> int:
         """What it costs to keep, in launches."""
-        return self._launches.weight
+        return len(self.steps) + sum(each.weight for each in self.bound.values())
 
-    def bind(self, memory: Mapping[str, Memory], scalars: Mapping[str, Number]) -> None:
-        """Write this request's addresses and scalars into the arguments."""
-        for name, places in self._addresses.items():
-            given = memory[name]
-            moved = self._bound.get(name) != given.address
-            self._bound[name] = given.address
-            for index, position in places:
-                self.steps[index].set_memory(position, given)
-                if moved:
-                    self._changed.add(index)
-        for scalar in self.graph.scalars:
-            number = scalars.get(scalar.name, scalar.default)
-            if number is None or scalar.name not in self._scalars:
-                continue
-            value = pack_number(scalar.dtype, number, f"scalars.{scalar.name}")
-            if self._numbers.get(scalar.name) == value:
-                continue
-            self._numbers[scalar.name] = value
-            for index, position in self._scalars[scalar.name]:
-                self.steps[index].set_number(position, value)
-                self._changed.add(index)
-
-    def launch(self, stream: Stream, after: Check | None = None, proceed: Check | None = None) -> None:
-        """Queue every launch, as often as the graph says.
-
-        ``after`` is called behind each; ``proceed`` now and then, and ends it by raising.
-        """
-        if after is not None:
-            self._launches.queue_watched(stream, after, proceed)
-            return
-        self._launches.queue(stream, self._changed, proceed)
-        self._changed.clear()
+    def layout(self, elsewhere: frozenset[str]) -> Layout:
+        """Where its buffers lie, but for those ``elsewhere``. As a rule the same object each time."""
+        layout = self._layouts.get(elsewhere)
+        if layout is None:
+            while len(self._layouts) >= LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            layout = self._layouts[elsewhere] = lay_out(self.graph.buffers, elsewhere)
+        return layout
 
 
 @contextmanager
@@ -183,8 +155,20 @@ class PlanCache:
             return plan, True
         plan = Plan(tenant, graph, self._device, self.modules, code)
         self._plans[key] = plan
-        self._launches += plan.weight
+        self._added(plan.weight)
+        return plan, False
+
+    def bound(self, plan: Plan, slot: int) -> BoundPlan:
+        """The plan, the one got last, with arguments and a recording of the slot's own."""
+        bound = plan.bound.get(slot)
+        if bound is None:
+            bound = plan.bound[slot] = BoundPlan(plan.graph, plan.steps, plan.addresses, plan.scalars)
+            self._added(bound.weight)
+        return bound
+
+    def _added(self, weight: int) -> None:
+        """Make room, if need be, for what came in. What still runs is kept by who runs it."""
+        self._launches += weight
         while len(self._plans) > 1 and (len(self._plans) > PLANS or self._launches > LAUNCHES):
             _, dropped = self._plans.popitem(last=False)
             self._launches -= dropped.weight
-        return plan, False

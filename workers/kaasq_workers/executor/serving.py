@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from kaasq import codec
 from kaasq.codec import RequestDecoder
@@ -30,13 +31,17 @@ from kaasq_storage import BufferStore, open_store
 from kaasq_workers.devices.opening import open_device
 from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.engine import Engine
+from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.libraries import Libraries
+from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.outcomes import Committer, Ended, cancelled, conflict, digest, matches, withdrawal
-from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, Vitals, Withdraw, Withdrawn
+from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, ToExecutor, Vitals, Withdraw, Withdrawn
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
 GROUP_TIME_NS = 2_000_000  # a group is committed once running it has taken this long
 GC_INTERVAL_S = 60.0
+SPIN_S = 200e-6  # without pause until something ends; then pauses of an eighth of the time waited, at most
+MOST_PAUSE_S = 250e-6  # so a request that comes while a long one runs starts soon
 
 # Another try may well succeed, so these are answers but not outcomes: the same id may be sent again.
 TRANSIENT = (OutOfMemory, StoreFull, StoreUnavailable, UnknownGraph)
@@ -45,7 +50,10 @@ log = get_logger()
 
 
 class Executor:
-    """Runs jobs in order, in groups that share one commit. Raises BadRequest for settings that it cannot have."""
+    """Runs jobs, several at a time, in groups that share one commit.
+
+    Raises BadRequest for settings that it cannot have.
+    """
 
     def __init__(self, device: Device, store: BufferStore, settings: Settings, worker: WorkerInfo) -> None:
         self._device = device
@@ -54,41 +62,61 @@ class Executor:
         guard_band = settings.guard_band if settings.guard else None
         libraries = Libraries(settings.modules, store, limit=settings.graph_limits.module_bytes)
         self._engine = Engine(
-            device, store, inline_limit=settings.inline_limit, guard_band=guard_band, libraries=libraries
+            device,
+            store,
+            inline_limit=settings.inline_limit,
+            in_flight=settings.in_flight,
+            guard_band=guard_band,
+            libraries=libraries,
         )
         self._committer = Committer(store, worker, ttl_s=settings.result_ttl)
         self._worker = worker
         self._ttl_s = settings.result_ttl
         self._log = log.bind(device=device.name)
 
-    def serve(self, channel: BlockingChannel, vitals: Vitals) -> None:
-        """Until the front is gone, or the device can no longer be used."""
+    def serve(self, channel: BlockingChannel, vitals: Vitals) -> bool:
+        """Until the front is gone (True), or the device can no longer be used.
+
+        Then: whether whatever was running has been answered. If several requests were, nobody knows whose fault it is:
+        they stay unanswered and in ``vitals``.
+        """
+        line: Line[Flight] = Line(self._engine.in_flight)
         next_gc = time.monotonic() + GC_INTERVAL_S
-        while not self._device.poisoned:
-            received = channel.receive(timeout_s=max(0.0, next_gc - time.monotonic()))
-            if received is None:
-                return
-            withdrawn = [each for each in received if isinstance(each, Withdraw)]
-            if withdrawn:
-                channel.send([Withdrawn([each.tag for each in withdrawn], durable=self._withdraw(withdrawn))])
-            jobs = [each for each in received if isinstance(each, Job)]
-            while jobs and not self._device.poisoned:
-                group: list[Ended] = []
-                started = time.monotonic_ns()
-                while jobs and len(group) < GROUP_SIZE and not self._device.poisoned:
-                    alone = jobs[0].alone
-                    if group and (alone or any(_same(each.job, jobs[0]) for each in group)):
-                        break  # a repeat of a request in this group must find its outcome
-                    job = jobs.pop(0)
-                    vitals.begin(job.tag)
-                    group.append(self._run(job, vitals))
-                    vitals.end()
-                    if alone or time.monotonic_ns() - started > GROUP_TIME_NS:
-                        break
-                channel.send(self._commit(group))
+        gone, committed_ns, waiting_since = False, 0, 0.0
+        while True:
+            if not gone:
+                received = channel.receive(timeout_s=0.0 if line.busy else max(0.0, next_gc - time.monotonic()))
+                gone = received is None
+                self._receive(received or [], line, channel)
+            if gone and not line.busy:
+                return True
             if time.monotonic() >= next_gc:
                 self._collect()
                 next_gc = time.monotonic() + GC_INTERVAL_S
+            if not line.ended:
+                committed_ns = time.monotonic_ns()
+            while (job := line.next()) is not None and not self._device.poisoned:
+                self._begin(job, line, vitals)
+            landing = next((tag for tag, (_, flight) in line.flying.items() if flight.finished), None)
+            if landing is not None and not self._device.poisoned:
+                waiting_since = 0.0
+                self._end(landing, line, vitals)
+            due = len(line.ended) >= GROUP_SIZE or time.monotonic_ns() - committed_ns > GROUP_TIME_NS
+            if line.ended and (landing is None or due or self._device.poisoned):
+                channel.send(self._commit(line.take_ended()))
+            elif landing is None and line.flying:
+                waiting_since = waiting_since or time.monotonic()
+                waited = time.monotonic() - waiting_since
+                if waited > SPIN_S:
+                    time.sleep(min(MOST_PAUSE_S, waited / 8))
+            if self._device.poisoned:
+                return not line.flying
+
+    def _receive(self, received: list[ToExecutor], line: Line[Flight], channel: BlockingChannel) -> None:
+        withdrawn = [each for each in received if isinstance(each, Withdraw)]
+        if withdrawn:
+            channel.send([Withdrawn([each.tag for each in withdrawn], durable=self._withdraw(withdrawn))])
+        line.waiting.extend(each for each in received if isinstance(each, Job))
 
     def _withdraw(self, withdrawn: list[Withdraw]) -> bool:
         """Give those requests an outcome, unless they have one: whoever of the pool meets them answers with it.
@@ -106,12 +134,44 @@ class Executor:
             return False
         return True
 
-    def _run(self, job: Job, vitals: Vitals) -> Ended:
+    def _begin(self, job: Job, line: Line[Flight], vitals: Vitals) -> None:
+        """Start a request: it is on its way then, has ended, or waits for room."""
         ended = Ended(job=job, reply_type=codec.reply_type(job.body, job.content_type))
         if job.published_ms is not None:
             ended.queued_us = max(0, round(time.time() * 1e6) - job.published_ms * 1000)
+        flight: Flight | None = None
+        vitals.begin(job.tag)
+        with self._answered(ended):
+            try:
+                flight = self._start(job, ended, vitals)
+            except OutOfMemory:
+                if not line.flying:
+                    raise
+                vitals.end(job.tag)
+                line.hold(job)
+                return
+        if flight is not None:
+            line.started(ended, flight)
+        elif not (self._device.poisoned and line.flying):  # else it may have met what another one did
+            vitals.end(job.tag)
+            line.ended.append(ended)
+
+    def _end(self, tag: int, line: Line[Flight], vitals: Vitals) -> None:
+        """Take what a request gave that has finished."""
+        ended, flight = line.flying[tag]
+        with self._answered(ended):
+            ended.executed = self._engine.end(flight)
+        if self._device.poisoned and len(line.flying) > 1:
+            return
+        line.landed(tag)
+        vitals.end(tag)
+
+    @contextmanager
+    def _answered(self, ended: Ended) -> Iterator[None]:
+        """Whatever a request raises becomes its answer, and the worker goes on."""
+        job = ended.job
         try:
-            self._execute(job, ended, vitals)
+            yield
         except KaasqError as error:
             ended.error = error
             if isinstance(error, TRANSIENT):
@@ -120,13 +180,13 @@ class Executor:
         except MemoryError:
             ended.digest = None
             ended.error = WorkerFailed("the worker ran out of host memory")
-        except Exception as error:  # noqa: BLE001 - the request is answered and the worker goes on, whatever it was
+        except Exception as error:  # noqa: BLE001 - whatever it was
             ended.digest = None
             ended.error = WorkerFailed(f"the worker failed on this request: {error!r}")
             self._log.exception("request.broke", request=job.id, tenant=job.tenant)
-        return ended
 
-    def _execute(self, job: Job, ended: Ended, vitals: Vitals) -> None:
+    def _start(self, job: Job, ended: Ended, vitals: Vitals) -> Flight | None:
+        """Read it and have the engine begin it; None if it has an outcome already."""
         request, whole = self._decoder.read(job.body, job.content_type)
         graph = request.graph
         if not isinstance(graph, GraphSpec):
@@ -140,22 +200,20 @@ class Executor:
                 ended.digest = None
                 raise conflict(job.id)
             ended.replay = earlier.reply
-            return
+            return None
         deadline_ms = _deadline_ms(job, request)
         if deadline_ms is not None:
             late_ms = time.time() * 1000 - deadline_ms
             if late_ms > 0:
                 raise DeadlineExceeded(f"its time was over {late_ms:.0f} ms before a worker could start it")
-            vitals.due(deadline_ms)
+            vitals.due(job.tag, deadline_ms)
 
         def proceed() -> None:
             if vitals.withdrawn(job.tag):
                 raise cancelled(job.id)
 
         proceed()
-        ended.executed = self._engine.run(job.tenant, graph, request, proceed)
-        timings = ended.executed.timings
-        self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=graph.name, kernel_us=timings.kernel)
+        return self._engine.begin(job.tenant, graph, request, proceed)
 
     def _commit(self, group: list[Ended]) -> list[Answer]:
         try:
@@ -190,12 +248,11 @@ def _deadline_ms(job: Job, request: Request) -> int | None:
     return max(1, start_ms + min(limits))
 
 
-def _same(one: Job, other: Job) -> bool:
-    return one.id == other.id and one.tenant == other.tenant
+def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> bool:
+    """Open device and store, say hello (or why not), then serve until the front is gone.
 
-
-def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> None:
-    """Open device and store, say hello (or why not), then serve until the front is gone."""
+    False if the device was lost and requests were left unanswered that may be to blame.
+    """
     channel = BlockingChannel(sock)
     with ExitStack() as opened:
         try:
@@ -207,9 +264,10 @@ def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> None:
             executor = Executor(device, store, settings, worker)
         except KaasqError as error:
             channel.send([Refusal(error=ErrorBody.of(error))])
-            return
+            return True
         try:
             channel.send([Hello(worker=worker, description=device.description)])
-            executor.serve(channel, vitals)
+            return executor.serve(channel, vitals)
         except OSError as error:
             log.warning("front.gone", error=str(error))
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Protocol
 
 from kaasq.dtypes import unpack_number
@@ -25,6 +26,9 @@ class Step(Protocol):
 
     def update(self, recording: Recording, index: int) -> bool:
         """Bring its launch at that place of a recording up to date. False if that is not possible."""
+
+    def copy(self) -> Step:
+        """The same with arguments of its own."""
 
 
 class KernelStep:
@@ -52,6 +56,12 @@ class KernelStep:
     def update(self, recording: Recording, index: int) -> bool:
         """Bring its launch at that place of a recording up to date."""
         return recording.update(index, self.kernel, self.grid, self.block, self.arguments, self.shared_bytes)
+
+    def copy(self) -> KernelStep:
+        """The same with arguments of its own."""
+        copied = copy(self)
+        copied.arguments = self.arguments.copy()
+        return copied
 
 
 class CallStep:
@@ -87,6 +97,12 @@ class CallStep:
     def update(self, recording: Recording, index: int) -> bool:  # noqa: ARG002
         """Not possible: what a built-in queues is its own business."""
         return False
+
+    def copy(self) -> CallStep:
+        """The same with operands of its own. The operation reads them when it is queued, so all share it."""
+        copied = copy(self)
+        copied._operands = dict(self._operands)
+        return copied
 
     def _writes(self, name: str, access: str) -> bool:
         return access in {"writes", "updates"} and self.operation.call.has(name)

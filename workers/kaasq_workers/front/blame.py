@@ -1,7 +1,7 @@
 """Decides what becomes of requests whose executor died. Pure: the front acts on it.
 
-A request that was running when its executor died is suspected; run again by itself, it either succeeds or proves its
-guilt. One that merely shared the executor is run again and never blamed.
+What was running when its executor died is suspected; run again by itself, it either succeeds or proves its guilt. What
+merely waited in the executor is run again and never blamed.
 """
 
 from __future__ import annotations
@@ -34,17 +34,15 @@ def judge(in_flight: Sequence[int], running: AbstractSet[int], suspicions: dict[
     """After an executor died with these tags unanswered, in the order they were sent, some of them known to be running.
 
     Updates ``suspicions``. If nobody is known to have been running, every request that might have been (any of those
-    in flight) goes alone next time, but none has a kill counted unless it was the only one.
+    in flight) is suspected. Suspects go alone next time, but none has a kill counted unless it was the only one.
     """
-    culprits = running & set(in_flight) or (set(in_flight) if len(in_flight) == 1 else set())
+    suspects = running & set(in_flight) or set(in_flight)
     again: list[int] = []
     dead: list[int] = []
     for tag in in_flight:
         suspicion = suspicions.setdefault(tag, Suspicion())
-        if tag in culprits:
-            suspicion.kills += 1
+        if tag in suspects:
             suspicion.alone = True
-        elif not culprits:
-            suspicion.alone = True
+            suspicion.kills += len(suspects) == 1
         (dead if suspicion.kills >= KILLS_UNTIL_DEAD else again).append(tag)
     return Verdict(again, dead)

@@ -10,6 +10,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -300,11 +301,11 @@ class Front:
                 handle.kill()
             self._broker.call_later(REAP_POLL_S, lambda: self._reap(handle, until))
             return
-        running, _ = handle.link.vitals.running
+        running = handle.link.vitals.running.keys()
         handle.link.dispose()
         self._executor_ended(how, running)
 
-    def _executor_ended(self, how: str, running: int) -> None:
+    def _executor_ended(self, how: str, running: AbstractSet[int]) -> None:
         in_flight = list(self._sent)
         self._sent.clear()
         self._withdrawn.clear()  # the next executor finds their outcomes
@@ -321,12 +322,12 @@ class Front:
         if self._on_ready is not None:
             self._report_ready(WorkerFailed(f"the executor ended before it was ready ({how}); see its log"))
             return
-        log.error("executor.died", how=how, in_flight=len(in_flight), running=running)
+        log.error("executor.died", how=how, in_flight=len(in_flight), running=len(running))
         if how == CLEAN_EXIT:  # it gave up a poisoned device after answering for who poisoned it
             self._waiting = in_flight + self._waiting
             self._start_executor()
             return
-        verdict = judge(in_flight, {running} - {0}, self._suspicions)
+        verdict = judge(in_flight, running, self._suspicions)
         self._waiting = verdict.again + self._waiting
         # Suspects go first and alone: everybody else waits a moment rather than being taken down with them.
         self._waiting.sort(key=lambda tag: not self._is_alone(tag))
@@ -362,22 +363,25 @@ class Front:
         self._broker.call_later(WATCH_S, self._watch)
         if self._handle is None or not self._handle.killable or self._stopped is not None:
             return
-        tag, deadline_ms = self._handle.link.vitals.running
-        pending = self._pending.get(tag)
-        if pending is None:
-            return
-        job = pending.job
+        for tag, deadline_ms in self._handle.link.vitals.running.items():
+            pending = self._pending.get(tag)
+            if pending is not None:
+                self._stopped = self._to_stop(pending.job, deadline_ms)
+            if self._stopped is not None:  # one at a time: the others run again, and are looked at then
+                self._handle.kill()
+                return
+
+    def _to_stop(self, job: Job, deadline_ms: int) -> _Stopped | None:
+        """Whether a running request has to be stopped, and why."""
         if deadline_ms and time.time() * 1000 > deadline_ms:
             log.warning("request.overdue", request=job.id, tenant=job.tenant)
             error = DeadlineExceeded("it was still running when its time was over; it was stopped")
-            self._stopped = _Stopped(tag, error, "expired")
-        elif time.monotonic() > self._withdrawn.get(tag, math.inf):
+            return _Stopped(job.tag, error, "expired")
+        if time.monotonic() > self._withdrawn.get(job.tag, math.inf):
             log.warning("request.stopped", request=job.id, tenant=job.tenant)
-            self._stopped = _Stopped(
-                tag, Cancelled(f"request {job.id} was cancelled, and stopped", id=job.id), "cancelled"
-            )
-        if self._stopped is not None:
-            self._handle.kill()
+            gone = Cancelled(f"request {job.id} was cancelled, and stopped", id=job.id)
+            return _Stopped(job.tag, gone, "cancelled")
+        return None
 
     def _end_stopped(self, stopped: _Stopped) -> None:
         pending = self._pending.pop(stopped.tag)

@@ -77,7 +77,7 @@ class ThreadHandle:
 
     killable = False
 
-    def __init__(self, settings: Settings, serve: Callable[[socket.socket, Vitals, Settings], None]) -> None:
+    def __init__(self, settings: Settings, serve: Callable[[socket.socket, Vitals, Settings], object]) -> None:
         ours, theirs = socket.socketpair()
         vitals, vitals_fd = Vitals.create()
         os.close(vitals_fd)

@@ -1,0 +1,96 @@
+"""A request on a slot, from its first queued copy until it has ended: what it uses, and what comes of it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import NamedTuple
+
+from kaasq.errors import KaasqError
+from kaasq.messages import CacheUse, Timings
+from kaasq.model import Buffer
+from kaasq_storage import Reading, Staged
+from kaasq_workers.devices.protocol import Mark, Memory
+from kaasq_workers.executor.bound import BoundPlan
+from kaasq_workers.executor.device_cache import Entry
+from kaasq_workers.executor.plan import Plan
+from kaasq_workers.executor.slots import Slot
+
+MARKS = 4  # begin, ready, done, end
+
+
+class Produced(NamedTuple):
+    """An output: its bytes inline, or staged in the store."""
+
+    buffer: Buffer
+    data: bytearray | Staged
+
+
+class Executed(NamedTuple):
+    """What running a request gave."""
+
+    outputs: list[Produced]
+    timings: Timings
+    cache: CacheUse
+
+
+class Flight:
+    """A request on its slot. The engine's own: others only hold it between ``begin`` and ``end``."""
+
+    def __init__(self, slot: Slot, plan: Plan, bound: BoundPlan, started_ns: int) -> None:
+        self.slot = slot
+        self.plan = plan
+        self.bound = bound
+        self.started_ns = started_ns
+        self.loaded_ns = started_ns
+        self.memory: dict[str, Memory] = {}
+        self.entries: list[Entry] = []  # of the cache, in use
+        self.loading: list[Entry] = []  # those of them that it loads
+        self.readings: list[Reading] = []  # open: the device reads them in place
+        self.own: list[Memory] = []  # to be freed at the end
+        self.outputs: dict[str, Produced] = {}
+        self.late: list[tuple[Memory, memoryview]] = []  # outputs to copy once everything before them has run
+        self.marks: list[Mark] = []
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def done(self) -> Mark:
+        """Where its launches are over."""
+        return self.marks[2]
+
+    @property
+    def finished(self) -> bool:
+        """Whether ending it would not wait long."""
+        return self.marks[-1].passed
+
+    def mark(self) -> Mark:
+        """Mark this point of its stream: the next of the ``MARKS``."""
+        kept, index = self.slot.marks, len(self.marks)
+        mark = self.slot.stream.mark(kept[index] if index < len(kept) else None)
+        if index == len(kept):
+            kept.append(mark)
+        self.marks.append(mark)
+        return mark
+
+    def settle(self) -> None:
+        """After a failure: wait for what is still queued, since it uses memory about to be given back."""
+        with suppress(KaasqError):
+            self.slot.stream.synchronize()
+
+    def discard(self) -> None:
+        """Nobody wants the outputs; staged ones give their space back."""
+        self.late.clear()
+        for each in self.outputs.values():
+            if not isinstance(each.data, bytearray):
+                each.data.discard()
+
+    def timings(self, now_ns: int) -> Timings:
+        """Where its time went; its stream must have passed all marks."""
+        begin, ready, done, end = self.marks
+        return Timings(
+            load=(self.loaded_ns - self.started_ns) // 1000,
+            h2d=round(ready.us_since(begin)),
+            kernel=round(done.us_since(ready)),
+            d2h=round(end.us_since(done)),
+            total=(now_ns - self.started_ns) // 1000,
+        )

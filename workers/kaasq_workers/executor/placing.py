@@ -1,0 +1,164 @@
+"""Finds memory for a request's buffers, and queues what fills it: bytes, stored objects, cached copies, zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kaasq.errors import NameNotFound, OutOfMemory
+from kaasq.messages import Stored
+from kaasq_storage import BufferStore
+from kaasq_workers.devices.protocol import Device, Memory
+from kaasq_workers.executor.device_cache import DeviceCache, Entry, Key
+from kaasq_workers.executor.flight import Flight
+from kaasq_workers.executor.guard import Guard
+from kaasq_workers.executor.slots import Slots
+from kaasq_workers.executor.sources import Part, missing
+
+Sources = Mapping[str, bytes | Part]
+
+
+class Placing:
+    """One device's memory: slots' arenas and cached objects, which make room for each other."""
+
+    def __init__(
+        self, device: Device, store: BufferStore, slots: Slots, objects: DeviceCache, guard: Guard | None
+    ) -> None:
+        self._device = device
+        self._store = store
+        self._slots = slots
+        self._objects = objects
+        self._guard = guard
+
+    def place(self, flight: Flight, tenant: str, sources: Sources) -> None:
+        """Find memory for every buffer before anything is copied; then queue what fills it. Raises a KaasqError."""
+        cached: dict[str, Entry] = {}
+        for buffer in flight.plan.graph.buffers:
+            source = sources.get(buffer.name)
+            if isinstance(source, Part):
+                entry = self._entry(flight, Key(tenant, source.object.ref, source.offset, buffer.nbytes))
+                if entry is not None:
+                    cached[buffer.name] = entry
+        if self._guard is None:
+            cached = self._find_memory(flight, tenant, cached)
+        else:
+            self._find_guarded(flight, self._guard)
+        for entry in flight.entries:
+            if entry.ready is not None:
+                flight.slot.stream.wait(entry.ready)  # another request, still on its way, is loading it
+        self._fill(flight, tenant, sources, cached)
+
+    def release(self, flight: Flight) -> None:
+        """Give back what it used. Its stream has passed all of it, or the device is lost."""
+        for entry in flight.loading:
+            entry.ready = None
+        for entry in flight.entries:
+            self._objects.release(entry)
+        for memory in flight.own:
+            memory.free()
+        for reading in flight.readings:
+            reading.__exit__(None, None, None)
+        self._slots.give(flight.slot)
+
+    def close(self) -> None:
+        """Give the device its memory back. Nothing may be on its way."""
+        self._slots.shed(self._device.limits.memory)
+        self._objects.shed(self._device.limits.memory)
+
+    def _find_memory(self, flight: Flight, tenant: str, cached: dict[str, Entry]) -> dict[str, Entry]:
+        """Memory in the slot's arena for all but the cached parts that no launch can harm: those are used themselves.
+
+        What remains of ``cached``: less where the request fits only without.
+        """
+        shared = {name: each.memory for name, each in cached.items() if name in flight.plan.unharmed}
+        layout, arena = flight.plan.layout(frozenset(shared)), flight.slot.arena
+        try:
+            whole = arena.room(layout.nbytes, self._allocate)
+        except OutOfMemory:
+            if len(shared) == len(cached):
+                raise
+            cached = self._only_shared(flight, cached)
+            whole = arena.room(layout.nbytes, self._allocate)
+        flight.memory = flight.bound.parts(layout, whole) | shared
+        flight.mark()
+        arena.hand_over(tenant, layout, flight.slot.stream)
+        return cached
+
+    @staticmethod
+    def _find_guarded(flight: Flight, guard: Guard) -> None:
+        """An allocation for each buffer."""
+        for each in flight.plan.graph.buffers:
+            flight.memory[each.name] = guard.allocate(each.nbytes)
+            flight.own.append(flight.memory[each.name])
+        flight.mark()
+        for each in flight.plan.graph.buffers:
+            if not each.given:
+                flight.slot.stream.zero(flight.memory[each.name])
+
+    def _fill(self, flight: Flight, tenant: str, sources: Sources, cached: Mapping[str, Entry]) -> None:
+        """Queue the copies into the request's memory, and into the cache what it is to hold."""
+        for name, source in sources.items():
+            memory = flight.memory[name]
+            entry = cached.get(name)
+            if isinstance(source, bytes):
+                flight.slot.stream.copy_in(memory, memoryview(source))
+            elif entry is None:
+                self._read(flight, tenant, name, source, memory)
+            else:
+                if not entry.loaded:
+                    self._read(flight, tenant, name, source, entry.memory)
+                    entry.loaded = True
+                    flight.loading.append(entry)
+                if memory is not entry.memory:
+                    flight.slot.stream.copy(memory, entry.memory)
+
+    def _entry(self, flight: Flight, key: Key) -> Entry | None:
+        """The cache's entry for the part, new or not, in use by the request; None if it is not to have one."""
+        entry = self._objects.use(key)
+        if entry is not None:
+            flight.hits += 1
+        else:
+            flight.misses += 1
+            if not self._objects.admit(key):
+                return None
+            try:
+                entry = self._objects.put(key, self._allocate(key.nbytes))
+            except OutOfMemory:
+                return None
+        flight.entries.append(entry)
+        return entry
+
+    def _only_shared(self, flight: Flight, cached: dict[str, Entry]) -> dict[str, Entry]:
+        """Of the cached parts, keep in use only those that are used where they lie."""
+        kept = {name: each for name, each in cached.items() if name in flight.plan.unharmed}
+        flight.entries = list(kept.values())
+        for name, entry in cached.items():
+            if name not in kept:
+                self._objects.release(entry)
+        return kept
+
+    def _read(self, flight: Flight, tenant: str, name: str, part: Part, memory: Memory) -> None:
+        """Queue the copy of a part of a stored object, which stays open until the request has ended."""
+        try:
+            reading = self._store.open(tenant, part.object.ref)
+        except NameNotFound:
+            raise missing(name, Stored(ref=part.object.ref)) from None
+        flight.readings.append(reading)
+        with reading.data[part.offset : part.offset + memory.nbytes] as data:
+            flight.slot.stream.copy_in(memory, data)
+
+    def _allocate(self, nbytes: int) -> Memory:
+        """Memory, at the expense of what only saves time: idle slots' arenas, then cached objects."""
+        try:
+            return self._device.allocate(nbytes)
+        except OutOfMemory:
+            given = self._slots.shed(nbytes)
+            if given < nbytes:
+                given += self._objects.shed(nbytes - given)
+            if not given:
+                raise
+        try:
+            return self._device.allocate(nbytes)
+        except OutOfMemory:  # enough, but in pieces: all of it, then
+            self._slots.shed(self._device.limits.memory)
+            self._objects.shed(self._device.limits.memory)
+            return self._device.allocate(nbytes)

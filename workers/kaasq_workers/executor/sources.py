@@ -1,0 +1,68 @@
+"""What a request's buffers start from: bytes of the request, or parts of stored objects. Looked up and checked."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kaasq.bindings import check_bindings
+from kaasq.errors import BadRequest, BufferMissing, BufferSize, NameNotFound
+from kaasq.messages import Request, Stored
+from kaasq.model import Buffer, GraphSpec
+from kaasq_storage import BufferStore, Object
+
+
+class Part(NamedTuple):
+    """Part of a stored object: as many bytes as its buffer has, from ``offset`` on."""
+
+    object: Object
+    offset: int
+
+
+def resolve(store: BufferStore, tenant: str, graph: GraphSpec, request: Request) -> dict[str, bytes | Part]:
+    """The source of each bound buffer. Raises what ``check_bindings`` does, BadRequest, BufferMissing, BufferSize."""
+    sources: dict[str, bytes | Part] = {}
+    sizes: dict[str, int | None] = {}
+    for name, bound in request.bind.items():
+        if isinstance(bound, bytes):
+            sources[name], sizes[name] = bound, len(bound)
+            continue
+        stored = _find(store, tenant, name, bound)
+        sources[name] = Part(stored, bound.offset or 0)
+        sizes[name] = stored.nbytes if bound.offset is None else None
+        buffer = graph.buffer(name)
+        if buffer is not None and bound.offset is not None:
+            _check_part(buffer, bound.offset, stored)
+    check_bindings(graph, sizes, request.scalars, request.keep)
+    return sources
+
+
+def missing(buffer: str, bound: Stored) -> BufferMissing:
+    """The error for a binding that the store has nothing for."""
+    what = f"name {bound.name!r}" if bound.name is not None else f"object {bound.ref}"
+    return BufferMissing(
+        f"buffer {buffer!r} is bound to {what}, which the worker's store does not hold (never put there, deleted, "
+        "expired, or put into another store)",
+        buffer=buffer,
+        ref=bound.ref,
+        name=bound.name,
+    )
+
+
+def _find(store: BufferStore, tenant: str, buffer: str, bound: Stored) -> Object:
+    if (bound.ref is None) == (bound.name is None):
+        raise BadRequest("needs either ref or name", at=f"bind.{buffer}")
+    try:
+        return store.lookup(tenant, ref=bound.ref, name=bound.name)
+    except NameNotFound:
+        raise missing(buffer, bound) from None
+
+
+def _check_part(buffer: Buffer, offset: int, stored: Object) -> None:
+    if not 0 <= offset <= stored.nbytes - buffer.nbytes:
+        raise BufferSize(
+            f"buffer {buffer.name!r} takes {buffer.nbytes} bytes from offset {offset} on, "
+            f"but the stored object has {stored.nbytes}",
+            buffer=buffer.name,
+            expected=offset + buffer.nbytes,
+            given=stored.nbytes,
+        )
