@@ -25,7 +25,7 @@ from kaasq_workers.devices.opening import device_names
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_BYTES = 1 << 30  # a container's usual 64 MiB are of no use
 QUICK_ROUNDS, FULL_ROUNDS = 3, 5
-QUICK_WINDOW_S, FULL_WINDOW_S = 0.3, 0.5
+QUICK_WINDOW_S, FULL_WINDOW_S = 0.2, 0.4
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,9 +22,7 @@ class Load(NamedTuple):
 
     @classmethod
     def of(cls, latencies_s: list[float], elapsed_s: float) -> Load:
-        """Raises ValueError where nothing came back in time."""
-        if not latencies_s:
-            raise ValueError(f"no request ended within {elapsed_s:.1f} s: use a longer window (--seconds)")
+        """Of at least one request."""
         p50, p99 = np.percentile(latencies_s, (50, 99)) * 1e3
         return cls(float(p50), float(p99), len(latencies_s) / elapsed_s)
 
@@ -33,6 +31,32 @@ class Loaded(Protocol):
     """A side that load can be put on."""
 
     def load(self, outstanding: int, seconds: float) -> Load: ...
+
+
+class Meter:
+    """Counts until the time is up and as many have ended as are under way at once; later ones do not count."""
+
+    def __init__(self, outstanding: int, seconds: float) -> None:
+        self._at_least = outstanding
+        self._latencies: list[float] = []
+        self._start = time.perf_counter()
+        self._until = self._start + seconds
+        self._stopped: float | None = None
+
+    def ended(self, sent: float) -> bool:
+        """One that was sent then has ended; whether another one is to be sent."""
+        if self._stopped is not None:
+            return False
+        now = time.perf_counter()
+        self._latencies.append(now - sent)
+        if now >= self._until and len(self._latencies) >= self._at_least:
+            self._stopped = now
+        return self._stopped is None
+
+    def load(self) -> Load:
+        """What was counted, once nothing more is to be sent."""
+        assert self._stopped is not None
+        return Load.of(self._latencies, self._stopped - self._start)
 
 
 class KaasqLoad:
@@ -45,21 +69,14 @@ class KaasqLoad:
 
     def load(self, outstanding: int, seconds: float) -> Load:
         """One at a time by ``run``, as a service does; more by ``submit``, the next one from a callback."""
-        return self._one_by_one(seconds) if outstanding == 1 else self._window(outstanding, seconds)
-
-    def _one_by_one(self, seconds: float) -> Load:
-        latencies: list[float] = []
-        start = now = time.perf_counter()
-        while now - start < seconds:
+        if outstanding > 1:
+            return Window(lambda: self._client.submit(self._graph, **self._bindings), outstanding, seconds).run()
+        meter, more = Meter(1, seconds), True
+        while more:
+            sent = time.perf_counter()
             self._client.run(self._graph, **self._bindings)
-            ended = time.perf_counter()
-            latencies.append(ended - now)
-            now = ended
-        return Load.of(latencies, now - start)
-
-    def _window(self, outstanding: int, seconds: float) -> Load:
-        window = Window(lambda: self._client.submit(self._graph, **self._bindings), outstanding, seconds)
-        return window.run()
+            more = meter.ended(sent)
+        return meter.load()
 
 
 class Window:
@@ -68,46 +85,35 @@ class Window:
     def __init__(self, submit: Callable[[], Future[Any]], outstanding: int, seconds: float) -> None:
         self._submit = submit
         self._outstanding = outstanding
-        self._until = time.perf_counter() + seconds
-        self._ended_at: list[float] = []
-        self._latencies: list[float] = []
+        self._meter = Meter(outstanding, seconds)
         self._left = outstanding
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # callbacks come on the threads of several clients
         self._over = threading.Event()
         self._failure: BaseException | None = None
 
     def run(self) -> Load:
         """Raises what a request failed with."""
-        start = time.perf_counter()
         for _ in range(self._outstanding):
             self._begin()
         self._over.wait()
         if self._failure is not None:
             raise self._failure
-        counted = [took for took, at in zip(self._latencies, self._ended_at, strict=True) if at <= self._until]
-        return Load.of(counted, self._until - start)
+        return self._meter.load()
 
     def _begin(self) -> None:
-        started = time.perf_counter()
-        self._submit().add_done_callback(lambda future: self._ended(future, started))
+        sent = time.perf_counter()
+        self._submit().add_done_callback(lambda future: self._ended(future, sent))
 
-    def _ended(self, future: Future[Any], started: float) -> None:
-        now = time.perf_counter()
-        failure = future.exception()
-        with self._lock:
-            self._failure = self._failure or failure
-            self._latencies.append(now - started)
-            self._ended_at.append(now)
-            stop = self._failure is not None or now >= self._until
-            if stop:
-                self._left -= 1
-                if not self._left:
-                    self._over.set()
-        if not stop:
-            try:
+    def _ended(self, future: Future[Any], sent: float) -> None:
+        try:
+            future.result()
+            with self._lock:
+                more = self._meter.ended(sent)
+                self._left -= not more
+            if more:
                 self._begin()
-            except Exception as error:  # noqa: BLE001 - futures swallow it, and the window would wait for ever
-                with self._lock:
-                    self._failure = error
-                    self._left = 0
+            elif not self._left:
                 self._over.set()
+        except Exception as error:  # noqa: BLE001 - a future swallows it, and the window would wait for ever
+            self._failure = error
+            self._over.set()

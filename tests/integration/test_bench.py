@@ -11,37 +11,48 @@ from pathlib import Path
 
 import pytest
 
+from bench.parts.messaging import ONLY_FULL
 from bench.setting import BenchBroker, Setting
 from bench.suite import PARTS, cases_of, run_cases
 
 OPS = Path(__file__).parents[2] / "ops"
-OTHERS_RUN_IT = {"no-op, classic, synced", "no-op, quorum, not synced"}  # with other arguments
-CASES = [(part, case) for part in PARTS for case in cases_of(part) if case.name not in OTHERS_RUN_IT]
+CASES = [(part, case) for part in PARTS for case in cases_of(part)]
+LEFT_OUT = {
+    "no-op, classic, synced": ONLY_FULL,
+    "no-op, quorum, not synced": ONLY_FULL,
+    **{case.name: "needs a GPU, and the device is cpu" for case in cases_of("device")},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """One for all, since modules that one case compiled are there for the next."""
+    made: Path = tmp_path_factory.mktemp("bench")
+    return made
 
 
 @pytest.fixture
-def setting(own_rabbit, tmp_path) -> Setting:
+def setting(own_rabbit, folder) -> Setting:
     return Setting(
         device="cpu",
         quick=True,
         rounds=1,
         seconds=0.1,
         broker=lambda: BenchBroker(own_rabbit.url, own_rabbit.version, own_rabbit.management),
-        disk=tmp_path,
-        memory=tmp_path,
+        disk=folder,
+        memory=folder,
         say=print,
     )
 
 
 @pytest.mark.parametrize(("part", "case"), CASES, ids=[f"{part}-{case.name}" for part, case in CASES])
-def test_every_case_runs_through_on_the_cpu_or_says_that_it_needs_a_gpu(part, case, setting):
+def test_every_case_runs_through_on_the_cpu_or_says_why_not(part, case, setting):
     report = run_cases(part, [case], setting)
     assert report.broken == {}
-    if part == "device":
-        assert report.left_out == {case.name: "needs a GPU, and the device is cpu"}
-        return
-    assert report.left_out == {}
-    assert report.rows
+    if report.left_out:
+        assert report.left_out == {case.name: LEFT_OUT[case.name]}
+    else:
+        assert report.rows
     for row in report.rows:
         assert all(math.isfinite(each) for each in (row.kaasq.low, row.kaasq.high))
         assert row.ratio is None or row.ratio.low >= 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from bench.answers import WrongAnswer, check
 from bench.figures import Row, Spread, alone, at_least, at_most, compare
 from bench.graphs import chain_arrays, jacobi, product_chain, small_launches
-from bench.loads import Load
+from bench.loads import Load, Meter, Window
 from bench.pictures import draw
 from bench.rounds import interleaved
 from bench.setting import NotHere, Setting
@@ -94,9 +96,21 @@ def test_percentiles_are_in_milliseconds_and_throughput_per_second():
     assert load == pytest.approx((50.5, 99.01, 200.0))
 
 
-def test_a_window_in_which_nothing_ended_says_what_to_do():
-    with pytest.raises(ValueError, match="--seconds"):
-        Load.of([], 0.1)
+def test_a_window_lasts_until_as_many_have_ended_as_are_under_way():
+    meter = Meter(3, seconds=0)
+    assert [meter.ended(time.perf_counter()) for _ in range(4)] == [True, True, False, False]
+    load = meter.load()
+    assert 0 < load.p50_ms < 1000
+    assert load.per_s > 0
+
+
+def test_a_request_that_fails_ends_the_window():
+    futures: list[Future[None]] = [Future() for _ in range(4)]
+    given = iter(futures)
+    futures[0].set_result(None)
+    futures[1].set_exception(RuntimeError("failed"))
+    with pytest.raises(RuntimeError, match="failed"):
+        Window(lambda: next(given), 2, seconds=60).run()
 
 
 def test_a_case_that_breaks_keeps_its_rows_and_lets_the_others_run(setting):

@@ -18,6 +18,7 @@ from bench.sources import SAXPY
 from bench.suite import Case
 from kaasq.ids import new_id
 
+FEW_ROUNDS = 3  # of seconds each
 FRESH = "fresh process"
 X, Y = np.arange(N, dtype=np.float32), np.ones(N, dtype=np.float32)
 
@@ -26,14 +27,16 @@ def first_case(setting: Setting) -> Iterator[Row]:
     """A warm request, one of a module that nobody has seen, and one that has to wait for its worker to start."""
     with serving(setting) as ours:
         known = saxpy(N)
+        ours.client.run(known, x=X, y=Y)
         given = interleaved(
-            setting.pick(min(2, setting.rounds), setting.rounds),
+            min(FEW_ROUNDS, setting.rounds),
             {
                 "warm request": lambda: seconds(lambda: ours.client.run(known, x=X, y=Y)),
                 "first request of a new module": lambda: seconds(lambda: _new_module(ours)),
                 "first request of a new worker": lambda: _new_worker_s(setting),
                 FRESH: lambda: seconds(lambda: _fresh(setting)),
             },
+            warm_up=False,
         )
     for what, times in given.items():
         if what != FRESH:

@@ -33,7 +33,7 @@ def place_case(place: str, setting: Setting) -> Iterator[Row]:
     folder = setting.disk if place == "disk" else setting.memory
     if folder is None:
         raise NotHere("there is no shared memory of a gigabyte here")
-    sizes = setting.pick((4 * KI, MI, 64 * MI), (4 * KI, 64 * KI, MI, 16 * MI, BARRED))
+    sizes = setting.pick((4 * KI, MI, 16 * MI), (4 * KI, 64 * KI, MI, 16 * MI, BARRED))
     if setting.gpu and not setting.quick and folder == setting.memory:
         sizes = (*sizes, GI)
     room = shutil.disk_usage(folder).free

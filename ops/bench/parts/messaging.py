@@ -27,6 +27,7 @@ ECHO = "pika echo"
 BY_HAND = "hand-written"
 UNCONFIRMED = "hand-written, no confirms"
 CELERY = "Celery"
+ONLY_FULL = "not in a quick run"
 
 Loads = Mapping[tuple[str, int], list[Load]]
 """By side and requests under way: a load for each round."""
@@ -53,13 +54,15 @@ class Wanted(NamedTuple):
 
 def noop_case(kind: Kind, setting: Setting) -> Iterator[Row]:
     """A no-op graph beside the echo, and beside an empty worker written by hand."""
+    p50, per_s = _noop_bars(kind)
+    if setting.quick and p50 is None:
+        raise NotHere(ONLY_FULL)
     with serving(setting, queue_type=kind.queue_type, sync=kind.sync) as ours, ExitStack() as stack:
         sides: dict[str, Loaded] = {"kaasq": KaasqLoad(ours.client, noop())}
         sides[ECHO] = stack.enter_context(_rpc(setting, kind, ("bench.peers.echo_server",), BODY))
         by_hand = ("bench.peers.hand_written", "noop", setting.device, "confirms")
         sides[BY_HAND] = stack.enter_context(_rpc(setting, kind, by_hand, BODY))
         loads = measure(setting, sides)
-    p50, per_s = _noop_bars(kind)
     wanted = [Wanted(ECHO, "p50", 1, p50)]
     wanted += [Wanted(ECHO, "p50", n) for n in OUTSTANDING[1:]]
     wanted += [Wanted(ECHO, "p99", n) for n in OUTSTANDING]

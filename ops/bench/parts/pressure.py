@@ -15,7 +15,9 @@ from bench.setting import Setting
 from kaasq import BufferRef, Graph
 
 MI = 1 << 20
-FILLS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+HALF, BARRED = 0.5, 1.25
+QUICK_FILLS = (HALF, 1.0, BARRED, 2.0)
+FULL_FILLS = (HALF, 0.75, 1.0, BARRED, 1.5, 2.0)
 OBJECTS_AT_FULL = 16
 WARM_PASSES, PASSES = 2, 2
 
@@ -28,21 +30,22 @@ def pressure_case(setting: Setting) -> Iterator[Row]:
     """
     memory = setting.pick(32, 1024 if setting.gpu else 128) * MI
     nbytes = memory // OBJECTS_AT_FULL
-    rates: dict[float, list[float]] = {fill: [] for fill in FILLS}
-    hits: dict[float, list[float]] = {fill: [] for fill in FILLS}
+    fills = setting.pick(QUICK_FILLS, FULL_FILLS)
+    rates: dict[float, list[float]] = {fill: [] for fill in fills}
+    hits: dict[float, list[float]] = {fill: [] for fill in fills}
     with serving(setting, folder=setting.memory, device_memory=memory) as ours:
         graph = reading(nbytes)
-        refs = _objects(ours, nbytes, round(max(FILLS) * OBJECTS_AT_FULL))
+        refs = _objects(ours, nbytes, round(max(fills) * OBJECTS_AT_FULL))
         for _ in range(min(3, setting.rounds)):
-            for fill in FILLS:
+            for fill in fills:
                 rate, hit = _circle(ours, graph, refs[: round(fill * OBJECTS_AT_FULL)])
                 rates[fill].append(rate)
                 hits[fill].append(hit)
-    for fill in FILLS[1:]:
-        yield compare(_words(fill), "/s", rates[fill], _words(FILLS[0]), rates[FILLS[0]])
-    for fill in FILLS:
+    for fill in fills[1:]:
+        yield compare(_words(fill), "/s", rates[fill], _words(HALF), rates[HALF])
+    for fill in fills:
         best = [min(1.0, 1 / fill)] * len(hits[fill])
-        bar = bars.HIT_RATE if fill == 1.25 else None
+        bar = bars.HIT_RATE if fill == BARRED else None
         yield compare(f"{_words(fill)}: hit rate", "", hits[fill], "best possible", best, bar)
 
 

@@ -131,7 +131,7 @@ def _reading(setting: Setting, store: LmdbStore, nbytes: int) -> Iterator[Row]:
 
 
 def _beside(setting: Setting, what: str, call: Call, floor: str, bare: Call, *, batch: int = 1) -> Iterator[Row]:
-    budget = setting.seconds / 2
+    budget = setting.seconds / 5
 
     def timed(each: Call) -> Callable[[], float]:
         return lambda: us_per_call(each, budget, batch=batch)

@@ -13,7 +13,7 @@ from typing import Any
 
 from celery import Celery
 
-from bench.loads import Load
+from bench.loads import Load, Meter
 
 ANSWER_TIMEOUT_S = 60.0
 
@@ -44,18 +44,14 @@ class CeleryLoad:
 
     def load(self, outstanding: int, seconds: float) -> Load:
         """Keep so many under way; the oldest is waited for. Time counts once the first of them were sent."""
-        latencies: list[float] = []
         under_way = deque(self._timed() for _ in range(outstanding))
-        start = now = time.perf_counter()
-        while now - start < seconds:
+        meter = Meter(outstanding, seconds)
+        while under_way:
             result, sent = under_way.popleft()
             result.get(timeout=ANSWER_TIMEOUT_S)
-            now = time.perf_counter()
-            latencies.append(now - sent)
-            under_way.append(self._timed())
-        for result, _ in under_way:
-            result.get(timeout=ANSWER_TIMEOUT_S)
-        return Load.of(latencies, now - start)
+            if meter.ended(sent):
+                under_way.append(self._timed())
+        return meter.load()
 
     def answered(self) -> None:
         """One round trip, however long the worker takes to come up."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pika
 from pika.adapters.select_connection import SelectConnection
 
-from bench.loads import Load
+from bench.loads import Load, Meter
 
 QueueType = Literal["classic", "quorum"]
 ANSWER_TIMEOUT_S = 60.0
@@ -22,8 +22,7 @@ class RpcClient:
     def __init__(self, url: str, queue: str, queue_type: QueueType, body: bytes) -> None:
         self._queue, self._body = queue, body
         self._sent: dict[str, float] = {}
-        self._latencies: list[float] = []
-        self._until = 0.0
+        self._meter = Meter(1, 0)
         self._lost: Exception | None = None
         parameters = pika.URLParameters(url)
         parameters.heartbeat = 0  # between two loads nobody runs the loop
@@ -46,19 +45,15 @@ class RpcClient:
 
     def load(self, outstanding: int, seconds: float) -> Load:
         """Keep so many under way for so long. Raises ConnectionError, TimeoutError."""
-        self._latencies = []
-        start = time.perf_counter()
-        self._until = start + seconds
+        self._meter = Meter(outstanding, seconds)
         for _ in range(outstanding):
             self._send()
         self._run()
-        return Load.of(self._latencies, seconds)
+        return self._meter.load()
 
     def answered(self) -> None:
         """One round trip, however long the server takes to come up."""
-        self._until = 0.0
-        self._send()
-        self._run()
+        self.load(1, 0)
 
     def close(self) -> None:
         """Remove both queues and disconnect."""
@@ -77,9 +72,7 @@ class RpcClient:
         sent = self._sent.pop(properties.correlation_id, None)
         if sent is None:
             return
-        now = time.perf_counter()
-        if now <= self._until:
-            self._latencies.append(now - sent)
+        if self._meter.ended(sent):
             self._send()
         elif not self._sent:
             self._loop.stop()
