@@ -93,6 +93,11 @@ class Module(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
         """The kernel of that name. Whether it exists shows when a device loads the module."""
         return Kernel(self, name)
 
+    def __repr__(self) -> str:
+        # Not the code itself: kilobytes of it in every log, traceback and notebook help nobody.
+        held = f"{len(self.source)} characters" if self.kind == "source" else self.path or f"{len(self.code)} bytes"
+        return f"<Module {self.kind}: {held}, {self.hash[:12]}>"
+
     @cached_property
     def hash(self) -> str:
         """Content hash of the canonical encoding."""
