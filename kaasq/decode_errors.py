@@ -14,6 +14,8 @@ LONGEST_KEY = 80  # of an error's place; keys come from outside
 LONGEST_TEXT = 400  # of what is wrong, which may quote a value
 
 _AT = re.compile(r" - at (`key` in )?`(?:\$\.?)?([^`]*)`$")
+_ARGUMENT = re.compile(r"launches\[[0-9]+\]\.args\[[0-9]+\]$")
+_NUMBER = re.compile(r"got `(int|float|bool)`$")
 _STEP = re.compile(r"\[[^]]*\]|[^.\[]+")
 _ANY_KEY = "[...]"
 
@@ -32,8 +34,12 @@ def bad_request(error: Exception, body: bytes | memoryview, *, json: bool, kind:
     place = prefix + "".join(step if step.startswith("[") else f".{step}" for step in steps)
     of_key = "a key: " if found and found.group(1) else ""
     wrong = _AT.sub("", text)
+    if json:
+        wrong = wrong.replace("`bytes", "`bytes (base64)")
     if len(wrong) > LONGEST_TEXT:
         wrong = wrong[:LONGEST_TEXT] + "..."
+    if _NUMBER.search(wrong) and _ARGUMENT.search(place):
+        wrong += '; a constant needs its type: {"dtype": "int32", "value": 4}'
     return BadRequest(of_key + wrong, at=place.removeprefix(".") or "body")
 
 

@@ -30,6 +30,9 @@ SCALAR_DTYPES = (
 )
 BUFFER_DTYPES = (*SCALAR_DTYPES, "complex64", "complex128")
 
+# NumPy's float has 8 bytes, that of a kernel 4; likewise int. Better refused than taken for the wrong one.
+_MISLEADING = frozenset({"float", "int", "uint"})
+
 # NumPy reads far more than names (structures, shapes, even literals, with the errors that go with them).
 _SPELLING = re.compile(r"[<>=|]?(?!a[0-9]*$)[A-Za-z?][a-z]*[0-9]{0,3}_?", re.ASCII)
 _PACKINGS = dict(zip(SCALAR_DTYPES, map(struct.Struct, ("<?", *(f"<{each}" for each in "bhiqBHIQefd"))), strict=True))
@@ -46,7 +49,7 @@ def itemsize(dtype: str) -> int:
 @functools.lru_cache(maxsize=1024)  # bounded: spellings come from outside
 def canonical(dtype: Any) -> str | None:
     """NumPy's own name for whatever spelling was given ("f4", "<f4", np.float32), or None if it is no such type."""
-    if dtype is None or (isinstance(dtype, str) and not _SPELLING.fullmatch(dtype)):
+    if dtype is None or (isinstance(dtype, str) and (dtype in _MISLEADING or not _SPELLING.fullmatch(dtype))):
         return None
     try:
         parsed = np.dtype(dtype)

@@ -214,7 +214,11 @@ class Graph:
                     f"a Python {type(arg).__name__} has no size: use np.int32(...), np.float32(...) or the like",
                     at=at,
                 )
-        raise BadRequest(f"cannot pass a {type(arg).__name__} to a kernel", at=at)
+        raise BadRequest(
+            f"cannot pass a {type(arg).__name__} to a kernel: it takes buffers and scalars of this graph, and "
+            "constants such as np.int32(...)",
+            at=at,
+        )
 
 
 def _check_kernel(kernel: object, at: str) -> None:

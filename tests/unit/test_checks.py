@@ -280,6 +280,14 @@ def test_packed_number_is_numpys_or_bad_request(dtype: str, value: float) -> Non
     assert packed == expected.tobytes() or np.isnan(expected)
 
 
+@pytest.mark.parametrize("name", ["float", "int", "uint"])
+def test_names_that_mean_other_sizes_to_numpy_and_to_a_kernel_are_no_dtypes(name: str) -> None:
+    assert canonical(name) is None
+    assert canonical(float) == "float64"
+    with pytest.raises(BadRequest, match=f"'{name}' is no dtype; known are bool, .* float32"):
+        check_graph(buffer(shape=(3,), dtype=name), LIMITS)
+
+
 @given(st.text() | st.text(alphabet="<>=|(){}[],.biufcSUVOaMm0123456789", max_size=6))
 def test_any_text_is_a_dtype_or_not_and_nothing_else(text: str) -> None:
     assert canonical(text) in (None, *BUFFER_DTYPES)

@@ -114,7 +114,7 @@ def test_buffer_of_another_graph_is_refused() -> None:
 
 def test_argument_of_an_unknown_type_is_refused() -> None:
     graph = kaasq.Graph("g")
-    with pytest.raises(kaasq.BadRequest, match="cannot pass a list"):
+    with pytest.raises(kaasq.BadRequest, match="cannot pass a list to a kernel: it takes buffers"):
         graph.launch(MODULE.kernel("k"), grid=1, block=1, args=[[1]])  # type: ignore[list-item]
 
 
@@ -208,6 +208,13 @@ def test_module_source_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_module_hash_covers_options() -> None:
     assert Module.from_source(SOURCE).hash == MODULE.hash
     assert Module.from_source(SOURCE, options=("-DN=1",)).hash != MODULE.hash
+
+
+def test_repr_of_a_module_leaves_its_code_out() -> None:
+    source, code = kaasq.Module.from_source("/* " + "x" * 1000), kaasq.Module(kind="cubin", code=bytes(5000))
+    assert repr(source) == f"<Module source: 1003 characters, {source.hash[:12]}>"
+    assert repr(code) == f"<Module cubin: 5000 bytes, {code.hash[:12]}>"
+    assert "<Module library: blas/gemm.cu, " in repr(kaasq.Module.from_library("blas/gemm.cu").kernel("k"))
 
 
 def test_repr_says_how_large_it_is() -> None:
