@@ -250,3 +250,13 @@ def test_a_stored_input_is_copied_only_if_something_may_write_to_it(monkeypatch,
         np.testing.assert_array_equal(*answers)
         np.testing.assert_array_equal(client.get(stored), normal(1, 4))
     assert copied == [16] * 2 * copies
+
+
+def test_windows_that_lie_far_apart_take_no_time(device) -> None:
+    x, out = np.full((1, 1, 1, 1), 3, np.float32), np.zeros((1, 1, 1000, 1), np.float32)
+    far = {"kernel": (2**30, 1), "strides": (2**20, 1), "pads": (2**30, 0, 1000 * 2**20 - 2, 0)}
+    started = time.perf_counter()
+    _, found = run(device, "pool2d", x, out, op="max", **far)
+    assert time.perf_counter() - started < 5
+    # Window i covers [i * 2^20 - 2^30, i * 2^20), and x lies at 0: windows 1 to 1000 would, the first one ends before.
+    np.testing.assert_array_equal(found[0, 0, :, 0], [-np.inf, *[3] * 999])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,9 +25,12 @@ def taps(found: Windows, axis: int, size: int, window: slice) -> Iterator[Tap]:
     """The taps that touch x, for those windows; ``Tap.windows`` counts from the first of them."""
     stride, pad, dilation = found.strides[axis], found.pads[axis], found.dilations[axis]
     first, last = window.start, window.stop - 1
-    lowest = max(0, -((last * stride - pad) // dilation))
-    highest = min(found.kernel[axis] - 1, (size - 1 + pad - first * stride) // dilation)
-    for position in range(lowest, highest + 1):
+    if stride <= size:
+        positions: Iterable[int] = _between(found, axis, size, first, last)
+    else:  # most positions between the first and the last window may touch nothing, and there may be 2^31 of them
+        each = (_between(found, axis, size, index, index) for index in range(first, last + 1))
+        positions = sorted(set(itertools.chain.from_iterable(each)))
+    for position in positions:
         offset = position * dilation - pad
         start = max(first, -(offset // stride))
         stop = min(last, (size - 1 - offset) // stride) + 1
@@ -34,6 +38,13 @@ def taps(found: Windows, axis: int, size: int, window: slice) -> Iterator[Tap]:
             begin = start * stride + offset
             source = slice(begin, begin + (stop - 1 - start) * stride + 1, stride)
             yield Tap(position, slice(start - first, stop - first), source)
+
+
+def _between(found: Windows, axis: int, size: int, first: int, last: int) -> range:
+    """The positions from the first that touches x in the last window to the last one in the first window."""
+    stride, pad, dilation = found.strides[axis], found.pads[axis], found.dilations[axis]
+    lowest = max(0, -((last * stride - pad) // dilation))
+    return range(lowest, min(found.kernel[axis] - 1, (size - 1 + pad - first * stride) // dilation) + 1)
 
 
 def unfold(found: Windows, x: Array, rows: slice, columns: slice, into: Array) -> None:
