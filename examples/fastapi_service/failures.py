@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
@@ -23,14 +25,19 @@ STATUS = {
     "reply_timeout": 504,
     "store_full": 507,
 }
+log = logging.getLogger(__name__)
+
 CLIENT_GONE = 499  # nginx's; nobody reads it but the access log
 
 
 def body(error: KaasqError) -> dict[str, object]:
-    """What a caller is told. Errors of the service itself (status 500) keep their message for the log."""
-    known = error.code in STATUS
-    message = error.message if known else "the service failed"
-    return {"error": {"code": error.code, "message": message, "request_id": error.detail.get("request_id")}}
+    """What a caller is told. The message of an error of the service itself (status 500) goes to the log instead."""
+    request_id = error.detail.get("request_id")
+    message = error.message
+    if error.code not in STATUS:
+        log.error("%s: request %s: %s", error.code, request_id, message)
+        message = "the service failed"
+    return {"error": {"code": error.code, "message": message, "request_id": request_id}}
 
 
 def status(error: KaasqError) -> int:

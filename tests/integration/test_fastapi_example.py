@@ -95,13 +95,14 @@ def test_pool_without_a_worker_is_unavailable(tmp_path: Path) -> None:
     play(main)
 
 
-def test_every_code_has_a_status_and_own_faults_tell_nothing() -> None:
+def test_every_code_has_a_status_and_own_faults_tell_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
     errors = [each for each in vars(kaasq).values() if isinstance(each, type) and issubclass(each, kaasq.KaasqError)]
     assert set(failures.STATUS) <= {each.code for each in errors}
     assert failures.status(kaasq.BufferSize(buffer="x", expected=1, given=2)) == 400
     assert failures.status(kaasq.KernelFailed("segmentation fault at 0x10")) == 500
     told = failures.body(kaasq.KernelFailed("segmentation fault at 0x10", request_id="r"))
     assert told == {"error": {"code": "kernel_failed", "message": "the service failed", "request_id": "r"}}
+    assert caplog.messages == ["kernel_failed: request r: segmentation fault at 0x10"]
 
 
 class Caller:
