@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
 from kaasq.errors import BadRequest
+from kaasq.model import ModuleKind, Role
 
 LONGEST_KEY = 80  # of an error's place; keys come from outside
 LONGEST_TEXT = 400  # of what is wrong, which may quote a value
@@ -18,6 +19,7 @@ _ARGUMENT = re.compile(r"launches\[[0-9]+\]\.args\[[0-9]+\]$")
 _NUMBER = re.compile(r"got `(int|float|bool)`$")
 _STEP = re.compile(r"\[[^]]*\]|[^.\[]+")
 _ANY_KEY = "[...]"
+_CHOICES = {"role": Role, "kind": ModuleKind}  # msgspec's errors do not say what an enumeration may be
 
 Raws = dict[str, msgspec.Raw]
 
@@ -40,7 +42,14 @@ def bad_request(error: Exception, body: bytes | memoryview, *, json: bool, kind:
         wrong = wrong[:LONGEST_TEXT] + "..."
     if _NUMBER.search(wrong) and _ARGUMENT.search(place):
         wrong += '; a constant needs its type: {"dtype": "int32", "value": 4}'
+    if steps and wrong.startswith("Invalid enum value"):
+        wrong += told_choices(_CHOICES.get(steps[-1]))
     return BadRequest(of_key + wrong, at=place.removeprefix(".") or "body")
+
+
+def told_choices(kind: Any) -> str:
+    """What an enumeration may be, for the end of a message; nothing for other types."""
+    return f"; expected one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else ""
 
 
 class _Finder:

@@ -13,6 +13,7 @@ import msgspec
 import platformdirs
 
 from kaasq.checks import GraphLimits
+from kaasq.decode_errors import told_choices
 from kaasq.errors import BadRequest
 from kaasq.names import check_word
 from kaasq.topology import QueueType
@@ -147,7 +148,7 @@ def load_settings(
         try:
             merged[key] = msgspec.convert(value, known[key].type, strict=False)
         except msgspec.ValidationError as error:
-            raise BadRequest(f"{value!r}: {error}", at=origin[key]) from None
+            raise BadRequest(f"{value!r}: {error}{told_choices(known[key].type)}", at=origin[key]) from None
     settings = Settings(**merged)
     check_word(settings.pool, "pool")
     if settings.slot:

@@ -142,7 +142,11 @@ WRONG_TYPES: list[tuple[tuple[str | int, ...], Any, str]] = [
     (("graph", "iterations"), "2", "graph.iterations: Expected `int`"),
     (("graph", "buffers"), {}, "graph.buffers: Expected `array`"),
     (("graph", "buffers", 1), 5, "graph.buffers[1]: Expected `object`"),
-    (("graph", "buffers", 0, "role"), "in", "graph.buffers[0].role: Invalid enum value 'in'"),
+    (
+        ("graph", "buffers", 0, "role"),
+        "in",
+        "graph.buffers[0].role: Invalid enum value 'in'; expected one of input, output, inout, temp",
+    ),
     (("graph", "buffers", 0, "shape"), [1.5], "graph.buffers[0].shape[0]: Expected `int`"),
     (("graph", "launches", 0, "grid"), "1", "graph.launches[0].grid: Expected `int | array`"),
     (

@@ -60,7 +60,12 @@ def test_variables_are_converted(file: Path) -> None:
     [
         ({"timeout": "soon"}, {}, "", "--timeout: 'soon'"),
         ({}, {"KAASQ_PREFETCH": "many"}, "", "KAASQ_PREFETCH: 'many'"),
-        ({}, {"KAASQ_QUEUE_TYPE": "fast"}, "", "KAASQ_QUEUE_TYPE: 'fast'"),
+        (
+            {},
+            {"KAASQ_QUEUE_TYPE": "fast"},
+            "",
+            "KAASQ_QUEUE_TYPE: 'fast': Invalid enum value 'fast'; expected one of quorum, classic",
+        ),
         ({}, {"KAASQ_GRAPH_LIMITS": "launches=7"}, "", "KAASQ_GRAPH_LIMITS: is a table, which fits no variable"),
         ({}, {}, "prefetch = 'many'", "kaasq.toml: prefetch: 'many'"),
         ({}, {"KAASQ_PENDING_LIMIT": "0"}, "", "KAASQ_PENDING_LIMIT: '0'"),
