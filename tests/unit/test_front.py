@@ -92,6 +92,7 @@ def test_a_request_that_kills_twice_is_answered_and_dead_lettered_and_its_neighb
     answer = reply(next(each for each in bench.loop.published if each[:2] == ("kaasq.replies", "guest.r")))
     assert answer.error.code == "kernel_failed"
     assert "SIGSEGV" in answer.error.message
+    assert "kaasq worker --guard" in answer.error.message
     assert second.tag == innocent.tag
 
 
@@ -128,6 +129,7 @@ def test_a_request_past_its_deadline_has_its_executor_killed_and_the_others_run_
     bench.say_hello()
     answer = reply(bench.loop.published[0])
     assert (answer.status, answer.error.code) == ("expired", "deadline_exceeded")
+    assert answer.error.message.startswith("request late was still running")
     (again,) = bench.executor.received()
     assert (again.id, again.alone) == ("other", False)
     bench.answer(again)

@@ -342,7 +342,7 @@ class Front:
         kills = self._suspicions.pop(tag).kills
         error = KernelFailed(
             f"the request killed its executor {kills} times ({how}): a kernel crashed, most likely by writing "
-            "outside its buffers; the request is kept in the dead-letter queue",
+            "outside its buffers (`kaasq worker --guard` finds where); the request is kept in the dead-letter queue",
             how=how,
             kills=kills,
         )
@@ -375,7 +375,7 @@ class Front:
         """Whether a running request has to be stopped, and why."""
         if deadline_ms and time.time() * 1000 > deadline_ms:
             log.warning("request.overdue", request=job.id, tenant=job.tenant)
-            error = DeadlineExceeded("it was still running when its time was over; it was stopped")
+            error = DeadlineExceeded(f"request {job.id} was still running when its time was over; it was stopped")
             return _Stopped(job.tag, error, "expired")
         if time.monotonic() > self._withdrawn.get(job.tag, math.inf):
             log.warning("request.stopped", request=job.id, tenant=job.tenant)
