@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,11 @@ class Setting:
         if kind != "cuda":
             raise NotHere(f"needs a GPU, and the device is {self.device}")
         return int(index or 0)
+
+    def place_for(self, nbytes: int) -> Path:
+        """Shared memory where so much is free there, else the disk."""
+        roomy = self.memory is not None and shutil.disk_usage(self.memory).free >= nbytes
+        return self.memory if roomy and self.memory is not None else self.disk
 
     def pick(self, quick: T, full: T) -> T:
         """The first for a quick run, the second for a full one."""

@@ -25,6 +25,7 @@ from rabbitmq_api import ManagementError
 
 PASSWORD = "bench"
 OUTSTANDING = 32  # of all tenants together: only how many share the device changes
+TENANT_BYTES = 1 << 30  # of all their weights together
 PROCESSES = 8  # with a tenant each, side by side
 IN_FLIGHT = (1, 2, 4, 8)
 SPIN_US = 1000
@@ -78,7 +79,9 @@ def processes_case(setting: Setting) -> Iterator[Row]:
         ours = stack.enter_context(serving(setting))
         tenants = stack.enter_context(_tenants(setting, ours, work, count))
         graph = work.graph()
-        places = [save(setting.memory or setting.disk, setting.device, *work.arrays(tenant)) for tenant in range(count)]
+        places = [
+            save(setting.place_for(TENANT_BYTES), setting.device, *work.arrays(tenant)) for tenant in range(count)
+        ]
         turns = cycle(places)
         side_by_side = SideBySide(setting, places, stack)
 
