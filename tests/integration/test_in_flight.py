@@ -23,10 +23,10 @@ CRASH = only_output('extern "C" __global__ void crash(int* out) { *(volatile int
 SPIN = only_output('extern "C" __global__ void spin(int* out) { while (*(volatile int*)out == 0); }', "spin")
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[kaasq.Client]:
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
+def client(request: pytest.FixtureRequest) -> Iterator[kaasq.Client]:
     settings = Settings(in_flight=4, device_memory=64 << 20)
-    with kaasq.local(device="cpu", isolate=True, settings=settings) as client:
+    with kaasq.local(device=request.param, isolate=True, settings=settings) as client:
         yield client
 
 
