@@ -21,6 +21,7 @@ BLOCK_LIMIT = (1024, 1024, 64)
 THREADS_PER_BLOCK = 1024
 SHARED_BYTES = 2**31 - 1  # what a launch can ask for; how much there is, each device knows
 DIMENSIONS = 32  # what NumPy has always been able to take
+ARGUMENTS = 4096  # of one launch: as many pointers as its parameters have bytes for
 ATTRIBUTES = 64  # of one built-in
 ATTRIBUTE_ITEMS = 1024  # of one attribute's list, or characters of its text
 KERNEL_NAME = 4096  # characters; templates of templates have long names
@@ -184,6 +185,7 @@ def _module(module: Module, at: str, limits: GraphLimits) -> None:
 
 
 def _launch(launch: Launch, at: str, names: set[str], modules: Mapping[str, Module]) -> Launch:
+    _at_most(len(launch.args), ARGUMENTS, "arguments", f"{at}.args")
     if launch.module == BUILTINS:
         return _call(launch, at, names)
     if launch.module not in modules:

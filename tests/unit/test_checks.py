@@ -56,6 +56,16 @@ WRONG = {
         "nbytes is 16, but shape (3,) of float32 takes 12",
     ),
     "buffer over the limit": (buffer(nbytes=(1 << 40) + 1), "graph.buffers[0] ('x')", "the limit is"),
+    "more arguments than a kernel can have": (
+        spec(X, launches=(launch(args=("x",) * 4097),)),
+        "graph.launches[0].args",
+        "4097 arguments; the limit is 4096",
+    ),
+    "more arguments than a built-in can have": (
+        spec(X, launches=(Launch(module="kaasq", kernel="add", args=("x",) * 4097),)),
+        "graph.launches[0].args",
+        "4097 arguments; the limit is 4096",
+    ),
     "const output": (
         spec(Buffer(name="x", role="output", nbytes=4, const=True)),
         "graph.buffers[0] ('x')",

@@ -128,7 +128,7 @@ class Executor:
                 for each in withdrawn:
                     outcome = withdrawal(each.id, self._worker, self._ttl_s)
                     recorded = transaction.record(each.tenant, each.id, outcome)
-                    self._log.info("request.withdrawn", request=each.id, tenant=each.tenant, in_time=recorded)
+                    self._log.debug("request.withdrawn", request=each.id, tenant=each.tenant, in_time=recorded)
         except KaasqError as error:
             self._log.warning("withdrawing.failed", requests=len(withdrawn), error=error.message)
             return False
