@@ -106,15 +106,15 @@ def examine(settings: Settings, device: str | None = None) -> Iterator[Finding]:
 
 def check_broker(settings: Settings, store_id: str | None) -> Iterator[Finding]:
     """Connection, permissions, and whether a worker of the pool answers."""
-    broker = RabbitBroker(settings.broker_url, connection_name="kaasq doctor")
     try:
+        broker = RabbitBroker(settings.broker_url, connection_name="kaasq doctor")
         broker.open(min(settings.connect_timeout, CONNECT_TIMEOUT_S))
     except KaasqError as error:
         hint = (
             "Start one (docker run -p 5672:5672 rabbitmq:4, or apt-get install rabbitmq-server), or name yours with "
             "--broker or KAASQ_BROKER_URL."
             if isinstance(error, BrokerLost)
-            else "Correct user, password and virtual host in the URL, or have the user given access."
+            else "Correct form, user, password and virtual host of the URL, or have the user given access."
         )
         yield Finding("broker", "broken", error.message, hint)
         return
@@ -272,8 +272,10 @@ def _mend(error: KaasqError) -> str:
     match error:
         case BadRequest():
             return ""  # the message says which devices there are
+        case DeviceUnavailable() if "pip install" in error.message:
+            return ""
         case DeviceUnavailable():
             return "Compare the driver (nvidia-smi) with the installed extra: kaasq[cuda12] or kaasq[cuda13]."
         case ModuleRejected():
             return "Install a C++ compiler: apt-get install g++, or pip install ziglang."
-    return "See --cache-dir (KAASQ_CACHE_DIR) and the log of 'kaasq worker --log-level debug'."
+    return "See the setting cache_dir (KAASQ_CACHE_DIR) and the log of 'kaasq worker --log-level debug'."

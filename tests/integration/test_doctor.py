@@ -1,0 +1,92 @@
+"""``kaasq doctor``: what it finds, and what it says to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kaasq.cli import main
+from kaasq.errors import DeviceUnavailable
+from kaasq.memory import MemoryBroker, MemoryNode
+from kaasq.messages import Reply, Request
+from kaasq.settings import Settings
+from kaasq_storage import BufferStore, open_store
+from kaasq_workers import doctor
+from kaasq_workers.doctor import Finding, check_device, examine
+from tests.support.fake_worker import INFO, FakeWorker
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        store=str(tmp_path / "store"), store_capacity=1 << 26, cache_dir=str(tmp_path / "code"), pool="images"
+    )
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> MemoryNode:
+    """What doctor reaches instead of RabbitMQ."""
+    made = MemoryNode()
+    monkeypatch.setattr(doctor, "RabbitBroker", lambda url, connection_name: MemoryBroker(made, "guest"))
+    return made
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[BufferStore]:
+    with open_store(settings.store_path, capacity=settings.store_capacity) as opened:
+        yield opened
+
+
+def by_check(settings: Settings) -> dict[str, Finding]:
+    return {each.check: each for each in examine(settings, "cpu")}
+
+
+def test_all_is_well(settings: Settings, node: MemoryNode) -> None:
+    def answer(_: Request, message: object) -> Reply:
+        return Reply(id="1", status="ok", worker=INFO)
+
+    with FakeWorker(MemoryBroker(node, "worker"), answer, pool="images"):
+        found = by_check(settings)
+    # The fake worker has no store, so it cannot be the one that was checked.
+    assert {name: each.state for name, each in found.items()} == {
+        "store": "warning", "broker": "ok", "permissions": "ok", "worker": "ok", "cpu": "ok",
+    }  # fmt: skip
+    assert "compiled and ran a kernel" in found["cpu"].found
+
+
+def test_pool_that_nobody_serves_is_named_with_what_to_start(settings: Settings, node: MemoryNode) -> None:
+    worker = by_check(settings)["worker"]
+    assert worker.state == "warning"
+    assert worker.mend == "Start one: kaasq worker --pool images"
+
+
+def test_broker_url_that_is_none_does_not_stop_the_other_checks(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAASQ_CACHE_DIR", settings.cache_dir or "")
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", "--json", "--broker", "http://x", "--store", str(tmp_path / "store"), "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 1
+    assert "the broker URL does not have the form" in out
+    assert "compiled and ran a kernel" in out
+
+
+def test_compiler_that_is_not_there(settings: Settings, store: BufferStore) -> None:
+    missing = Settings(cache_dir=settings.cache_dir, compiler="/nowhere/g++")
+    assert check_device(missing, store, "cpu").found == "compiler: there is no C++ compiler '/nowhere/g++'"
+
+
+def test_missing_extra_is_to_be_installed_and_nothing_else(
+    settings: Settings, store: BufferStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Settings) -> None:
+        raise DeviceUnavailable(said)
+
+    monkeypatch.setattr(doctor, "open_device", refuse)
+    said = "cuda:0 needs CuPy and cuda-core: pip install 'kaasq[cuda13]'"
+    assert check_device(settings, store, "cuda:0") == Finding("cuda:0", "broken", said)
+    said = "the driver is too old"
+    assert "Compare the driver" in check_device(settings, store, "cuda:0").mend
