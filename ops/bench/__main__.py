@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -81,6 +82,9 @@ def main(
     store       the buffer store beside LMDB, files and memcpy
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else what was started would go on
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
+    if pictures and find_spec("matplotlib") is None:
+        raise click.UsageError("pictures need matplotlib: pip install 'kaasq[bench]'")
     name = device_names(device)[0]
     machine = describe(int(name.partition(":")[2] or 0) if name.startswith("cuda") else None)
     click.echo(_headline(machine, name))

@@ -115,8 +115,9 @@ def product_chain(squares: int, n: int, columns: int) -> Graph:
 def chain_arrays(squares: int, n: int, columns: int, seed: int) -> tuple[list[Floats], Floats]:
     """Weights that keep what they multiply at its size, and an x."""
     random = np.random.default_rng(seed)
-    weights = [random.standard_normal((n, n), dtype=np.float32) / np.float32(n**0.5) for _ in range(squares)]
-    return weights, random.standard_normal((n, columns), dtype=np.float32)
+    scale = np.float32((12 / n) ** 0.5)  # uniform numbers: a normal distribution takes seconds for what a GPU needs
+    weights = [(random.random((n, n), dtype=np.float32) - np.float32(0.5)) * scale for _ in range(squares)]
+    return weights, random.random((n, columns), dtype=np.float32)
 
 
 def reading(nbytes: int) -> Graph:
