@@ -422,3 +422,11 @@ def test_sigterm_finishes_what_was_taken_and_exits_0(broker_url, pool, tmp_path)
         with running_worker(broker_url, pool, store):  # what it had not taken is still in the queue
             for i, each in enumerate(futures):
                 np.testing.assert_allclose(each.result(60)["out"], i * X + Y)
+
+
+def test_worker_that_cannot_start_leaves_no_pool_behind(broker_url: str, pool: str, tmp_path: Path) -> None:
+    worker = RunningWorker(broker_url, pool, tmp_path / "store", device="cpuu")
+    assert worker.process.wait(30) == 1
+    with kaasq.Client(broker_url, store=tmp_path / "store", pool=pool) as client:
+        with pytest.raises(kaasq.Unroutable, match=f"kaasq worker --pool {pool}"):
+            client.run(saxpy(4), x=np.ones(4, np.float32), y=np.ones(4, np.float32), timeout=5)

@@ -55,9 +55,10 @@ class Worker:
         try:
             self._broker.watch(self._on_state)
             self._wait(lambda done: self._broker.lock(slot_lock(settings.pool, settings.slot), done))
+            self._wait(self._start_front)
+            # Only now: a pool that exists takes requests, and a worker that cannot start should not leave one behind.
             topology = pool_topology(settings.pool, settings.slot, settings.queue_type)
             self._wait(lambda done: self._broker.declare(topology, done))
-            self._wait(self._start_front)
         except BaseException:
             self.stop(0.0)
             raise
