@@ -112,6 +112,10 @@ class RequestDecoder:
             raise BadRequest(
                 f"version {shown(envelope.kaasq)} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
             )
+        if bytes(envelope.then):
+            raise BadRequest(
+                "continuations are not there yet: publish what follows when the reply or the event comes", at="then"
+            )
         graph, kernels = bytes(envelope.graph), bytes(envelope.kernels)
         if graph and kernels:
             raise BadRequest("has both a graph and kernels: it is either a request of kaasq or of KaaS", at="kernels")
