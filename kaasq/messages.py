@@ -1,4 +1,4 @@
-"""The three messages: request, reply, event. Frozen types, decoded and validated once at the edge by kaasq.codec."""
+"""The messages: request, reply and event, and the cancellation. Frozen types, decoded and validated once at the edge by kaasq.codec."""
 
 from __future__ import annotations
 

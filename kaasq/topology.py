@@ -7,7 +7,6 @@ from typing import Literal
 import msgspec
 
 from kaasq.errors import SlotTaken
-from kaasq.names import WORD as WORD  # noqa: PLC0414  # the worker's intake looks for it here
 
 REQUESTS = "kaasq.requests"
 REPLIES = "kaasq.replies"
