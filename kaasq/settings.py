@@ -22,6 +22,7 @@ DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
 DEFAULT_POOL = "default"
 INLINE_LIMIT_BYTES = 256 << 10
 GUARD_BAND_BYTES = 64 << 10  # a row of 16,384 floats: an index that is wrong by one row is seen, too
+PINNED_BYTES = 2 << 30
 PREFIX = "KAASQ_"
 FILE_NAME = "kaasq.toml"
 TABLES = {"graph_limits"}
@@ -64,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Requests queued on the device at once; 0: what the device gains from (8 on a GPU, 1 on a CPU)."""
     device_memory: Count = 0
     """Bytes of device memory to use at most; 0: what the device has, less a reserve."""
+    pinned_memory: Count = PINNED_BYTES
+    """Bytes of stored objects that a GPU may keep pinned in host memory, to read them at the bus's full speed."""
     cache_dir: str = ""
     """Compiled modules. Empty: the user's cache folder."""
     modules: str = ""

@@ -77,6 +77,13 @@ class Memory(Protocol):
         """Give it back; idempotent. Only when nothing queued uses it any more."""
 
 
+class Pinned(Protocol):
+    """Host memory that the device reads by itself."""
+
+    def release(self) -> None:
+        """Pinned no longer; idempotent. Only when nothing queued reads it any more."""
+
+
 class Mark(Protocol):
     """A point in a stream."""
 
@@ -173,6 +180,12 @@ class Device(Protocol):
 
     def allocate(self, nbytes: int) -> Memory:
         """Memory with undefined contents. Raises OutOfMemory with fields needed and capacity."""
+
+    def pin(self, data: memoryview) -> Pinned | None:
+        """Have copies from this memory run at the device's full speed until released, for as long as it stays mapped.
+
+        None where that cannot be had or gains nothing: copies work all the same.
+        """
 
     def stream(self) -> Stream:
         """A new stream."""

@@ -11,12 +11,14 @@ from collections.abc import Callable
 
 from kaasq.checks import GraphLimits
 from kaasq.messages import CacheUse, Request
-from kaasq.model import Buffer, GraphSpec
+from kaasq.model import GraphSpec
+from kaasq.settings import PINNED_BYTES
 from kaasq_storage import BufferStore
 from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.device_cache import DeviceCache
-from kaasq_workers.executor.flight import Executed, Flight, Produced
+from kaasq_workers.executor.flight import DONE, END, READY, Executed, Flight, Produced
 from kaasq_workers.executor.guard import Guard
+from kaasq_workers.executor.host_objects import HostObjects
 from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.placing import Placing
 from kaasq_workers.executor.plan import PlanCache
@@ -42,13 +44,14 @@ class Engine:
         *,
         inline_limit: int,
         in_flight: int = 0,
+        pinned_bytes: int = PINNED_BYTES,
         guard_band: int | None = None,
         libraries: Libraries | None = None,
     ) -> None:
         """``in_flight``: requests on their way at once, 0 for what the device gains from.
 
-        ``guard_band``: guard mode, with bands of that many bytes, one request at a time. ``libraries`` None: those in
-        the store alone.
+        ``pinned_bytes``: of the store that may stay pinned for the device at most. ``guard_band``: guard mode, with
+        bands of that many bytes, one request at a time. ``libraries`` None: those in the store alone.
         """
         self.device = device
         self._store = store
@@ -60,7 +63,8 @@ class Engine:
         self._guard = Guard(device, self._slots.first.stream, guard_band) if guard_band is not None else None
         # A copy that is shared could be harmed by one request and be blamed on the next: guard mode has none.
         self.cache_bytes = 0 if guarding else int(device.limits.memory * CACHE_SHARE)
-        self._placing = Placing(device, store, self._slots, DeviceCache(self.cache_bytes), self._guard)
+        host = HostObjects(store, device.pin, pinned_bytes)
+        self._placing = Placing(device, self._slots, DeviceCache(self.cache_bytes), host, self._guard)
         self._flying: list[Flight] = []
 
     def run(self, tenant: str, graph: GraphSpec, request: Request, proceed: Check | None = None) -> Executed:
@@ -84,7 +88,7 @@ class Engine:
             self._launch(flight, request, proceed)
             self._copy_out(flight, tenant, request)
             if not flight.late:
-                flight.mark()
+                flight.mark(END)
         except BaseException:
             flight.settle()
             flight.discard()
@@ -100,10 +104,10 @@ class Engine:
             if flight.late:
                 for memory, data in flight.late:
                     stream.copy_out(memory, data)
-                flight.mark()
+                flight.mark(END)
             stream.synchronize()
             flight.late.clear()  # they refer to what is to be sealed
-            outputs = [flight.outputs[each.name] for each in flight.plan.graph.buffers if each.returned]
+            outputs = [flight.outputs[each.name] for each in flight.plan.returned]
             for output in outputs:
                 if not isinstance(output.data, bytearray):
                     output.data.seal()
@@ -117,8 +121,17 @@ class Engine:
             self._placing.release(flight)
         return Executed(outputs, timings, CacheUse(hits=flight.hits, misses=flight.misses))
 
+    def tidy(self) -> None:
+        """Give back what has not been used for a while."""
+        self._placing.tidy()
+
     def close(self) -> None:
-        """Give the device its memory back. Nothing may be on its way."""
+        """Drop what is on its way, once it has run, and give the device its memory back."""
+        for flight in self._flying:
+            flight.settle()
+            flight.discard()
+            self._placing.release(flight)
+        self._flying.clear()
         self._placing.close()
 
     def _launch(self, flight: Flight, request: Request, proceed: Check | None) -> None:
@@ -128,7 +141,7 @@ class Engine:
                 if not flight.plan.stateful.isdisjoint(other.plan.stateful):
                     stream.wait(other.done)  # its launches share variables with ours
         bound.bind(flight.memory, request.scalars)
-        ready = flight.mark()
+        ready = flight.mark(READY)
         for entry in flight.loading:
             entry.ready = ready
         if self._guard is None:
@@ -136,14 +149,13 @@ class Engine:
         else:
             with self._guard.watch(flight.plan.graph, flight.memory) as check:
                 bound.launch(stream, check, proceed)
-        flight.mark()
+        flight.mark(DONE)
 
     def _copy_out(self, flight: Flight, tenant: str, request: Request) -> None:
         """Queue the copies of the outputs: the smallest into the reply as far as they fit, the rest to the store."""
         room = self._inline_limit
         early = EARLY_BYTES
-        returned: list[Buffer] = [each for each in flight.plan.graph.buffers if each.returned]
-        for buffer in sorted(returned, key=lambda each: each.nbytes):
+        for buffer in flight.plan.smallest_first:
             data: memoryview
             if buffer.name not in request.keep and buffer.nbytes <= room:
                 room -= buffer.nbytes

@@ -8,14 +8,15 @@ from typing import NamedTuple
 from kaasq.errors import KaasqError
 from kaasq.messages import CacheUse, Timings
 from kaasq.model import Buffer
-from kaasq_storage import Reading, Staged
+from kaasq_storage import Staged
 from kaasq_workers.devices.protocol import Mark, Memory
 from kaasq_workers.executor.bound import BoundPlan
 from kaasq_workers.executor.device_cache import Entry
+from kaasq_workers.executor.host_objects import HostObject
 from kaasq_workers.executor.plan import Plan
-from kaasq_workers.executor.slots import Slot
+from kaasq_workers.executor.slots import MARKS, Slot
 
-MARKS = 4  # begin, ready, done, end
+BEGIN, READY, DONE, END = range(MARKS)  # of copying in, then of launching, then of copying out
 
 
 class Produced(NamedTuple):
@@ -45,31 +46,32 @@ class Flight:
         self.memory: dict[str, Memory] = {}
         self.entries: list[Entry] = []  # of the cache, in use
         self.loading: list[Entry] = []  # those of them that it loads
-        self.readings: list[Reading] = []  # open: the device reads them in place
+        self.objects: list[HostObject] = []  # open: the device reads them in place
         self.own: list[Memory] = []  # to be freed at the end
         self.outputs: dict[str, Produced] = {}
         self.late: list[tuple[Memory, memoryview]] = []  # outputs to copy once everything before them has run
-        self.marks: list[Mark] = []
         self.hits = 0
         self.misses = 0
 
     @property
     def done(self) -> Mark:
         """Where its launches are over."""
-        return self.marks[2]
+        return self._mark(DONE)
 
     @property
     def finished(self) -> bool:
         """Whether ending it would not wait long."""
-        return self.marks[-1].passed
+        return self._mark(DONE if self.late else END).passed
 
-    def mark(self) -> Mark:
-        """Mark this point of its stream: the next of the ``MARKS``."""
-        kept, index = self.slot.marks, len(self.marks)
-        mark = self.slot.stream.mark(kept[index] if index < len(kept) else None)
-        if index == len(kept):
-            kept.append(mark)
-        self.marks.append(mark)
+    def mark(self, index: int) -> Mark:
+        """Mark this point of its stream: BEGIN, READY, DONE or END."""
+        marks = self.slot.marks
+        mark = marks[index] = self.slot.stream.mark(marks[index])
+        return mark
+
+    def _mark(self, index: int) -> Mark:
+        mark = self.slot.marks[index]
+        assert mark is not None
         return mark
 
     def settle(self) -> None:
@@ -86,7 +88,7 @@ class Flight:
 
     def timings(self, now_ns: int) -> Timings:
         """Where its time went; its stream must have passed all marks."""
-        begin, ready, done, end = self.marks
+        begin, ready, done, end = (self._mark(each) for each in range(MARKS))
         return Timings(
             load=(self.loaded_ns - self.started_ns) // 1000,
             h2d=round(ready.us_since(begin)),

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from kaasq.errors import NameNotFound, OutOfMemory
 from kaasq.messages import Stored
-from kaasq_storage import BufferStore
 from kaasq_workers.devices.protocol import Device, Memory
 from kaasq_workers.executor.device_cache import DeviceCache, Entry, Key
-from kaasq_workers.executor.flight import Flight
+from kaasq_workers.executor.flight import BEGIN, Flight
 from kaasq_workers.executor.guard import Guard
+from kaasq_workers.executor.host_objects import HostObjects
 from kaasq_workers.executor.slots import Slots
 from kaasq_workers.executor.sources import Part, missing
 
@@ -18,13 +18,13 @@ Sources = Mapping[str, bytes | Part]
 
 
 class Placing:
-    """One device's memory: slots' arenas and cached objects, which make room for each other."""
+    """One device's memory: slots' arenas and cached objects, which make room for each other; objects on the host."""
 
     def __init__(
-        self, device: Device, store: BufferStore, slots: Slots, objects: DeviceCache, guard: Guard | None
+        self, device: Device, slots: Slots, objects: DeviceCache, host: HostObjects, guard: Guard | None
     ) -> None:
         self._device = device
-        self._store = store
+        self._host = host
         self._slots = slots
         self._objects = objects
         self._guard = guard
@@ -55,14 +55,19 @@ class Placing:
             self._objects.release(entry)
         for memory in flight.own:
             memory.free()
-        for reading in flight.readings:
-            reading.__exit__(None, None, None)
+        for each in flight.objects:
+            self._host.give_back(each)
         self._slots.give(flight.slot)
+
+    def tidy(self) -> None:
+        """Give back what has not been used for a while."""
+        self._host.tidy()
 
     def close(self) -> None:
         """Give the device its memory back. Nothing may be on its way."""
         self._slots.shed(self._device.limits.memory)
         self._objects.shed(self._device.limits.memory)
+        self._host.tidy(0.0)
 
     def _find_memory(self, flight: Flight, tenant: str, cached: dict[str, Entry]) -> dict[str, Entry]:
         """Memory in the slot's arena for all but the cached parts that no launch can harm: those are used themselves.
@@ -79,7 +84,7 @@ class Placing:
             cached = self._only_shared(flight, cached)
             whole = arena.room(layout.nbytes, self._allocate)
         flight.memory = flight.bound.parts(layout, whole) | shared
-        flight.mark()
+        flight.mark(BEGIN)
         arena.hand_over(tenant, layout, flight.slot.stream)
         return cached
 
@@ -89,7 +94,7 @@ class Placing:
         for each in flight.plan.graph.buffers:
             flight.memory[each.name] = guard.allocate(each.nbytes)
             flight.own.append(flight.memory[each.name])
-        flight.mark()
+        flight.mark(BEGIN)
         for each in flight.plan.graph.buffers:
             if not each.given:
                 flight.slot.stream.zero(flight.memory[each.name])
@@ -139,11 +144,11 @@ class Placing:
     def _read(self, flight: Flight, tenant: str, name: str, part: Part, memory: Memory) -> None:
         """Queue the copy of a part of a stored object, which stays open until the request has ended."""
         try:
-            reading = self._store.open(tenant, part.object.ref)
+            opened = self._host.open(tenant, part.object.ref)
         except NameNotFound:
             raise missing(name, Stored(ref=part.object.ref)) from None
-        flight.readings.append(reading)
-        with reading.data[part.offset : part.offset + memory.nbytes] as data:
+        flight.objects.append(opened)
+        with opened.data[part.offset : part.offset + memory.nbytes] as data:
             flight.slot.stream.copy_in(memory, data)
 
     def _allocate(self, nbytes: int) -> Memory:

@@ -76,6 +76,8 @@ class Plan:
             self.steps.append(step)
         self.stateful = frozenset(each for each in loaded.values() if each.stateful)
         """Modules whose variables make requests that use them run one after the other."""
+        self.returned = tuple(each for each in graph.buffers if each.returned)
+        self.smallest_first = tuple(sorted(self.returned, key=lambda each: each.nbytes))
         self.bound: dict[int, BoundPlan] = {}
         self._layouts: dict[frozenset[str], Layout] = {}
         self.unharmed = frozenset(each.name for each in graph.buffers if each.const or each.name not in harmed)

@@ -66,6 +66,7 @@ class Executor:
             store,
             inline_limit=settings.inline_limit,
             in_flight=settings.in_flight,
+            pinned_bytes=settings.pinned_memory,
             guard_band=guard_band,
             libraries=libraries,
         )
@@ -117,6 +118,10 @@ class Executor:
         if withdrawn:
             channel.send([Withdrawn([each.tag for each in withdrawn], durable=self._withdraw(withdrawn))])
         line.waiting.extend(each for each in received if isinstance(each, Job))
+
+    def close(self) -> None:
+        """Give device and store back what it holds of them."""
+        self._engine.close()
 
     def _withdraw(self, withdrawn: list[Withdraw]) -> bool:
         """Give those requests an outcome, unless they have one: whoever of the pool meets them answers with it.
@@ -230,6 +235,7 @@ class Executor:
             return self._committer.commit(group)
 
     def _collect(self) -> None:
+        self._engine.tidy()
         try:
             collected = self._store.gc()
         except KaasqError as error:
@@ -262,6 +268,7 @@ def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> bool:
             opened.callback(device.close)
             worker = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=device.name, store=store.id)
             executor = Executor(device, store, settings, worker)
+            opened.callback(executor.close)
         except KaasqError as error:
             channel.send([Refusal(error=ErrorBody.of(error))])
             return True

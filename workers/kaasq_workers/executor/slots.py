@@ -9,6 +9,8 @@ from kaasq_workers.executor.layout import Layout
 
 ROUND_BYTES = 64 << 10  # what an arena's size is a multiple of, so that a little more often fits
 
+MARKS = 4  # in one request
+
 Allocate = Callable[[int], Memory]
 
 
@@ -60,7 +62,7 @@ class Slot:
         self.index = index
         self.stream = stream
         self.arena = Arena()
-        self.marks: list[Mark] = []
+        self.marks: list[Mark | None] = [None] * MARKS
 
 
 class Slots:

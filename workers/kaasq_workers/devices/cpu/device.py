@@ -137,6 +137,9 @@ class CpuDevice:
         """Page-aligned memory. Raises OutOfMemory."""
         return self._allocator.allocate(nbytes)
 
+    def pin(self, data: memoryview) -> None:
+        """Nothing is gained: a copy is a copy."""
+
     def stream(self) -> CpuStream:
         """A stream; all streams are alike."""
         return CpuStream(self)

@@ -18,6 +18,7 @@ from kaasq_workers.devices.protocol import Limits, Operation
 if TYPE_CHECKING:
     from kaasq_workers.devices.cuda.memory import CudaMemory
     from kaasq_workers.devices.cuda.module import CudaModule
+    from kaasq_workers.devices.cuda.pinning import CudaPinned
     from kaasq_workers.devices.cuda.stream import CudaStream
 
 log = get_logger()
@@ -57,8 +58,10 @@ class CudaDevice:
 
             from kaasq_workers.devices.cuda.builtins.builtins import Builtins
             from kaasq_workers.devices.cuda.compiler import Compiler
+            from kaasq_workers.devices.cuda.large_copies import LargeCopies
             from kaasq_workers.devices.cuda.memory import MemoryPool
             from kaasq_workers.devices.cuda.module import CudaModule
+            from kaasq_workers.devices.cuda.pinning import Pinning
             from kaasq_workers.devices.cuda.stream import CudaStream
         except ImportError as error:
             raise DeviceUnavailable(
@@ -102,6 +105,8 @@ class CudaDevice:
         )
         self._compiler = Compiler(self._capability, CompiledCache(cache_dir))
         self._memory = MemoryPool(self, limit)
+        self._pinning = Pinning(index)
+        self._large = LargeCopies()
         self._workspaces = Workspaces(self.allocate, scratch_bytes, PRODUCT_BYTES)
         self._builtins = Builtins(self, index, self._workspaces)
         cuda = runtime.driverGetVersion()
@@ -137,9 +142,13 @@ class CudaDevice:
         """Memory with undefined contents, aligned to 512 bytes. Raises OutOfMemory."""
         return self._memory.allocate(nbytes)
 
+    def pin(self, data: memoryview) -> CudaPinned | None:
+        """Register host memory, so that the GPU reads it by itself; None where the system does not let it."""
+        return self._pinning.pin(data)
+
     def stream(self) -> CudaStream:
         """A new stream that runs beside all others. Raises OutOfMemory where built-ins need memory on it."""
-        stream = self._new_stream(self)
+        stream = self._new_stream(self, self._large)
         self._workspaces.add(stream)
         return stream
 
@@ -150,6 +159,7 @@ class CudaDevice:
         self._closed = True
         try:
             self._runtime.deviceSynchronize()
+            self._large.close()
             self._builtins.close()
             self._memory.close()
         except self._runtime.CUDARuntimeError as error:

@@ -15,12 +15,14 @@ from kaasq_workers.devices.cuda.builtins.operation import CudaOperation
 from kaasq_workers.devices.cuda.builtins.products import ProductFailed
 from kaasq_workers.devices.cuda.builtins.workspaces import Workspace
 from kaasq_workers.devices.cuda.errors import Poisonable, run_error
+from kaasq_workers.devices.cuda.large_copies import FROM_BYTES as LARGE_BYTES
+from kaasq_workers.devices.cuda.large_copies import LargeCopies
 from kaasq_workers.devices.cuda.module import CudaKernel
 from kaasq_workers.devices.cuda.recording import CudaRecording, capture
 from kaasq_workers.devices.cuda.staging import Staging
 from kaasq_workers.devices.protocol import Arguments, LoadedKernel, Mark, Memory, Operation, Stream
 
-SLOT_BYTES = 4 << 20
+SLOT_BYTES = 2 << 20
 SLOTS = 4
 # Up to here the driver itself takes pageable memory along with the command, and returns at once.
 DIRECT_BYTES = 4 << 10
@@ -73,8 +75,9 @@ class CudaStream:
     (``cuda.core.Stream.from_handle``).
     """
 
-    def __init__(self, device: Poisonable) -> None:
+    def __init__(self, device: Poisonable, large: LargeCopies) -> None:
         self._device = device
+        self._large = large
         self.cupy = cupy.cuda.Stream(non_blocking=True)
         self.pointer: int = self.cupy.ptr
         self._address_of = AddressReader()
@@ -93,17 +96,20 @@ class CudaStream:
         try:
             if nbytes <= DIRECT_BYTES or _is_pinned(source, nbytes):
                 runtime.memcpyAsync(target, source, nbytes, _TO_DEVICE, self.pointer)
+                return
+
+            def send(at: int, slot: int, size: int) -> None:
+                runtime.memcpyAsync(target + at, slot, size, _TO_DEVICE, self.pointer)
+
+            if nbytes >= LARGE_BYTES:
+                self._large.ring.copy_in(source, nbytes, self.pointer, send)
             else:
-                self._stage().copy_in(
-                    source,
-                    nbytes,
-                    lambda at, slot, size: runtime.memcpyAsync(target + at, slot, size, _TO_DEVICE, self.pointer),
-                )
+                self._stage().copy_in(source, nbytes, send)
         except _CUDA_ERRORS as error:
             raise self._failed(error, "a copy to the device") from error
 
     def copy_out(self, memory: Memory, data: memoryview, offset: int = 0) -> None:
-        """Device to host. Into pageable memory the last step is ``synchronize``'s; more than the staging waits here."""
+        """Device to host. Into pageable memory the last step is ``synchronize``'s; a large copy waits here."""
         nbytes = _checked(memory, data, offset)
         if data.readonly:
             raise ValueError("cannot copy out into read-only memory")
@@ -114,13 +120,15 @@ class CudaStream:
             # Even a few bytes go through pinned memory: into any other the runtime's copy waits for the stream.
             if _is_pinned(target, nbytes):
                 runtime.memcpyAsync(target, source, nbytes, _TO_HOST, self.pointer)
+                return
+
+            def fetch(at: int, slot: int, size: int) -> None:
+                runtime.memcpyAsync(slot, source + at, size, _TO_HOST, self.pointer)
+
+            if nbytes >= LARGE_BYTES:
+                self._large.ring.copy_out(target, nbytes, self.pointer, fetch)
             else:
-                self._stage().copy_out(
-                    target,
-                    nbytes,
-                    data,
-                    lambda at, slot, size: runtime.memcpyAsync(slot, source + at, size, _TO_HOST, self.pointer),
-                )
+                self._stage().copy_out(target, nbytes, data, fetch)
         except _CUDA_ERRORS as error:
             raise self._failed(error, "a copy from the device") from error
 

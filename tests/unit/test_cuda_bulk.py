@@ -1,0 +1,94 @@
+"""Large copies through pinned slots and threads, with a GPU that does its work as late as it may."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from kaasq_workers.devices.cuda.bulk import BulkRing
+from tests.unit.test_cuda_staging import LazyGpu
+
+SLOT_BYTES = 512
+SLOTS = 12
+STREAM = 7
+SIZES = [1, SLOT_BYTES - 1, SLOT_BYTES, SLOT_BYTES + 1, 5 * SLOT_BYTES, SLOTS * SLOT_BYTES, 40 * SLOT_BYTES + 3]
+
+
+class Event:
+    """An event in a stream that is run only when somebody waits."""
+
+    def __init__(self, gpu: LazyGpu) -> None:
+        self.gpu, self.point = gpu, 0
+
+    def record(self, stream: int) -> None:
+        assert stream == STREAM
+        self.point = self.gpu.queued
+
+    def synchronize(self) -> None:
+        self.gpu.run_to(self.point)
+
+
+class Rig:
+    def __init__(self, threads: int) -> None:
+        self.gpu = LazyGpu(np.zeros(64 * SLOT_BYTES, np.uint8))
+        self.pinned = np.zeros(SLOTS * SLOT_BYTES, np.uint8)
+        self.threads = ThreadPoolExecutor(threads)
+        events = [Event(self.gpu) for _ in range(SLOTS)]
+        self.ring = BulkRing(self.pinned.ctypes.data, SLOT_BYTES, events, self.threads)
+
+    def copy_in(self, data: np.ndarray) -> None:
+        to = self.gpu.address
+        self.ring.copy_in(data.ctypes.data, data.nbytes, STREAM, lambda at, slot, n: self.gpu.copy(to + at, slot, n))
+
+    def copy_out(self, data: np.ndarray) -> None:
+        of = self.gpu.address
+        self.ring.copy_out(data.ctypes.data, data.nbytes, STREAM, lambda at, slot, n: self.gpu.copy(slot, of + at, n))
+
+
+@pytest.fixture(params=[1, 4])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    made = Rig(request.param)
+    yield made
+    made.threads.shutdown()
+
+
+@pytest.mark.parametrize("nbytes", SIZES)
+def test_bytes_arrive_in_both_directions_and_the_source_may_change_at_once(rig, nbytes):
+    random = np.random.default_rng(nbytes)
+    for _ in range(3):  # the ring is used again while the last pieces are still on their way
+        data = random.integers(0, 256, nbytes, np.uint8)
+        given = data.copy()
+        rig.copy_in(given)
+        given[:] = 0
+        back = np.zeros(nbytes + 2, np.uint8)
+        rig.copy_out(back[1:-1])
+        np.testing.assert_array_equal(back[1:-1], data)
+        assert (back[0], back[-1]) == (0, 0)
+
+
+@pytest.mark.parametrize("at", [0, 5, 30])
+def test_after_a_failure_nothing_moves_any_more_and_the_ring_works_again(rig, at):
+    data = np.arange(40 * SLOT_BYTES, dtype=np.uint8)
+    count = 0
+
+    def fail(offset: int, slot: int, nbytes: int) -> None:
+        nonlocal count
+        count += 1
+        if count > at:
+            raise OSError("lost")
+        rig.gpu.copy(slot, rig.gpu.address + offset, nbytes)
+
+    target = np.zeros(data.nbytes, np.uint8)
+    with pytest.raises(OSError, match="lost"):
+        rig.ring.copy_out(target.ctypes.data, target.nbytes, STREAM, fail)
+    target[:] = 9
+    ctypes.memset(rig.pinned.ctypes.data, 1, rig.pinned.nbytes)
+    assert (target == 9).all()
+    rig.copy_in(data)
+    back = np.zeros_like(data)
+    rig.copy_out(back)
+    np.testing.assert_array_equal(back, data)
