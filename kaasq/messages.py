@@ -1,4 +1,4 @@
-"""The messages: request, reply and event, and the cancellation. Frozen types, decoded and validated once at the edge by kaasq.codec."""
+"""The messages: request, cancel, reply, event. Frozen types, decoded and validated once at the edge by kaasq.codec."""
 
 from __future__ import annotations
 
