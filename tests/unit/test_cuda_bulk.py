@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -68,6 +69,21 @@ def test_bytes_arrive_in_both_directions_and_the_source_may_change_at_once(rig, 
         rig.copy_out(back[1:-1])
         np.testing.assert_array_equal(back[1:-1], data)
         assert (back[0], back[-1]) == (0, 0)
+
+
+def test_bytes_beside_the_destination_stay_as_they_are_in_a_files_mapping(rig, tmp_path):
+    nbytes = 30 * SLOT_BYTES
+    path = tmp_path / "file"
+    path.write_bytes(b"\x07" * (2 * nbytes))
+    data = np.random.default_rng(1).integers(0, 256, nbytes, np.uint8)
+    rig.copy_in(data)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        view = np.frombuffer(mapped, np.uint8)
+        rig.copy_out(view[100 : 100 + nbytes])
+        del view
+    written = np.frombuffer(path.read_bytes(), np.uint8)
+    np.testing.assert_array_equal(written[100 : 100 + nbytes], data)
+    assert set(written[:100]) == set(written[100 + nbytes :]) == {7}
 
 
 @pytest.mark.parametrize("at", [0, 5, 30])

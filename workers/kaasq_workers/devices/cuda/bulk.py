@@ -8,9 +8,14 @@ device passes in memory and events.
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Protocol
+
+_MADV_POPULATE_WRITE = 23  # Linux 5.14 and later; older ones refuse it, and pages come in one by one
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 AHEAD_IN = 8  # pieces being filled while an older one is sent
 AHEAD_OUT = 3  # pieces that the GPU is filling while older ones are moved on
@@ -33,9 +38,13 @@ class _Slot:
         self._recorded = False
         self._moving: Future[object] | None = None
 
-    def move(self, threads: Executor, target: int, source: int, nbytes: int) -> None:
-        """Have a thread move bytes, from here or to here."""
-        self._moving = threads.submit(ctypes.memmove, target, source, nbytes)
+    def fill(self, threads: Executor, source: int, nbytes: int) -> None:
+        """Have a thread bring bytes here."""
+        self._moving = threads.submit(ctypes.memmove, self.address, source, nbytes)
+
+    def land(self, threads: Executor, target: int, nbytes: int) -> None:
+        """Have a thread move bytes on from here."""
+        self._moving = threads.submit(_land, target, self.address, nbytes)
 
     def mark(self, stream: int) -> None:
         """The GPU is done with it once the stream gets here."""
@@ -73,7 +82,7 @@ class BulkRing:
                     offset, size = pieces[index]
                     slot = self._slot(index)
                     slot.settle()
-                    slot.move(self._threads, slot.address, source + offset, size)
+                    slot.fill(self._threads, source + offset, size)
                 if index >= AHEAD_IN:
                     offset, size = pieces[index - AHEAD_IN]
                     slot = self._slot(index - AHEAD_IN)
@@ -102,7 +111,7 @@ class BulkRing:
                     offset, size = pieces[index - AHEAD_OUT]
                     slot = self._slot(index - AHEAD_OUT)
                     slot.settle()
-                    slot.move(self._threads, destination + offset, slot.address, size)
+                    slot.land(self._threads, destination + offset, size)
             for slot in self._slots:
                 slot.settle()
         except BaseException:
@@ -123,3 +132,10 @@ class BulkRing:
                 slot.settle()
             except Exception:  # noqa: BLE001, S112 - the failure that is being reported, once more
                 continue
+
+
+def _land(target: int, source: int, nbytes: int) -> None:
+    """Move bytes to where they may be the first: threads that fault page after page would wait for each other."""
+    start = target - target % mmap.PAGESIZE
+    _madvise(start, target + nbytes - start, _MADV_POPULATE_WRITE)
+    ctypes.memmove(target, source, nbytes)
