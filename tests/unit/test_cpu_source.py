@@ -219,3 +219,33 @@ def test_a_barrier_that_an_option_names_is_seen() -> None:
     text = "__global__ void k() { SYNC(); }"
     assert not Source(text).waits("k")
     assert Source(text, ["#define SYNC __syncthreads"]).waits("k")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ('extern "C" void k(float* x) {}', "k"),
+        ("void k(float* x);\nvoid k(float* x) {}", "k"),
+        ("__device__ void k(float* x) {}", "k"),
+        ("namespace a { void k(float* x) {} }\n__global__ void k(float* x) {}", "a::k"),
+        ("template <class T> void k(T* x) {}", "k<float>"),
+    ],
+)
+def test_a_function_without_global_is_no_kernel_as_on_a_gpu(source: str, name: str) -> None:
+    read = Source(source)
+    with pytest.raises(ModuleRejected, match="a function without __global__"):
+        check_name(name, read, read.kernels())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "__global__ void k(float* x);\nvoid k(float* x) {}",
+        "#define KERNEL __global__ void\nKERNEL k(float* x) {}",
+        "#define KERNEL(name) __global__ void name(float* x)\nKERNEL(k) {}",
+        "void k(int x) {}\n__global__ void k(float* x) {}",
+    ],
+)
+def test_what_may_be_a_kernel_is_left_to_the_compiler(source: str) -> None:
+    read = Source(source)
+    check_name("k", read, read.kernels())

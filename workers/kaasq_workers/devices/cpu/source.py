@@ -125,6 +125,16 @@ class Source:
                 )
         return list(found.values())
 
+    def is_plain_function(self, qualified: str) -> bool:
+        """Whether that names functions of which none can be a kernel, since nothing in front of them says so."""
+        heads = [
+            each.head
+            for each in self._declarations
+            if (name := function_name(list(each.head))) and "::".join((*each.scope, *name)) == qualified
+        ]
+        macros = {name for each in self._declarations if not each.head for name in each.names}
+        return bool(heads) and not any({"__global__", *macros} & {*head} for head in heads)
+
     def waits(self, expression: str) -> bool:
         """Whether a barrier can be reached from what a name expression mentions. Errs towards yes."""
         return any(_BARRIER.fullmatch(word) for word in self.reachable(expression))

@@ -30,6 +30,8 @@ def check_name(name: str, source: Source, known: list[KernelSource]) -> None:
     words = re.findall(r"\w+", name.partition("<")[0])
     if not _NAME_EXPRESSION.fullmatch(name) or not words or words[-1] not in source.words:
         raise no_kernel(name, [each.name for each in known])
+    if source.is_plain_function("::".join(words)):
+        raise no_kernel(name, [each.name for each in known], "it is a function without __global__")
     here = next((each for each in known if each.name == "::".join(words)), None)
     if here and here.template and "<" not in name:
         raise ModuleRejected(
