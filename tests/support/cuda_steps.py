@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kaasq.builtins import Call, resolve_call
-from kaasq.model import BUILTINS, Buffer, Constant, Launch, Number
+from kaasq.model import BUILTINS, Buffer, Constant, Launch, Module, Number
 from kaasq_workers.devices.cpu import CpuDevice
 from kaasq_workers.devices.cuda.builtins.sources import module_of
 from kaasq_workers.devices.cuda.builtins.steps import (
@@ -112,26 +114,28 @@ def compare(
 
 
 class StepRunner:
-    """Runs steps on a cpu device. ``load`` compiles the kernels of many calls at once, which is much faster."""
+    """Runs steps on a cpu device."""
 
     def __init__(self, device: CpuDevice) -> None:
         self.device = device
         self._kernels: dict[str, Any] = {}
 
     def load(self, cases: Iterable[Case]) -> None:
-        """Compile what these cases need."""
-        wanted: dict[Any, set[str]] = {}
+        """Compile what these cases need: each module once for all of them, several at a time."""
+        wanted: dict[Module, set[str]] = {}
         for case in cases:
             for step in case.steps():
                 if isinstance(step, KernelStep) and step.kernel not in self._kernels:
                     wanted.setdefault(module_of(step.family, step.kernel), set()).add(step.kernel)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            loading = {
+                module: pool.submit(self.device.load, module, tuple(sorted(names))) for module, names in wanted.items()
+            }
         for module, names in wanted.items():
-            loaded = self.device.load(module, tuple(sorted(names)))
-            self._kernels |= {name: loaded.kernel(name) for name in names}
+            self._kernels |= {name: loading[module].result().kernel(name) for name in names}
 
     def run(self, case: Case) -> dict[str, np.ndarray]:
         """The operands' arrays afterwards."""
-        self.load([case])
         arrays = {name: value for name, value in case.operands.items() if isinstance(value, np.ndarray)}
         numbers = case.numbers()
         memory = {name: self.device.allocate(value.nbytes) for name, value in arrays.items()}

@@ -24,14 +24,15 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> CpuDevice:
 
 @pytest.fixture(scope="module")
 def runner(device: CpuDevice) -> StepRunner:
-    return StepRunner(device)
+    made = StepRunner(device)
+    made.load(CASES)
+    return made
 
 
 @pytest.mark.parametrize("name", sorted(PLANS))
 def test_kernels_give_the_answers_that_numpy_gives(device: CpuDevice, runner: StepRunner, name: str) -> None:
     mine = [case for case in CASES if case.builtin == name]
     assert mine
-    runner.load(mine)  # together: one compilation for all
     for case in mine:
         wanted, found = run_on(device, case), runner.run(case)
         compare(case, found, wanted, TOLERANCES)
