@@ -185,22 +185,22 @@ def test_a_missing_field_is_refused_naming_it_or_had_a_default(request, content_
     decodes_or_is_refused(encoded(changed(body, path, ...), content_type), content_type)
 
 
-@pytest.mark.parametrize(
-    ("path", "at", "says"),
-    [
-        (("graph",), "body", "`graph`"),
-        (("graph", "name"), "graph", "`name`"),
-        (("graph", "buffers", 0, "role"), "graph.buffers[0]", "`role`"),
-        (("graph", "launches", 0, "kernel"), "graph.launches[0]", "`kernel`"),
-    ],
-)
-@pytest.mark.parametrize("content_type", [MSGPACK, JSON])
-@given(graph=strategies.graphs())
-def test_a_missing_field_without_default_is_named(path, at, says, content_type, graph):
+NEEDED: dict[Path, str] = {
+    ("graph",): "body",
+    ("graph", "name"): "graph",
+    ("graph", "buffers", 0, "role"): "graph.buffers[0]",
+    ("graph", "launches", 0, "kernel"): "graph.launches[0]",
+}
+
+
+@given(strategies.graphs(), content_types)
+def test_a_missing_field_without_default_is_named(graph, content_type):
     assume(graph.buffers)
     body = plain(Request(graph=graph), content_type)
-    error = refused(encoded(changed(body, path, ...), content_type), content_type)
-    assert (error.at, says in error.message) == (at, True)
+    for path, place in NEEDED.items():
+        error = refused(encoded(changed(body, path, ...), content_type), content_type)
+        assert error.at == place
+        assert f"`{path[-1]}`" in error.message
 
 
 numbers = st.sampled_from([0, -1, 1.5, -0.0, 2**31, 2**53, 2**63, 2**64 - 1, -(2**63), 1e308])
