@@ -72,7 +72,7 @@ def test_loop_has_its_turns_while_thousands_are_sent_and_answered(on: Bench) -> 
 
     async def main() -> None:
         async with on.client(pending_limit=2_500, timeout=60.0) as client:
-            answered = sent = most_answered = most_sent = 0
+            answered = most_answered = most_sent = 0
 
             def count(_: object) -> None:
                 nonlocal answered
