@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaasq_workers.executor.line import Line
@@ -80,6 +80,7 @@ def test_who_does_not_fit_beside_others_is_next_once_they_have_ended_and_is_not_
     assert start(made) == [3]  # and is not held any longer than that
 
 
+@settings(deadline=None)  # up to 600 turns an example, on machines that have other things to do
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.booleans()), max_size=30),
     st.integers(1, 4),

@@ -38,7 +38,7 @@ from kaasq_workers.executor.outcomes import Committer, Ended, cancelled, conflic
 from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, ToExecutor, Vitals, Withdraw, Withdrawn
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
-GROUP_TIME_NS = 2_000_000  # a group is committed once running it has taken this long
+GROUP_TIME_S = 2e-3  # a group is committed once running it has taken this long
 GC_INTERVAL_S = 60.0
 SPIN_S = 200e-6  # without pause until something ends; then pauses of an eighth of the time waited, at most
 MOST_PAUSE_S = 250e-6  # so a request that comes while a long one runs starts soon
@@ -73,6 +73,7 @@ class Executor:
         self._committer = Committer(store, worker, ttl_s=settings.result_ttl)
         self._worker = worker
         self._ttl_s = settings.result_ttl
+        self._group_since_s = self._begun_s = self._landed_s = 0.0
         self._log = log.bind(device=device.name)
 
     def serve(self, channel: BlockingChannel, vitals: Vitals) -> bool:
@@ -83,35 +84,38 @@ class Executor:
         """
         line: Line[Flight] = Line(self._engine.in_flight)
         next_gc = time.monotonic() + GC_INTERVAL_S
-        gone, committed_ns, waiting_since = False, 0, 0.0
-        while True:
+        gone = False
+        while not (gone and not line.busy):
             if not gone:
                 received = channel.receive(timeout_s=0.0 if line.busy else max(0.0, next_gc - time.monotonic()))
                 gone = received is None
                 self._receive(received or [], line, channel)
-            if gone and not line.busy:
-                return True
             if time.monotonic() >= next_gc:
                 self._collect()
                 next_gc = time.monotonic() + GC_INTERVAL_S
-            if not line.ended:
-                committed_ns = time.monotonic_ns()
-            while (job := line.next()) is not None and not self._device.poisoned:
-                self._begin(job, line, vitals)
-            landing = next((tag for tag, (_, flight) in line.flying.items() if flight.finished), None)
-            if landing is not None and not self._device.poisoned:
-                waiting_since = 0.0
-                self._end(landing, line, vitals)
-            due = len(line.ended) >= GROUP_SIZE or time.monotonic_ns() - committed_ns > GROUP_TIME_NS
-            if line.ended and (landing is None or due or self._device.poisoned):
-                channel.send(self._commit(line.take_ended()))
-            elif landing is None and line.flying:
-                waiting_since = waiting_since or time.monotonic()
-                waited = time.monotonic() - waiting_since
-                if waited > SPIN_S:
-                    time.sleep(min(MOST_PAUSE_S, waited / 8))
+            self._turn(line, channel, vitals)
             if self._device.poisoned:
                 return not line.flying
+        return True
+
+    def _turn(self, line: Line[Flight], channel: BlockingChannel, vitals: Vitals) -> None:
+        """Start what may start, end one that has finished, commit what has ended, or else wait a little."""
+        now = time.monotonic()
+        if not line.ended:
+            self._group_since_s = now
+        while len(line.ended) < GROUP_SIZE and not self._device.poisoned and (job := line.next()) is not None:
+            self._begin(job, line, vitals)
+        finished = next((tag for tag, (_, flight) in line.flying.items() if flight.finished), None)
+        if finished is not None and not self._device.poisoned:
+            self._landed_s = now
+            self._end(finished, line, vitals)
+        due = len(line.ended) >= GROUP_SIZE or time.monotonic() - self._group_since_s > GROUP_TIME_S
+        if line.ended and (finished is None or due or self._device.poisoned):
+            channel.send(self._commit(line.take_ended()))
+        elif finished is None and line.flying:
+            waited = now - max(self._landed_s, self._begun_s)
+            if waited > SPIN_S:
+                time.sleep(min(MOST_PAUSE_S, waited / 8))
 
     def _receive(self, received: list[ToExecutor], line: Line[Flight], channel: BlockingChannel) -> None:
         withdrawn = [each for each in received if isinstance(each, Withdraw)]
@@ -145,6 +149,7 @@ class Executor:
         if job.published_ms is not None:
             ended.queued_us = max(0, round(time.time() * 1e6) - job.published_ms * 1000)
         flight: Flight | None = None
+        self._begun_s = time.monotonic()
         vitals.begin(job.tag)
         with self._answered(ended):
             try:

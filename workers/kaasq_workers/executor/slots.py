@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from kaasq_workers.devices.protocol import Device, Mark, Memory, Stream
 from kaasq_workers.executor.layout import Layout
@@ -82,11 +82,14 @@ class Slots:
         """The one that is used when only one is."""
         return self._all[0]
 
-    def take(self) -> Slot:
-        """A slot; the one given back last if there is a choice, since plans are likely to be bound to it."""
+    def take(self, preferred: Container[int]) -> Slot:
+        """A slot: one of those ``preferred`` by index if idle, so that a plan's recording and its tenant's memory serve
+        again; else the one given back last.
+        """
         if not self._idle:
             self._add()
-        return self._idle.pop()
+        last = len(self._idle) - 1
+        return self._idle.pop(next((at for at in range(last, -1, -1) if self._idle[at].index in preferred), last))
 
     def give(self, slot: Slot) -> None:
         """It is idle again: nothing queued on it is still running."""
