@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,11 @@ from onnx import TensorProto, helper
 
 import kaasq
 from kaasq.importers.onnx import OnnxLimits, load
+from kaasq.importers.onnx.folding import FOLDED
+from kaasq.importers.onnx.operators import OPERATORS
 from tests.support.onnx_models import model_of
+
+DOC = Path(__file__).parents[2] / "docs" / "importers.md"
 
 node = helper.make_node
 X = np.zeros((2, 3), np.float32)
@@ -443,6 +448,12 @@ def test_initializer_that_is_also_an_input_is_a_constant() -> None:
 
 def test_mistake_in_the_graphs_name_is_told() -> None:
     assert "no graph name" in refusal(linear(), name="two words")
+
+
+def test_operators_that_the_documentation_lists_are_those_there_are() -> None:
+    section = DOC.read_text().partition("### Operators")[2].partition("\n###")[0]
+    rows = [line.split("|")[2] for line in section.splitlines() if line.startswith("|")]
+    assert set(re.findall(r"\b[A-Z]\w+", " ".join(rows))) == set(OPERATORS) | FOLDED
 
 
 # --------------------------------------------------------------------------------------------------------------- upload
