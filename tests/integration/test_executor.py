@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kaasq import codec
+from kaasq.errors import KernelFailed
 from kaasq.ids import new_id
 from kaasq.messages import Reply, Request, Stored, WorkerInfo
 from kaasq.settings import Settings
@@ -17,7 +20,7 @@ from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.outcomes import Ended
 from kaasq_workers.executor.serving import Executor
-from kaasq_workers.link import Job, Vitals
+from kaasq_workers.link import Answer, BlockingChannel, FrameReader, FromExecutor, Job, Vitals, frame
 from tests.support.graphs import only_output
 
 ONE = only_output('extern "C" __global__ void one(int* out) { out[0] = 1; }', "one").freeze()
@@ -37,8 +40,9 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CpuDevice]:
     opened.close()
 
 
-def executor(store: BufferStore, device: CpuDevice) -> Executor:
-    return Executor(device, store, Settings(), WorkerInfo(host="h", pid=1, device="cpu", store=store.id))
+def executor(store: BufferStore, device: CpuDevice, *, in_flight: int = 0) -> Executor:
+    worker = WorkerInfo(host="h", pid=1, device="cpu", store=store.id)
+    return Executor(device, store, Settings(in_flight=in_flight), worker)
 
 
 def job(request: Request, key: str | None = None) -> Job:
@@ -102,3 +106,60 @@ def test_an_offset_out_of_bounds_is_a_bad_request_naming_the_place(store, device
     answered = reply(one._commit([ran(one, job(request))]))
     assert answered.error.code == "bad_request"
     assert answered.error.detail["at"].startswith("bind.x")
+
+
+def served(executor: Executor, jobs: list[Job]) -> tuple[bool, list[Answer], Vitals]:
+    """What becomes of jobs that come at once, from a front that then hangs up."""
+    ours, theirs = socket.socketpair()
+    page = vitals()
+    with ours, theirs:
+        ours.sendall(frame(jobs))
+        ours.shutdown(socket.SHUT_WR)
+        told = executor.serve(BlockingChannel(theirs), page)
+        theirs.close()
+        data = b"".join(iter(lambda: ours.recv(1 << 20), b""))
+    return told, list(FrameReader(FromExecutor).feed(data)), page
+
+
+def poisoning(device: CpuDevice, made: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the device be lost when a request ends, as a GPU is after a kernel has crashed."""
+
+    def lost(flight: Flight) -> None:
+        monkeypatch.setattr(device, "poisoned", True)
+        raise KernelFailed("kernel 'one' failed")
+
+    monkeypatch.setattr(made._engine, "end", lost)
+
+
+def test_who_alone_was_running_as_the_device_was_lost_is_told(store, device, monkeypatch):
+    made = executor(store, device)
+    poisoning(device, made, monkeypatch)
+    jobs = [msgspec.structs.replace(job(Request(graph=ONE)), tag=tag) for tag in (1, 2)]
+    told, answers, page = served(made, jobs)
+    assert (told, [(each.tag, each.error.code) for each in answers]) == (True, [(1, "kernel_failed")])
+    assert page.running == {}  # the second was never begun: the front has it run by another executor
+
+
+def test_of_several_that_were_running_as_the_device_was_lost_none_is_answered(store, device, monkeypatch):
+    made = executor(store, device, in_flight=3)
+    poisoning(device, made, monkeypatch)
+    jobs = [msgspec.structs.replace(job(Request(graph=ONE)), tag=tag) for tag in (1, 2, 3, 4)]
+    told, answers, page = served(made, jobs)
+    assert (told, answers) == (False, [])
+    assert page.running.keys() == {1, 2, 3}
+
+
+@pytest.mark.parametrize("in_flight", [1, 5])
+def test_every_request_of_a_batch_is_answered_once_and_repeats_with_their_first_outcome(store, device, in_flight):
+    made = executor(store, device, in_flight=in_flight)
+    keys = [new_id() for _ in range(50)]
+    jobs = [
+        msgspec.structs.replace(job(Request(graph=ONE, keep={"out": f"kept/{tag % 50}"}), keys[tag % 50]), tag=tag)
+        for tag in range(1, 151)
+    ]
+    told, answers, page = served(made, jobs)
+    assert told
+    assert sorted(each.tag for each in answers) == list(range(1, 151))
+    versions = [codec.decode_reply(each.reply, codec.MSGPACK).outputs["out"].version for each in answers]
+    assert versions == [1] * 150
+    assert page.running == {}
