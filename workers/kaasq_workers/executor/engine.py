@@ -80,7 +80,12 @@ class Engine:
         sources = resolve(self._store, tenant, graph, request)
         plan, known = self._plans.get(tenant, graph)
         slot = self._slots.take(plan.bound)
-        flight = Flight(slot, plan, self._plans.bound(plan, slot.index), started_ns)
+        try:
+            bound = self._plans.bound(plan, slot.index)
+        except BaseException:
+            self._slots.give(slot)
+            raise
+        flight = Flight(slot, plan, bound, started_ns)
         flight.hits, flight.misses = (1, 0) if known else (0, 1)
         flight.loaded_ns = time.perf_counter_ns()
         try:
