@@ -20,8 +20,7 @@ from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings
 from real_broker import Broker
 from tests.support import graphs
-from tests.support.async_clients import Held
-from tests.support.fake_worker import FakeWorker, saxpy, sends_hash
+from tests.support.fake_worker import FakeWorker, Held, saxpy, sends_hash
 from tests.support.loops import play
 from tests.support.workers import running_worker
 

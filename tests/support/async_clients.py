@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kaasq.broker import Message
 from kaasq.memory import MemoryBroker, MemoryNode
-from kaasq.messages import Output, Reply, Request
+from kaasq.messages import Output, Reply
 from kaasq.settings import Settings
 from kaasq_producers import AsyncClient
-from tests.support.fake_worker import INFO, FakeWorker
-
-
-class Held:
-    """An answer that holds requests back until the test replies."""
-
-    def __init__(self) -> None:
-        self.taken: queue.Queue[tuple[Request, Message]] = queue.Queue()
-
-    def __call__(self, request: Request, message: Message) -> None:
-        self.taken.put((request, message))
-
-    def next(self) -> tuple[Request, Message]:
-        return self.taken.get(timeout=5)
+from tests.support.fake_worker import INFO, FakeWorker, Held
 
 
 class Gate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from typing import Self
@@ -22,7 +23,7 @@ Answer = Callable[[Request, Message], "Reply | None"]
 
 
 def saxpy(request: Request, message: Message) -> Reply:
-    """What a worker replies to tests.unit.graphs.saxpy."""
+    """What a worker replies to tests.support.graphs.saxpy."""
     assert message.message_id is not None
     x, y = (np.frombuffer(_inline(request, name), np.float32) for name in ("x", "y"))
     out = np.float32(request.scalars.get("a", 2.0)) * x + y
@@ -34,6 +35,19 @@ def _inline(request: Request, name: str) -> bytes:
     data = request.bind[name]
     assert isinstance(data, bytes)
     return data
+
+
+class Held:
+    """An answer that holds requests back until the test replies."""
+
+    def __init__(self) -> None:
+        self.taken: queue.Queue[tuple[Request, Message]] = queue.Queue()
+
+    def __call__(self, request: Request, message: Message) -> None:
+        self.taken.put((request, message))
+
+    def next(self) -> tuple[Request, Message]:
+        return self.taken.get(timeout=5)
 
 
 class FakeWorker:

@@ -19,8 +19,7 @@ from kaasq.settings import Settings
 from kaasq.topology import CONTROL, Binding, Queue, Topology
 from kaasq_producers import AsyncClient, Client
 from tests.support import graphs
-from tests.support.async_clients import Held
-from tests.support.fake_worker import INFO, FakeWorker, saxpy
+from tests.support.fake_worker import INFO, FakeWorker, Held, saxpy
 from tests.support.loops import Plain, Threaded
 from tests.support.messaging import Deliveries, declare
 

@@ -40,7 +40,7 @@ from kaasq_producers.client_core import ClientCore
 from kaasq_producers.futures import ResultFuture
 from kaasq_producers.prepare import Preparer
 from tests.support import graphs
-from tests.support.fake_worker import FakeWorker, saxpy, sends_hash, unknown_graph
+from tests.support.fake_worker import FakeWorker, Held, saxpy, sends_hash, unknown_graph
 from tests.support.logs import log_lines
 
 X = np.arange(4, dtype=np.float32)
@@ -73,19 +73,6 @@ def client(node: MemoryNode, settings: Settings) -> Iterator[Client]:
 def limited(client: Client, **changes: Any) -> Client:
     """The same client with other settings; before its first request only."""
     return Client(client._broker, settings=msgspec.structs.replace(client.settings, **changes))
-
-
-class Held:
-    """An answer that holds requests back until the test replies."""
-
-    def __init__(self) -> None:
-        self.taken: queue.Queue[tuple[Request, Message]] = queue.Queue()
-
-    def __call__(self, request: Request, message: Message) -> None:
-        self.taken.put((request, message))
-
-    def next(self) -> tuple[Request, Message]:
-        return self.taken.get(timeout=5)
 
 
 def wait_until(condition: Any, timeout_s: float = 5.0) -> None:
