@@ -98,9 +98,13 @@ def test_cancelling_a_future_stops_its_request(pool):
 
 def test_a_kernel_that_never_ends_is_killed_with_its_executor(pool):
     before = pool.executors()
+    ending = kaasq.Graph("ending")
+    out = ending.inout("out", shape=16, dtype="int32")
+    ending.launch(kaasq.Module.from_source(ENDLESS).kernel("endless"), grid=1, block=1, args=[out])
     with pool.client() as client:
+        client.run(ending, out=np.ones(16, np.int32))  # compiled from here on
         future = client.submit(only_output(ENDLESS, "endless"))
-        time.sleep(1.5)  # compiled and running
+        time.sleep(0.5)  # it is running
         client.cancel(future.request_id)
         cancelled(future)
         assert client.run(saxpy(N), x=X, y=X)["out"][3] == 9

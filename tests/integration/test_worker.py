@@ -19,6 +19,7 @@ from kaasq.broker import Delivery, Message
 from kaasq.ids import new_id
 from kaasq.messages import Reply
 from kaasq.rabbit import RabbitBroker
+from kaasq.settings import Settings
 from kaasq.topology import EVENTS, REQUESTS, Binding, Queue, Topology, reply_queue, reply_topology, request_key
 from tests.support.graphs import CRASH, ENDLESS, SAXPY, only_output, saxpy, scribble, sum_of_squares
 from tests.support.workers import RunningWorker, running_worker
@@ -314,8 +315,9 @@ def test_no_worker_for_the_pool(served):
 
 
 def test_no_broker(tmp_path):
+    settings = Settings(store=str(tmp_path), connect_timeout=1)
     with (
-        kaasq.Client("amqp://guest:guest@127.0.0.1:1/", store=tmp_path) as client,
+        kaasq.Client("amqp://guest:guest@127.0.0.1:1/", settings=settings) as client,
         pytest.raises(kaasq.BrokerLost, match=r"127\.0\.0\.1:1"),
     ):
         client.run(saxpy(N), x=X, y=Y)
