@@ -21,9 +21,20 @@ from kaasq import Graph, Module, local
 BLOCK = (32, 8)
 REPEATS = 3  # behind one figure of a round, which is the least: what others do to a shared core only adds
 
+STRIDED = r"""
+extern "C" __global__ void strided(float a, const float* x, const float* y, float* out, int n)
+{ for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) out[i] = a * x[i] + y[i]; }
+"""
 EXPONENTIAL = r"""
 extern "C" __global__ void exponential(const float* x, float* out, int n)
 { int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) out[i] = expf(x[i]); }
+"""
+SCALE = r"""
+extern "C" __global__ void scale(const float* u, float* out, int w, int h)
+{
+  int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
+  if (x < w && y < h) out[y * w + x] = 2.0f * u[y * w + x] + 1.0f;
+}
 """
 HEAT = r"""
 extern "C" __global__ void heat(const float* u, float* out, int w, int h)
@@ -94,6 +105,14 @@ def _least(side: Callable[[], float]) -> Callable[[], float]:
 
 
 def _saxpy(side: int) -> Kernel:
+    return _line("saxpy", SAXPY, side, blocks=-(-side * side // 256))
+
+
+def _strided(side: int) -> Kernel:
+    return _line("strided", STRIDED, side, blocks=64)
+
+
+def _line(name: str, source: str, side: int, *, blocks: int) -> Kernel:
     n = side * side
     x, y = np.random.default_rng(1).random((2, n), dtype=np.float32)
 
@@ -101,7 +120,7 @@ def _saxpy(side: int) -> Kernel:
         np.multiply(x, np.float32(2), out=out)
         np.add(out, y, out=out)
 
-    return Kernel("saxpy", SAXPY, {"x": x, "y": y}, (-(-n // 256),), (256,), (np.int32(n),), by_numpy, (np.float32(2),))
+    return Kernel(name, source, {"x": x, "y": y}, (blocks,), (256,), (np.int32(n),), by_numpy, (np.float32(2),))
 
 
 def _exponential(side: int) -> Kernel:
@@ -110,6 +129,16 @@ def _exponential(side: int) -> Kernel:
     return Kernel(
         "exponential", EXPONENTIAL, {"x": x}, (-(-n // 256),), (256,), (np.int32(n),), lambda x, out: np.exp(x, out=out)
     )
+
+
+def _scale(side: int) -> Kernel:
+    u = np.random.default_rng(1).random((side, side), dtype=np.float32)
+
+    def by_numpy(u: Floats, out: Floats) -> None:
+        np.multiply(u, np.float32(2), out=out)
+        np.add(out, np.float32(1), out=out)
+
+    return Kernel("scale", SCALE, {"u": u}, _grid(side), BLOCK, (np.int32(side), np.int32(side)), by_numpy)
 
 
 def _heat(side: int) -> Kernel:
@@ -141,7 +170,9 @@ CASES = tuple(
     Case(name, partial(kernel_case, make))
     for name, make in (
         ("saxpy", _saxpy),
+        ("grid-stride saxpy", _strided),
         ("exponential", _exponential),
+        ("2-D scale", _scale),
         ("2-D stencil", _heat),
         ("transpose", _transpose),
     )
