@@ -11,6 +11,8 @@ from kaasq.settings import DEFAULT_BROKER_URL, Settings, default_store, load_set
 from kaasq_producers import Client
 from kaasq_storage import open_store
 
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -131,3 +133,9 @@ def test_tenant_is_the_user_of_the_broker_url(url: str, tenant: str) -> None:
 def test_user_that_can_be_no_tenant_is_refused() -> None:
     with pytest.raises(BadRequest, match=r"tenant: 'A\.B' is no tenant"):
         _ = Settings(broker_url="amqp://A.B@localhost").tenant
+
+
+def test_every_setting_stands_in_the_operators_documentation() -> None:
+    rows = [line.split("|")[1] for line in OPERATIONS.read_text().splitlines() if line.startswith("| `")]
+    named = {word.strip(" `") for row in rows for word in row.split(",")}
+    assert set(Settings.__struct_fields__) <= named
