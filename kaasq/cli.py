@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMANDS = {
     "worker": "kaasq_workers.cli:worker",
-    "doctor": "kaasq_workers.doctor:doctor",
+    "doctor": "kaasq_workers.doctor.command:doctor",
     "run": "kaasq_producers.commands.run:run",
     "put": "kaasq_producers.commands.store:put",
     "get": "kaasq_producers.commands.store:get",

@@ -13,8 +13,9 @@ from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Reply, Request
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore, open_store
-from kaasq_workers import doctor
-from kaasq_workers.doctor import Finding, check_device, examine
+from kaasq_workers.doctor.command import examine
+from kaasq_workers.doctor.device import check_device
+from kaasq_workers.doctor.finding import Finding
 from tests.support.fake_worker import INFO, FakeWorker
 
 
@@ -29,7 +30,9 @@ def settings(tmp_path: Path) -> Settings:
 def node(monkeypatch: pytest.MonkeyPatch) -> MemoryNode:
     """What doctor reaches instead of RabbitMQ."""
     made = MemoryNode()
-    monkeypatch.setattr(doctor, "RabbitBroker", lambda url, connection_name: MemoryBroker(made, "guest"))
+    monkeypatch.setattr(
+        "kaasq_workers.doctor.broker.RabbitBroker", lambda url, connection_name: MemoryBroker(made, "guest")
+    )
     return made
 
 
@@ -85,7 +88,7 @@ def test_missing_extra_is_to_be_installed_and_nothing_else(
     def refuse(_: Settings) -> None:
         raise DeviceUnavailable(said)
 
-    monkeypatch.setattr(doctor, "open_device", refuse)
+    monkeypatch.setattr("kaasq_workers.doctor.device.open_device", refuse)
     said = "cuda:0 needs CuPy and cuda-core: pip install 'kaasq[cuda13]'"
     assert check_device(settings, store, "cuda:0") == Finding("cuda:0", "broken", said)
     said = "the driver is too old"

@@ -1,0 +1,1 @@
+"""``kaasq doctor``: checks whatever a request passes on its way, and says how to mend what is broken."""

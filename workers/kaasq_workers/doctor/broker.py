@@ -1,0 +1,118 @@
+"""Whether the broker lets one in and may be used, and whether a worker of the pool answers."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+
+from kaasq import codec
+from kaasq.broker import Broker, Delivery, Done, Message, wait_for
+from kaasq.errors import BrokerLost, KaasqError, ReplyTimeout, Unroutable
+from kaasq.ids import new_id
+from kaasq.messages import Request
+from kaasq.rabbit import RabbitBroker
+from kaasq.settings import Settings
+from kaasq.topology import REQUESTS, reply_queue, reply_topology, request_key
+from kaasq_workers.doctor.finding import Finding
+from kaasq_workers.doctor.probe import probe
+
+CHECK_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 5.0
+
+
+def check_broker(settings: Settings, store_id: str | None) -> Iterator[Finding]:
+    """Connection, permissions, and whether a worker of the pool answers."""
+    try:
+        broker = RabbitBroker(settings.broker_url, connection_name="kaasq doctor")
+        broker.open(min(settings.connect_timeout, CONNECT_TIMEOUT_S))
+    except KaasqError as error:
+        hint = (
+            "Start one (docker run -p 5672:5672 rabbitmq:4, or apt-get install rabbitmq-server), or name yours with "
+            "--broker or KAASQ_BROKER_URL."
+            if isinstance(error, BrokerLost)
+            else "Correct form, user, password and virtual host of the URL, or have the user given access."
+        )
+        yield Finding("broker", "broken", error.message, hint)
+        return
+    try:
+        yield Finding("broker", "ok", f"connected as {broker.tenant}")
+        permissions = _permissions(broker)
+        yield permissions
+        if permissions.state == "ok":
+            yield from _request(broker, settings, store_id)
+    finally:
+        broker.close()
+
+
+def _permissions(broker: Broker) -> Finding:
+    reply_id = new_id()
+    try:
+        _wait(lambda done: broker.declare(reply_topology(broker.tenant, reply_id), done))
+    except KaasqError as error:
+        return Finding(
+            "permissions",
+            "broken",
+            error.message,
+            f"rabbitmqctl set_permissions {broker.tenant} '^kaasq\\.' '^kaasq\\.' '^kaasq\\.'",
+        )
+    return Finding("permissions", "ok", "may declare exchanges and reply queues")
+
+
+def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterator[Finding]:
+    """The whole way: a request of one tiny kernel to the pool."""
+    reply_id = new_id()
+    replies: queue.Queue[Message] = queue.Queue()
+
+    def on_delivery(delivery: Delivery) -> None:
+        delivery.ack()
+        replies.put(delivery.message)
+
+    start = f"Start one: kaasq worker --pool {settings.pool}"
+    started = time.perf_counter()
+    try:
+        _wait(lambda done: broker.declare(reply_topology(broker.tenant, reply_id), done))
+        broker.consume(reply_queue(broker.tenant, reply_id), on_delivery, prefetch=1)
+        message = Message(
+            body=codec.encode(Request(graph=probe())),
+            content_type=codec.MSGPACK,
+            message_id=new_id(),
+            user_id=broker.tenant,
+            reply_to=reply_id,
+            expiration_ms=int(ANSWER_TIMEOUT_S * 1000),
+            timestamp_ms=int(time.time() * 1000),
+        )
+        key = request_key(broker.tenant, settings.pool)
+        _wait(lambda done: broker.publish(message, exchange=REQUESTS, routing_key=key, mandatory=True, done=done))
+        answer = replies.get(timeout=ANSWER_TIMEOUT_S)
+        reply = codec.decode_reply(answer.body, answer.content_type)
+    except Unroutable:
+        yield Finding("worker", "warning", f"no worker ever served pool {settings.pool!r}", start)
+        return
+    except queue.Empty:
+        found = f"pool {settings.pool!r} has a queue, but no worker answered within {ANSWER_TIMEOUT_S:.0f} s"
+        yield Finding("worker", "warning", found, f"They are busy, or gone. {start}")
+        return
+    except KaasqError as error:
+        yield Finding("worker", "broken", error.message)
+        return
+    took_ms = (time.perf_counter() - started) * 1e3
+    if reply.error is not None or reply.worker is None:
+        yield Finding("worker", "broken", reply.error.message if reply.error else "it sent an empty answer")
+        return
+    yield Finding("worker", "ok", f"{reply.worker.device} on {reply.worker.host} answered in {took_ms:.0f} ms")
+    if store_id is not None and reply.worker.store != store_id:
+        yield Finding(
+            "store",
+            "warning",
+            "the worker uses another store than the one named here: large inputs and names will not be found",
+            "Give both the same --store (or KAASQ_STORE), on one host.",
+        )
+
+
+def _wait(operation: Callable[[Done], object]) -> None:
+    try:
+        wait_for(operation, CHECK_TIMEOUT_S)
+    except TimeoutError:
+        raise ReplyTimeout(f"the broker did not answer within {CHECK_TIMEOUT_S:.0f} s") from None
