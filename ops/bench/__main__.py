@@ -69,7 +69,7 @@ def main(
     into: Path | None,
     pictures: bool,
 ) -> None:
-    r"""Measure kaasq beside what it stands on and beside its peers; all PARTS unless some are named.
+    """Measure kaasq beside what it stands on and beside its peers; all PARTS unless some are named.
 
     \b
     messaging   a no-op and a small saxpy beside an echo, workers by hand, Celery
