@@ -42,7 +42,21 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     part: PartReport
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+HELP = """Measure kaasq beside what it stands on and beside its peers; all PARTS unless some are named.
+
+\b
+messaging   a no-op and a small saxpy beside an echo, workers by hand, Celery
+overhead    graphs of launches, a solver, products beside the same by hand
+copies      store to device and back beside the memory's own speed
+sharing     tenants, small kernels, more data than the device holds
+cold        first requests beside a fresh process for each
+cpu         kernels on the cpu device beside NumPy
+device      the cuda device beside CuPy and cuda.core
+store       the buffer store beside LMDB, files and memcpy
+"""
+
+
+@click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda:0, ... or auto.")
 @click.option("--quick", is_flag=True, help="Fewer rounds, shorter windows, smaller data: two minutes in all.")
@@ -69,18 +83,7 @@ def main(
     into: Path | None,
     pictures: bool,
 ) -> None:
-    """Measure kaasq beside what it stands on and beside its peers; all PARTS unless some are named.
-
-    \b
-    messaging   a no-op and a small saxpy beside an echo, workers by hand, Celery
-    overhead    graphs of launches, a solver, products beside the same by hand
-    copies      store to device and back beside the memory's own speed
-    sharing     tenants, small kernels, more data than the device holds
-    cold        first requests beside a fresh process for each
-    cpu         kernels on the cpu device beside NumPy
-    device      the cuda device beside CuPy and cuda.core
-    store       the buffer store beside LMDB, files and memcpy
-    """
+    """Measure and report."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else what was started would go on
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
     if pictures and find_spec("matplotlib") is None:
