@@ -50,7 +50,7 @@ def test_one_that_crashes_is_found_among_those_that_ran_beside_it(client):
     before = submitted(client, 6)
     crash = client.submit(CRASH, timeout=60)
     after = submitted(client, 6)
-    with pytest.raises(kaasq.KernelFailed, match="killed its executor 2 times|kernel .crash. failed"):
+    with pytest.raises(kaasq.KernelFailed, match=r"killed its executor 2 times|kernel .crash. failed"):
         crash.result(60)
     check(before)
     check(after)

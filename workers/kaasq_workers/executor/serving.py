@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from kaasq import codec
+from kaasq.builtins import builtin_names
 from kaasq.codec import RequestDecoder
 from kaasq.errors import (
     DeadlineExceeded,
@@ -170,7 +171,9 @@ class Executor:
         """Take what a request gave that has finished."""
         ended, flight = line.flying[tag]
         with self._answered(ended):
-            ended.executed = self._engine.end(flight)
+            ended.executed = executed = self._engine.end(flight)
+            job, kernel_us = ended.job, executed.timings.kernel
+            self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=ended.graph, kernel_us=kernel_us)
         if self._device.poisoned and len(line.flying) > 1:
             return
         line.landed(tag)
@@ -269,6 +272,7 @@ def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> bool:
         try:
             store = open_store(settings.store_path, capacity=settings.store_capacity, sync=settings.store_sync)
             opened.callback(store.close)
+            builtin_names()  # loads what other packages add: what cannot be is logged now, not at its first use
             device = open_device(settings)
             opened.callback(device.close)
             worker = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=device.name, store=store.id)
