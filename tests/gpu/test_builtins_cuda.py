@@ -97,7 +97,7 @@ SIZES = [(1, 1, 1), (64, 64, 64), (127, 33, 65), (1, 1000, 513), (1025, 1, 77), 
 
 
 @pytest.mark.parametrize("dtype", EPSILONS)
-@pytest.mark.parametrize(("transpose_a", "transpose_b"), itertools.product((False, True), repeat=2))
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), list(itertools.product((False, True), repeat=2)))
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (-0.5, 2.0)])
 def test_gemm_is_as_exact_as_its_dtype(
     device: CudaDevice, dtype: str, transpose_a: bool, transpose_b: bool, alpha: float, beta: float

@@ -481,6 +481,7 @@ async def main(on):
         asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), signal.SIGINT)
         await asyncio.gather(*(client.run(graphs.saxpy(), x=[1, 2, 3, 4], y=[0, 0, 0, 0]) for _ in range(5)))
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
 with bench(Path(sys.argv[1])) as on:
     try:
         asyncio.run(main(on))
