@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import cupy
@@ -14,7 +15,7 @@ from bench.peers.resident import Once
 CAPTURED = 100  # launches in a captured graph at most: longer ones are launched several times
 
 
-class CupyProgram:
+class CupyProgram(ABC):
     """What both have in common: arrays in device memory, copies, events around the launches."""
 
     def __init__(self, index: int, program: Program) -> None:
@@ -59,9 +60,9 @@ class CupyProgram:
         device_us = float(cupy.cuda.get_elapsed_time(self._begin, self._end)) * 1e3
         return Once(device_us, wall_us, wall_us, outputs)
 
+    @abstractmethod
     def launch(self) -> None:
         """Queue the launches in the current stream."""
-        raise NotImplementedError
 
     def queue(self, iterations: int) -> None:
         """So many iterations, launch by launch."""
