@@ -18,11 +18,8 @@ from functools import cache
 from typing import Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
-from pika.exceptions import AMQPError
-
-import rabbitmq_node
-from rabbitmq_api import Management, ManagementError
-from rabbitmq_node import NodeError, RabbitNode, free_ports, probe
+from kaasq_bench.rabbitmq.api import Management, management_of
+from kaasq_bench.rabbitmq.node import NodeError, RabbitNode, free_ports, installed, probe
 
 URL_VARIABLE = "KAASQ_TEST_BROKER_URL"
 MANAGEMENT_VARIABLE = "KAASQ_TEST_MANAGEMENT_URL"
@@ -97,7 +94,7 @@ class RabbitContainer:
             try:
                 self.version = probe(self.url)
                 break
-            except (AMQPError, OSError) as error:
+            except ConnectionError as error:
                 if time.monotonic() > deadline:
                     raise NodeError(f"{IMAGE} was not ready in time") from error
                 time.sleep(0.1)
@@ -154,7 +151,7 @@ def own_source() -> Source:
     """Where a broker that a test may kill would come from."""
     if _docker_offers_image():
         return "docker"
-    return "node" if rabbitmq_node.installed() else "none"
+    return "node" if installed() else "none"
 
 
 @contextlib.contextmanager
@@ -181,9 +178,10 @@ def real_broker() -> Iterator[RealBroker]:
     if url:
         try:
             version = probe(url)
-        except (AMQPError, OSError) as error:
-            raise NodeError(f"{URL_VARIABLE}={_place(url)} does not answer: {error!r}") from error
-        yield RealBroker(url=url, version=version, how=_place(url), management=management_of(url))
+        except ConnectionError as error:
+            raise NodeError(f"{URL_VARIABLE}={_place(url)} does not answer: {error}") from error
+        management = management_of(url, os.environ.get(MANAGEMENT_VARIABLE))
+        yield RealBroker(url=url, version=version, how=_place(url), management=management)
         return
     with own_broker() as broker:
         kind = "a container" if isinstance(broker, RabbitContainer) else "a private node"
@@ -216,18 +214,6 @@ def _docker_offers_image() -> bool:
     finally:
         client.close()
     return True
-
-
-def management_of(url: str) -> Management | None:
-    """The management API of a given broker: as told, else on its usual port with the same credentials."""
-    parts = urlsplit(url)
-    usual = f"http://{parts.username or 'guest'}:{parts.password or 'guest'}@{parts.hostname}:15672"
-    management = Management(os.environ.get(MANAGEMENT_VARIABLE) or usual)
-    try:
-        management.version()
-    except ManagementError:
-        return None
-    return management
 
 
 def _place(url: str) -> str:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.parts.messaging import ONLY_FULL
-from bench.setting import BenchBroker, Setting
-from bench.suite import PARTS, cases_of, run_cases
+from kaasq_bench.parts.messaging import ONLY_FULL
+from kaasq_bench.setting import BenchBroker, Setting
+from kaasq_bench.suite import PARTS, cases_of, run_cases
 
-OPS = Path(__file__).parents[2] / "ops"
 CASES = [(part, case) for part in PARTS for case in cases_of(part)]
 LEFT_OUT = {
     "no-op, classic, synced": ONLY_FULL,
@@ -59,8 +58,20 @@ def test_every_case_runs_through_on_the_cpu_or_says_why_not(part, case, setting)
 
 
 def test_the_command_prints_a_table_and_writes_figures_and_a_picture(tmp_path):
-    arguments = ["-m", "bench", "cpu", "--device", "cpu", "--quick", "--rounds", "2", "--json", tmp_path, "--pictures"]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(OPS), *sys.path])}
+    arguments = [
+        "-m",
+        "kaasq_bench",
+        "cpu",
+        "--device",
+        "cpu",
+        "--quick",
+        "--rounds",
+        "2",
+        "--json",
+        tmp_path,
+        "--pictures",
+    ]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], env=environ, capture_output=True, text=True, timeout=100, check=False
     )
@@ -79,8 +90,8 @@ def test_the_command_prints_a_table_and_writes_figures_and_a_picture(tmp_path):
 
 def test_what_is_no_part_is_refused_with_those_there_are():
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "speed"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(OPS), *sys.path])},
+        [sys.executable, "-m", "kaasq_bench", "speed"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,

@@ -11,16 +11,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench.answers import WrongAnswer, check
-from bench.figures import Row, Spread, alone, at_least, at_most, compare
-from bench.graphs import chain_arrays, jacobi, product_chain, small_launches
-from bench.loads import Load, Meter, Window
-from bench.pictures import draw
-from bench.rounds import interleaved
-from bench.setting import NotHere, Setting
-from bench.suite import PARTS, Case, PartReport, cases_of, run_cases
-from bench.table import number, table, verdict
 from kaasq import local
+from kaasq_bench.answers import WrongAnswer, check
+from kaasq_bench.figures import Row, Spread, alone, at_least, at_most, compare
+from kaasq_bench.graphs import chain_arrays, jacobi, product_chain, small_launches
+from kaasq_bench.loads import Load, Meter, Window
+from kaasq_bench.pictures import draw
+from kaasq_bench.rounds import interleaved
+from kaasq_bench.setting import NotHere, Setting
+from kaasq_bench.suite import PARTS, Case, PartReport, cases_of, run_cases
+from kaasq_bench.table import number, table, verdict
 
 
 def no_broker() -> Any:

@@ -1,0 +1,161 @@
+"""The one command of the suite. Speed is never a failure; the exit code says whether a measurement broke."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import msgspec
+
+from kaasq_bench.broker import OnDemand
+from kaasq_bench.machine import Machine, describe
+from kaasq_bench.pictures import draw
+from kaasq_bench.setting import Setting
+from kaasq_bench.suite import PARTS, PartReport, cases_of, run_cases
+from kaasq_bench.table import table
+from kaasq_workers.devices.opening import device_names
+
+SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY_BYTES = 1 << 30  # a container's usual 64 MiB are of no use
+QUICK_ROUNDS, FULL_ROUNDS = 3, 5
+QUICK_WINDOW_S, FULL_WINDOW_S = 0.2, 0.4
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a JSON file holds: one part, and on what it was measured."""
+
+    date: str
+    machine: Machine
+    device: str
+    broker: str | None
+    rounds: int
+    window_s: float
+    quick: bool
+    part: PartReport
+
+
+HELP = """Measure kaasq beside what it stands on and beside its peers; all PARTS unless some are named.
+
+\b
+messaging   a no-op and a small saxpy beside an echo, workers by hand, Celery
+overhead    graphs of launches, a solver, products beside the same by hand
+copies      store to device and back beside the memory's own speed
+sharing     tenants, small kernels, more data than the device holds
+cold        first requests beside a fresh process for each
+cpu         kernels on the cpu device beside NumPy
+device      the cuda device beside CuPy and cuda.core
+store       the buffer store beside LMDB, files and memcpy
+"""
+
+
+@click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda:0, ... or auto.")
+@click.option("--quick", is_flag=True, help="Fewer rounds, shorter windows, smaller data: two minutes in all.")
+@click.option("--rounds", type=click.IntRange(min=1), help=f"Rounds [{FULL_ROUNDS}; {QUICK_ROUNDS} with --quick].")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help=f"Length of a window of load [{FULL_WINDOW_S}; {QUICK_WINDOW_S} with --quick].",
+)
+@click.option("--broker", metavar="URL", help="The broker to use [a private RabbitMQ].")
+@click.option(
+    "--folder", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Where stores on disk lie."
+)
+@click.option("--json", "into", type=click.Path(path_type=Path, file_okay=False), help="Write the figures there.")
+@click.option("--pictures", is_flag=True, help="Draw the ratios, beside the figures (or in docs/benchmarks).")
+def main(
+    parts: tuple[str, ...],
+    device: str,
+    quick: bool,
+    rounds: int | None,
+    seconds: float | None,
+    broker: str | None,
+    folder: Path | None,
+    into: Path | None,
+    pictures: bool,
+) -> None:
+    """Measure and report."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else what was started would go on
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
+    if pictures and find_spec("matplotlib") is None:
+        raise click.UsageError("pictures need matplotlib: pip install 'kaasq[bench]'")
+    name = device_names(device)[0]
+    machine = describe(int(name.partition(":")[2] or 0) if name.startswith("cuda") else None)
+    click.echo(_headline(machine, name))
+    into = into or (Path("docs/benchmarks") if pictures else None)
+    broken = False
+    with ExitStack() as stack:
+        on_demand = OnDemand(broker, stack)
+        setting = Setting(
+            device=name,
+            quick=quick,
+            rounds=rounds or (QUICK_ROUNDS if quick else FULL_ROUNDS),
+            seconds=seconds or (QUICK_WINDOW_S if quick else FULL_WINDOW_S),
+            broker=on_demand,
+            disk=stack.enter_context(_folder(folder)),
+            memory=stack.enter_context(_folder(SHARED_MEMORY)) if _has_shared_memory() else None,
+            say=lambda text: click.echo(text, err=True),
+        )
+        for part in parts or PARTS:
+            report = run_cases(part, cases_of(part), setting)
+            click.echo(table(report))
+            broken = broken or bool(report.broken)
+            if into is not None:
+                version = on_demand.started.version if on_demand.started else None
+                _write(into, report, setting, machine, version, pictures=pictures)
+    sys.exit(1 if broken else 0)
+
+
+def _write(
+    into: Path, part: PartReport, setting: Setting, machine: Machine, broker: str | None, *, pictures: bool
+) -> None:
+    into.mkdir(parents=True, exist_ok=True)
+    report = Report(
+        date=time.strftime("%Y-%m-%d"),
+        machine=machine,
+        device=setting.device,
+        broker=broker,
+        rounds=setting.rounds,
+        window_s=setting.seconds,
+        quick=setting.quick,
+        part=part,
+    )
+    path = into / f"{part.part}-{machine.tag}.json"
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    if pictures:
+        draw(part, f"{machine.gpu or machine.cpu}, {machine.cores} cores, {report.date}", path.with_suffix(".png"))
+
+
+@contextmanager
+def _folder(place: Path | None) -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="kaasq-bench-", dir=place))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _has_shared_memory() -> bool:
+    return SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free >= SHARED_MEMORY_BYTES
+
+
+def _headline(machine: Machine, device: str) -> str:
+    gpu = f", {machine.gpu}" if machine.gpu else "" if device != "cpu" else ", no GPU: rows that need one are left out"
+    packages = ", ".join(f"{name} {number}" for name, number in machine.packages.items())
+    return (
+        f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB{gpu}; load {machine.load}\n"
+        f"{machine.system}, Python {machine.python}, {packages}"
+    )
+
+
+if __name__ == "__main__":
+    main()

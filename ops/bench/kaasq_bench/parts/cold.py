@@ -1,0 +1,64 @@
+"""What a first request costs: of a module, of a worker, and of a fresh process for each request, the naive way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from kaasq.ids import new_id
+from kaasq_bench.figures import Row, compare
+from kaasq_bench.graphs import saxpy
+from kaasq_bench.peers.fresh_process import N
+from kaasq_bench.peers.tenants import finished
+from kaasq_bench.rounds import interleaved, seconds
+from kaasq_bench.serving import Serving, serving
+from kaasq_bench.setting import Setting
+from kaasq_bench.sources import SAXPY
+from kaasq_bench.suite import Case
+
+FEW_ROUNDS = 3  # of seconds each
+FRESH = "fresh process"
+X, Y = np.arange(N, dtype=np.float32), np.ones(N, dtype=np.float32)
+
+
+def first_case(setting: Setting) -> Iterator[Row]:
+    """A warm request, one of a module that nobody has seen, and one that has to wait for its worker to start."""
+    with serving(setting) as ours:
+        known = saxpy(N)
+        ours.client.run(known, x=X, y=Y)
+        given = interleaved(
+            min(FEW_ROUNDS, setting.rounds),
+            {
+                "warm request": lambda: seconds(lambda: ours.client.run(known, x=X, y=Y)),
+                "first request of a new module": lambda: seconds(lambda: _new_module(ours)),
+                "first request of a new worker": lambda: _new_worker_s(setting),
+                FRESH: lambda: seconds(lambda: _fresh(setting)),
+            },
+            warm_up=False,
+        )
+    for what, times in given.items():
+        if what != FRESH:
+            ours_ms, fresh_ms = [[each * 1e3 for each in side] for side in (times, given[FRESH])]
+            yield compare(what, "ms", ours_ms, FRESH, fresh_ms)
+
+
+def _new_module(ours: Serving) -> None:
+    """Client, broker and worker are warm; the source was never compiled."""
+    ours.client.run(saxpy(N, f"{SAXPY}// {new_id()}\n"), x=X, y=Y)
+
+
+def _new_worker_s(setting: Setting) -> float:
+    """From starting its process to the reply, with modules that were compiled before."""
+    start = time.perf_counter()
+    with serving(setting) as fresh:
+        fresh.client.run(saxpy(N), x=X, y=Y)
+        return time.perf_counter() - start
+
+
+def _fresh(setting: Setting) -> None:
+    finished(setting, ["-m", "kaasq_bench.peers.fresh_process", setting.device, new_id(), str(setting.disk)])
+
+
+CASES = (Case("first requests", first_case),)

@@ -1,0 +1,177 @@
+"""Many tenants on one device: their throughput together, beside processes of their own; small kernels in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from itertools import cycle
+from threading import Lock
+from typing import Any, NamedTuple
+
+from kaasq import BufferRef, Client, Graph
+from kaasq.ids import new_id
+from kaasq_bench import bars
+from kaasq_bench.figures import Row, compare
+from kaasq_bench.graphs import Floats, chain_arrays, product_chain, spinning
+from kaasq_bench.loads import KaasqLoad, Window
+from kaasq_bench.parts.pressure import pressure_case
+from kaasq_bench.peers.tenants import SideBySide, restarted_s, save
+from kaasq_bench.rabbitmq.api import ManagementError
+from kaasq_bench.rounds import interleaved
+from kaasq_bench.serving import Serving, serving
+from kaasq_bench.setting import NotHere, Setting
+from kaasq_bench.suite import Case
+
+PASSWORD = "bench"
+OUTSTANDING = 32  # of all tenants together: only how many share the device changes
+TENANT_BYTES = 1 << 30  # of all their weights together
+PROCESSES = 8  # with a tenant each, side by side
+IN_FLIGHT = (1, 2, 4, 8)
+SPIN_US = 1000
+CALIBRATION = 20_000  # rounds of the spinning kernel
+CPU_BLOCKS = 1
+
+
+class Work(NamedTuple):
+    """What every tenant has: a chain of products of its own weights."""
+
+    squares: int
+    n: int
+    columns: int
+
+    def graph(self) -> Graph:
+        return product_chain(self.squares, self.n, self.columns)
+
+    def arrays(self, tenant: int) -> tuple[list[Floats], Floats]:
+        return chain_arrays(self.squares, self.n, self.columns, seed=tenant)
+
+
+class Tenant(NamedTuple):
+    """A user of the broker with its weights in the store."""
+
+    client: Client
+    bound: dict[str, BufferRef | Floats]
+
+
+def tenants_case(setting: Setting) -> Iterator[Row]:
+    """The throughput of one tenant, and of more and more with the same load altogether."""
+    counts = setting.pick((1, 4, 32), (1, 2, 4, 8, 16, 32))
+    work = _work(setting)
+    with serving(setting) as ours, _tenants(setting, ours, work, max(counts)) as tenants:
+        graph = work.graph()
+        for tenant in tenants:
+            tenant.client.run(graph, bind=tenant.bound)
+
+        def throughput(count: int) -> Callable[[], float]:
+            return lambda: _throughput(tenants[:count], graph, setting.seconds)
+
+        given = interleaved(setting.rounds, {str(count): throughput(count) for count in counts})
+    for count in counts[1:]:
+        bar = bars.TENANTS_THROUGHPUT if count == 32 else None
+        yield compare(f"{count} tenants", "/s", given[str(count)], "kaasq, 1 tenant", given["1"], bar)
+
+
+def processes_case(setting: Setting) -> Iterator[Row]:
+    """As many tenants beside a process for each: taking turns with the device, or all on it at once."""
+    work, count = _work(setting), setting.pick(4, PROCESSES)
+    with ExitStack() as stack:
+        ours = stack.enter_context(serving(setting))
+        tenants = stack.enter_context(_tenants(setting, ours, work, count))
+        graph = work.graph()
+        places = [
+            save(setting.place_for(TENANT_BYTES), setting.device, *work.arrays(tenant)) for tenant in range(count)
+        ]
+        turns = cycle(places)
+        side_by_side = SideBySide(setting, places, stack)
+
+        def ours_per_s() -> float:
+            return _throughput(tenants, graph, setting.seconds)
+
+        def turns_per_s() -> float:
+            return 1 / restarted_s(setting, next(turns))
+
+        given = interleaved(
+            min(3, setting.rounds),
+            {"kaasq": ours_per_s, "turns": turns_per_s, "side by side": lambda: side_by_side.per_s(setting.seconds)},
+        )
+    what = f"{count} tenants, one device"
+    yield compare(what, "/s", given["kaasq"], "a process each, in turns", given["turns"], bars.BESIDE_RESTARTED)
+    yield compare(what, "/s", given["kaasq"], "a process each, at once, without messages", given["side by side"])
+
+
+def small_grids_case(setting: Setting) -> Iterator[Row]:
+    """Kernels that fill a tenth of the device, more and more of them in flight."""
+    blocks = _tenth(setting)
+    with serving(setting) as ours:
+        rounds = CALIBRATION
+        calibrated = ours.client.run(spinning(blocks, rounds))  # compiles
+        calibrated = ours.client.run(spinning(blocks, rounds))
+        rounds = max(1, round(rounds * SPIN_US / max(1, calibrated.timings.kernel)))
+        load = KaasqLoad(ours.client, spinning(blocks, rounds))
+
+        def per_s(in_flight: int) -> Callable[[], float]:
+            return lambda: load.load(in_flight, setting.seconds).per_s
+
+        given = interleaved(setting.rounds, {str(n): per_s(n) for n in IN_FLIGHT})
+    for n in IN_FLIGHT[1:]:
+        bar = bars.SMALL_GRIDS_TOGETHER if n == IN_FLIGHT[-1] and setting.gpu else None
+        what = f"kernels of {blocks} block{'s' * (blocks > 1)} and 1 ms, {n} in flight"
+        yield compare(what, "/s", given[str(n)], "kaasq, 1 in flight", given["1"], bar)
+
+
+def _work(setting: Setting) -> Work:
+    return Work(3, 2048, 16) if setting.gpu else Work(2, 128, 16)
+
+
+def _tenth(setting: Setting) -> int:
+    """Blocks that fill a tenth of the device."""
+    if not setting.gpu:
+        return CPU_BLOCKS
+    import cupy
+
+    count: int = cupy.cuda.Device(setting.gpu_index).attributes["MultiProcessorCount"]
+    return max(1, count // 10)
+
+
+def _throughput(tenants: Sequence[Tenant], graph: Graph, seconds: float) -> float:
+    """Requests per second of all tenants together, each in turn."""
+    turns, lock = cycle(tenants), Lock()
+
+    def submit() -> Future[Any]:
+        with lock:
+            tenant = next(turns)
+        return tenant.client.submit(graph, bind=tenant.bound)
+
+    return Window(submit, OUTSTANDING, seconds).run().per_s
+
+
+@contextmanager
+def _tenants(setting: Setting, ours: Serving, work: Work, count: int) -> Iterator[list[Tenant]]:
+    """Users made for this, with their clients; removed at the end. Raises NotHere where none can be made."""
+    management = setting.broker().management
+    if management is None:
+        raise NotHere("needs users of its own, and the given broker's management API does not answer")
+    names = [f"bench-{new_id()[-12:]}" for _ in range(count)]
+    with ExitStack() as stack:
+        tenants = []
+        for i, name in enumerate(names):
+            try:
+                management.add_user(name, PASSWORD)
+                stack.callback(management.delete_user, name)
+                management.set_permissions(name)
+            except ManagementError as error:
+                raise NotHere(f"needs users of its own: {error}") from error
+            client = stack.enter_context(ours.client_of(name, PASSWORD))
+            weights, x = work.arrays(i)
+            bound: dict[str, BufferRef | Floats] = {f"w{j}": client.put(each) for j, each in enumerate(weights)}
+            tenants.append(Tenant(client, {**bound, "x": x}))
+        yield tenants
+
+
+CASES = (
+    Case("tenants", tenants_case),
+    Case("a process for each tenant", processes_case),
+    Case("small kernels in flight", small_grids_case),
+    Case("more data than the device holds", pressure_case),
+)

@@ -1,0 +1,75 @@
+"""Celery doing the same: a task that gives its argument back. rpc results, solo pool, late acks, prefetch as it comes.
+
+``python -m kaasq_bench.peers.celery_worker URL QUEUE`` is the worker.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections import deque
+from typing import Any
+
+from celery import Celery
+
+from kaasq_bench.loads import Load, Meter
+
+ANSWER_TIMEOUT_S = 60.0
+
+
+def make_app(url: str, queue: str) -> Celery:
+    """The application, the same for worker and client."""
+    app = Celery("bench", broker=url, backend="rpc://")
+    app.conf.update(
+        task_default_queue=queue,
+        task_acks_late=True,
+        broker_connection_retry_on_startup=True,
+        worker_hijack_root_logger=False,
+    )
+    app.task(name="bench.echo")(_echo)
+    return app
+
+
+def _echo(body: str) -> str:
+    return body
+
+
+class CeleryLoad:
+    """Load on that worker by one client."""
+
+    def __init__(self, url: str, queue: str, body: str) -> None:
+        self._app = make_app(url, queue)
+        self._body = body
+
+    def load(self, outstanding: int, seconds: float) -> Load:
+        """Keep so many under way; the oldest is waited for. Time counts once the first of them were sent."""
+        under_way = deque(self._timed() for _ in range(outstanding))
+        meter = Meter(outstanding, seconds)
+        while under_way:
+            result, sent = under_way.popleft()
+            result.get(timeout=ANSWER_TIMEOUT_S)
+            if meter.ended(sent):
+                under_way.append(self._timed())
+        return meter.load()
+
+    def answered(self) -> None:
+        """One round trip, however long the worker takes to come up."""
+        self._send().get(timeout=ANSWER_TIMEOUT_S)
+
+    def close(self) -> None:
+        self._app.close()
+
+    def _timed(self) -> tuple[Any, float]:
+        sent = time.perf_counter()
+        return self._send(), sent
+
+    def _send(self) -> Any:
+        return self._app.send_task("bench.echo", (self._body,))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the suite's, which then ends this
+    make_app(sys.argv[1], sys.argv[2]).worker_main(
+        ["worker", "--pool=solo", "--loglevel=error", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    )
