@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kaasq_workers.front import front
+from kaasq_workers.front import supervisor
 from tests.support.front_bench import Bench, reply
 
 
@@ -60,7 +60,7 @@ def test_another_tenants_request_with_the_same_id_goes_on(bench):
 
 
 def test_a_cancelled_request_that_goes_on_has_its_executor_killed_and_the_others_run_again(bench, monkeypatch):
-    monkeypatch.setattr(front, "CANCEL_GRACE_S", 0.05)
+    monkeypatch.setattr(supervisor, "CANCEL_GRACE_S", 0.05)
     stuck = bench.take("stuck")
     bench.take("other")
     job, _ = bench.executor.received()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -83,13 +84,13 @@ class Worker:
         self.pause()
         front, self._front = self._front, None
         drained = True
-        handle: Handle | None = None
+        handles: list[Handle] = []
         if front is not None:
             idle = threading.Event()
             self._broker.call_soon(lambda: front.when_idle(idle.set))
             drained = idle.wait(timeout_s)
             gone = threading.Event()
-            handle = front.handle  # now: the front lets go of it when it sees its end
+            handles = front.handles  # now: the front lets go of them when it sees their end
 
             def hang_up() -> None:
                 front.hang_up()
@@ -97,11 +98,13 @@ class Worker:
 
             self._broker.call_soon(hang_up)
             gone.wait(5.0)
-            if handle is not None and handle.wait(5.0 if drained else 0.1) is None:
-                handle.kill()
-                handle.wait(5.0 if handle.killable else 0.0)
+            until = time.monotonic() + (5.0 if drained else 0.1)
+            for handle in handles:
+                if handle.wait(max(0.0, until - time.monotonic())) is None:
+                    handle.kill()
+                    handle.wait(5.0 if handle.killable else 0.0)
         self._broker.close()
-        if handle is not None:
+        for handle in handles:
             handle.link.dispose()  # nobody reads it any more; of no effect where the front has done it
         log.info("worker.stopped", drained=drained)
         return drained
@@ -114,7 +117,7 @@ class Worker:
 
     def _start_executor(self) -> Handle:
         if self._in_process:
-            from kaasq_workers.executor.serving import serve
+            from kaasq_workers.executor.opening import serve
 
             return ThreadHandle(self.settings, serve)
         return ProcessHandle(self.settings)

@@ -11,7 +11,7 @@ import msgspec
 
 from kaasq.log import configure
 from kaasq.settings import Settings
-from kaasq_workers.executor.serving import serve
+from kaasq_workers.executor.opening import serve
 from kaasq_workers.link import Vitals
 
 EXIT_UNANSWERED = 3  # the front then sees to who is to blame

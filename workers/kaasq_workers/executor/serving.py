@@ -6,46 +6,27 @@ device's context takes nothing else with it; for kaasq.local as a thread.
 
 from __future__ import annotations
 
-import os
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 
-from kaasq import codec
-from kaasq.builtins import builtin_names
-from kaasq.codec import RequestDecoder
-from kaasq.errors import (
-    DeadlineExceeded,
-    KaasqError,
-    OutOfMemory,
-    StoreFull,
-    StoreUnavailable,
-    UnknownGraph,
-    WorkerFailed,
-)
+from kaasq.errors import KaasqError, StoreFull, WorkerFailed
 from kaasq.log import get_logger
-from kaasq.messages import ErrorBody, Request, WorkerInfo
-from kaasq.model import GraphSpec
+from kaasq.messages import WorkerInfo
 from kaasq.settings import Settings
-from kaasq_storage import BufferStore, open_store
-from kaasq_workers.devices.opening import open_device
+from kaasq_storage import BufferStore
 from kaasq_workers.devices.protocol import Device
+from kaasq_workers.executor.attempts import Attempts
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.line import Line
-from kaasq_workers.executor.outcomes import Committer, Ended, cancelled, conflict, digest, matches, withdrawal
-from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Refusal, ToExecutor, Vitals, Withdraw, Withdrawn
+from kaasq_workers.executor.outcomes import Committer, Ended, withdrawal
+from kaasq_workers.link import Answer, BlockingChannel, Job, ToExecutor, Vitals, Withdraw, Withdrawn
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
 GROUP_TIME_S = 2e-3  # a group is committed once running it has taken this long
 GC_INTERVAL_S = 60.0
 SPIN_S = 200e-6  # without pause until something ends; then pauses of an eighth of the time waited, at most
 MOST_PAUSE_S = 250e-6  # so a request that comes while a long one runs starts soon
-
-# Another try may well succeed, so these are answers but not outcomes: the same id may be sent again.
-TRANSIENT = (OutOfMemory, StoreFull, StoreUnavailable, UnknownGraph)
 
 log = get_logger()
 
@@ -59,7 +40,6 @@ class Executor:
     def __init__(self, device: Device, store: BufferStore, settings: Settings, worker: WorkerInfo) -> None:
         self._device = device
         self._store = store
-        self._decoder = RequestDecoder(settings.graph_limits)
         guard_band = settings.guard_band if settings.guard else None
         libraries = Libraries(settings.modules, store, limit=settings.graph_limits.module_bytes)
         self._engine = Engine(
@@ -71,6 +51,7 @@ class Executor:
             guard_band=guard_band,
             libraries=libraries,
         )
+        self._attempts = Attempts(self._engine, store, settings)
         self._committer = Committer(store, worker, ttl_s=settings.result_ttl)
         self._worker = worker
         self._ttl_s = settings.result_ttl
@@ -146,21 +127,14 @@ class Executor:
 
     def _begin(self, job: Job, line: Line[Flight], vitals: Vitals) -> None:
         """Start a request: it is on its way then, has ended, or waits for room."""
-        ended = Ended(job=job, reply_type=codec.reply_type(job.body, job.content_type))
-        if job.published_ms is not None:
-            ended.queued_us = max(0, round(time.time() * 1e6) - job.published_ms * 1000)
-        flight: Flight | None = None
         self._begun_s = time.monotonic()
         vitals.begin(job.tag)
-        with self._answered(ended):
-            try:
-                flight = self._start(job, ended, vitals)
-            except OutOfMemory:
-                if not line.flying:
-                    raise
-                vitals.end(job.tag)
-                line.hold(job)
-                return
+        begun = self._attempts.begin(job, vitals, beside_others=bool(line.flying))
+        if begun is None:
+            vitals.end(job.tag)
+            line.hold(job)
+            return
+        ended, flight = begun
         if flight is not None:
             line.started(ended, flight)
         elif not (self._device.poisoned and line.flying):  # else it may have met what another one did
@@ -169,64 +143,11 @@ class Executor:
 
     def _end(self, tag: int, line: Line[Flight], vitals: Vitals) -> None:
         """Take what a request gave that has finished."""
-        ended, flight = line.flying[tag]
-        with self._answered(ended):
-            ended.executed = executed = self._engine.end(flight)
-            job, kernel_us = ended.job, executed.timings.kernel
-            self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=ended.graph, kernel_us=kernel_us)
+        self._attempts.end(*line.flying[tag])
         if self._device.poisoned and len(line.flying) > 1:
             return
         line.landed(tag)
         vitals.end(tag)
-
-    @contextmanager
-    def _answered(self, ended: Ended) -> Iterator[None]:
-        """Whatever a request raises becomes its answer, and the worker goes on."""
-        job = ended.job
-        try:
-            yield
-        except KaasqError as error:
-            ended.error = error
-            if isinstance(error, TRANSIENT):
-                ended.digest = None
-            self._log.info("request.failed", request=job.id, tenant=job.tenant, code=error.code, error=error.message)
-        except MemoryError:
-            ended.digest = None
-            ended.error = WorkerFailed("the worker ran out of host memory")
-        except Exception as error:  # noqa: BLE001 - whatever it was
-            ended.digest = None
-            ended.error = WorkerFailed(f"the worker failed on this request: {error!r}")
-            self._log.exception("request.broke", request=job.id, tenant=job.tenant)
-
-    def _start(self, job: Job, ended: Ended, vitals: Vitals) -> Flight | None:
-        """Read it and have the engine begin it; None if it has an outcome already."""
-        request, whole = self._decoder.read(job.body, job.content_type)
-        graph = request.graph
-        if not isinstance(graph, GraphSpec):
-            raise UnknownGraph(f"this worker does not know graph {graph[:64]}: send it whole", graph=graph)
-        ended.graph, ended.request = graph.name, request
-        ended.graph_hash = graph.hash if whole else None
-        ended.digest = digest(request, graph)
-        earlier = self._store.outcome(job.tenant, job.id)
-        if earlier is not None:
-            if not matches(earlier, ended.digest):
-                ended.digest = None
-                raise conflict(job.id)
-            ended.replay = earlier.reply
-            return None
-        deadline_ms = _deadline_ms(job, request)
-        if deadline_ms is not None:
-            late_ms = time.time() * 1000 - deadline_ms
-            if late_ms > 0:
-                raise DeadlineExceeded(f"its time was over {late_ms:.0f} ms before a worker could start it")
-            vitals.due(job.tag, deadline_ms)
-
-        def proceed() -> None:
-            if vitals.withdrawn(job.tag):
-                raise cancelled(job.id)
-
-        proceed()
-        return self._engine.begin(job.tenant, graph, request, proceed)
 
     def _commit(self, group: list[Ended]) -> list[Answer]:
         try:
@@ -251,39 +172,3 @@ class Executor:
             return
         if collected.objects or collected.outcomes or collected.orphans:
             self._log.info("gc.done", objects=collected.objects, nbytes=collected.nbytes, outcomes=collected.outcomes)
-
-
-def _deadline_ms(job: Job, request: Request) -> int | None:
-    """When it has to have ended, in milliseconds since the epoch: by the body's timeout or the message's expiration."""
-    limits = [each for each in (request.timeout_ms, job.expiration_ms) if each is not None]
-    if not limits:
-        return None
-    start_ms = job.published_ms if job.published_ms is not None else round(time.time() * 1000)
-    return max(1, start_ms + min(limits))
-
-
-def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> bool:
-    """Open device and store, say hello (or why not), then serve until the front is gone.
-
-    False if the device was lost and requests were left unanswered that may be to blame.
-    """
-    channel = BlockingChannel(sock)
-    with ExitStack() as opened:
-        try:
-            store = open_store(settings.store_path, capacity=settings.store_capacity, sync=settings.store_sync)
-            opened.callback(store.close)
-            builtin_names()  # loads what other packages add: what cannot be is logged now, not at its first use
-            device = open_device(settings)
-            opened.callback(device.close)
-            worker = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=device.name, store=store.id)
-            executor = Executor(device, store, settings, worker)
-            opened.callback(executor.close)
-        except KaasqError as error:
-            channel.send([Refusal(error=ErrorBody.of(error))])
-            return True
-        try:
-            channel.send([Hello(worker=worker, description=device.description)])
-            return executor.serve(channel, vitals)
-        except OSError as error:
-            log.warning("front.gone", error=str(error))
-    return True

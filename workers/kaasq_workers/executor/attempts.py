@@ -1,0 +1,126 @@
+"""One attempt at a request: read, held against what the store knows of it, begun on the engine, ended.
+
+Whatever it raises becomes its answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kaasq import codec
+from kaasq.codec import RequestDecoder
+from kaasq.errors import (
+    DeadlineExceeded,
+    KaasqError,
+    OutOfMemory,
+    StoreFull,
+    StoreUnavailable,
+    UnknownGraph,
+    WorkerFailed,
+)
+from kaasq.log import get_logger
+from kaasq.messages import Request
+from kaasq.model import GraphSpec
+from kaasq.settings import Settings
+from kaasq_storage import BufferStore
+from kaasq_workers.executor.engine import Engine
+from kaasq_workers.executor.flight import Flight
+from kaasq_workers.executor.outcomes import Ended, cancelled, conflict, digest, matches
+from kaasq_workers.link import Job, Vitals
+
+# Another try may well succeed, so these are answers but not outcomes: the same id may be sent again.
+TRANSIENT = (OutOfMemory, StoreFull, StoreUnavailable, UnknownGraph)
+
+log = get_logger()
+
+
+class Attempts:
+    """Begins and ends requests on one engine."""
+
+    def __init__(self, engine: Engine, store: BufferStore, settings: Settings) -> None:
+        self._engine = engine
+        self._store = store
+        self._decoder = RequestDecoder(settings.graph_limits)
+        self._log = log.bind(device=engine.device.name)
+
+    def begin(self, job: Job, vitals: Vitals, *, beside_others: bool) -> tuple[Ended, Flight | None] | None:
+        """Start a request; without a flight it has ended already. None: it does not fit ``beside_others``."""
+        ended = Ended(job=job, reply_type=codec.reply_type(job.body, job.content_type))
+        if job.published_ms is not None:
+            ended.queued_us = max(0, round(time.time() * 1e6) - job.published_ms * 1000)
+        flight: Flight | None = None
+        with self._answered(ended):
+            try:
+                flight = self._start(job, ended, vitals)
+            except OutOfMemory:
+                if beside_others:
+                    return None
+                raise
+        return ended, flight
+
+    def end(self, ended: Ended, flight: Flight) -> None:
+        """Take what a request gave that has finished."""
+        with self._answered(ended):
+            ended.executed = executed = self._engine.end(flight)
+            job, kernel_us = ended.job, executed.timings.kernel
+            self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=ended.graph, kernel_us=kernel_us)
+
+    @contextmanager
+    def _answered(self, ended: Ended) -> Iterator[None]:
+        """Whatever a request raises becomes its answer, and the worker goes on."""
+        job = ended.job
+        try:
+            yield
+        except KaasqError as error:
+            ended.error = error
+            if isinstance(error, TRANSIENT):
+                ended.digest = None
+            self._log.info("request.failed", request=job.id, tenant=job.tenant, code=error.code, error=error.message)
+        except MemoryError:
+            ended.digest = None
+            ended.error = WorkerFailed("the worker ran out of host memory")
+        except Exception as error:  # noqa: BLE001 - whatever it was
+            ended.digest = None
+            ended.error = WorkerFailed(f"the worker failed on this request: {error!r}")
+            self._log.exception("request.broke", request=job.id, tenant=job.tenant)
+
+    def _start(self, job: Job, ended: Ended, vitals: Vitals) -> Flight | None:
+        """Read it and have the engine begin it; None if it has an outcome already."""
+        request, whole = self._decoder.read(job.body, job.content_type)
+        graph = request.graph
+        if not isinstance(graph, GraphSpec):
+            raise UnknownGraph(f"this worker does not know graph {graph[:64]}: send it whole", graph=graph)
+        ended.graph, ended.request = graph.name, request
+        ended.graph_hash = graph.hash if whole else None
+        ended.digest = digest(request, graph)
+        earlier = self._store.outcome(job.tenant, job.id)
+        if earlier is not None:
+            if not matches(earlier, ended.digest):
+                ended.digest = None
+                raise conflict(job.id)
+            ended.replay = earlier.reply
+            return None
+        deadline_ms = _deadline_ms(job, request)
+        if deadline_ms is not None:
+            late_ms = time.time() * 1000 - deadline_ms
+            if late_ms > 0:
+                raise DeadlineExceeded(f"its time was over {late_ms:.0f} ms before a worker could start it")
+            vitals.due(job.tag, deadline_ms)
+
+        def proceed() -> None:
+            if vitals.withdrawn(job.tag):
+                raise cancelled(job.id)
+
+        proceed()
+        return self._engine.begin(job.tenant, graph, request, proceed)
+
+
+def _deadline_ms(job: Job, request: Request) -> int | None:
+    """When it has to have ended, in milliseconds since the epoch: by the body's timeout or the message's expiration."""
+    limits = [each for each in (request.timeout_ms, job.expiration_ms) if each is not None]
+    if not limits:
+        return None
+    start_ms = job.published_ms if job.published_ms is not None else round(time.time() * 1000)
+    return max(1, start_ms + min(limits))

@@ -1,0 +1,316 @@
+"""One executor: started, handed requests, watched, and replaced when it dies, with the truth about who was running.
+
+Everything here runs on the broker's I/O thread. A front has one supervisor or several; each has an executor of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Protocol
+
+import msgspec
+
+from kaasq.broker import Broker
+from kaasq.errors import KaasqError, KernelFailed, WorkerFailed
+from kaasq.log import get_logger
+from kaasq_workers.front.blame import Suspicion, judge
+from kaasq_workers.front.handles import CLEAN_EXIT, Handle
+from kaasq_workers.front.stopping import Stopped, to_stop
+from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal, ToExecutor, Withdraw, Withdrawn
+
+RETRY_SEND_S = 0.001
+REAP_S = 2.0  # for a process to end after it has hung up, before it is killed
+REAP_POLL_S = 0.005
+WATCH_S = 0.25  # how often a running request is held against its deadline
+CANCEL_GRACE_S = 1.0  # for a withdrawn request to end between two launches, before its executor is killed
+RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without having served anything
+
+log = get_logger()
+
+Start = Callable[[], Handle]
+
+
+class Owner(Protocol):
+    """Whom a supervisor tells. Each request that it was given ends in exactly one of the first four."""
+
+    def answered(self, answer: Answer) -> None:
+        """The executor answered a request."""
+
+    def stopped(self, stopped: Stopped) -> None:
+        """A request was stopped, together with its executor."""
+
+    def killed(self, job: Job, error: KernelFailed) -> None:
+        """A request killed executors once too often."""
+
+    def unsendable(self, job: Job) -> None:
+        """A request that cannot be handed over."""
+
+    def ready(self, error: KaasqError | None) -> None:
+        """The executor is up, or cannot start: then it is not tried again."""
+
+    def noted(self, withdrawn: Withdrawn) -> None:
+        """What became of withdrawals."""
+
+    def turned(self) -> None:
+        """What the executor had to say has been dealt with."""
+
+
+class Supervisor:
+    """Has an executor running, for as long as it is not told to hang up."""
+
+    def __init__(self, broker: Broker, start: Start, owner: Owner) -> None:
+        self._broker = broker
+        self._start_handle = start
+        self._owner = owner
+        self._handle: Handle | None = None
+        self._up = False  # the executor that runs has said that it is ready
+        self._served = False  # one of them has
+        self._jobs: dict[int, Job] = {}  # taken and not ended
+        self._waiting: list[int] = []  # taken but not sent: the executor is starting, or a suspect runs alone
+        self._sent: OrderedDict[int, None] = OrderedDict()
+        self._suspicions: dict[int, Suspicion] = {}
+        self._barren = 0  # executors in a row that died without an answer
+        self._stopped: Stopped | None = None  # the request for whose sake the executor was killed
+        self._withdrawn: dict[int, float] = {}  # tags of requests with the executor, and when they are to be killed
+        self._flushing = False
+        self._closing = False
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the executor."""
+        self._start_executor()
+        self._broker.call_later(WATCH_S, self._watch)
+
+    def hang_up(self) -> None:
+        """Let the executor end."""
+        self._closing = True
+        if self._handle is not None:
+            self._handle.link.close()
+
+    @property
+    def handle(self) -> Handle | None:
+        """The executor that is running, if any."""
+        return self._handle
+
+    @property
+    def up(self) -> bool:
+        """Whether it is running and ready."""
+        return self._up
+
+    # -- hand-off ------------------------------------------------------------------------------------------------
+
+    def take(self, job: Job) -> None:
+        """A request to run."""
+        self._jobs[job.tag] = job
+        self._waiting.append(job.tag)
+        self._pump()
+
+    def forget_waiting(self) -> list[int]:
+        """Drop what the executor has not got: the tags."""
+        tags, self._waiting = self._waiting, []
+        for tag in tags:
+            self._forget(tag)
+        return tags
+
+    def withdraw(self, messages: Sequence[Withdraw]) -> None:
+        """Have the executor record withdrawals; it must be up. ``noted`` follows, unless it dies first."""
+        if self._up:
+            self._send(messages)
+
+    def mark_withdrawn(self, withdraw: Withdraw) -> None:
+        """If the executor has that request: let it see that it is not to go on, and kill it if it does all the same."""
+        if self._handle is None:
+            return
+        for tag in self._sent:
+            job = self._jobs[tag]
+            if job.id == withdraw.id and job.tenant == withdraw.tenant:
+                self._handle.link.vitals.withdraw(tag)
+                self._withdrawn[tag] = time.monotonic() + CANCEL_GRACE_S
+
+    def _pump(self) -> None:
+        """Send what may be sent: suspects one at a time, everybody else together."""
+        if not self._up or not self._waiting:
+            return
+        if self._suspicions and any(self._is_alone(tag) for tag in self._sent):
+            return
+        batch: list[Job] = []
+        while self._waiting:
+            tag = self._waiting[0]
+            if self._is_alone(tag):
+                if self._sent or batch:
+                    break
+                self._waiting.pop(0)
+                batch.append(msgspec.structs.replace(self._jobs[tag], alone=True))
+                break
+            self._waiting.pop(0)
+            batch.append(self._jobs[tag])
+        if batch:
+            self._sent.update((job.tag, None) for job in batch)
+            self._send(batch)
+
+    def _is_alone(self, tag: int) -> bool:
+        suspicion = self._suspicions.get(tag)
+        return suspicion is not None and suspicion.alone
+
+    def _send(self, batch: Sequence[ToExecutor]) -> None:
+        assert self._handle is not None
+        try:
+            complete = self._handle.link.send(batch)
+        except OSError:
+            return  # its end of file follows and tells the rest
+        except Exception:  # a job that cannot be encoded
+            for each in batch:
+                job = self._forget(each.tag)
+                if job is not None:
+                    self._owner.unsendable(job)
+            raise
+        if not complete and not self._flushing:
+            self._flushing = True
+            self._broker.call_later(RETRY_SEND_S, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._handle is not None:
+            self._send([])
+
+    def _forget(self, tag: int) -> Job | None:
+        self._sent.pop(tag, None)
+        self._suspicions.pop(tag, None)
+        self._withdrawn.pop(tag, None)
+        return self._jobs.pop(tag, None)
+
+    # -- what the executor says ------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        assert self._handle is not None
+        messages = self._handle.link.receive()
+        if messages is None:
+            self._executor_gone()
+            return
+        for message in messages:
+            try:
+                self._hear(message)
+            except Exception:
+                log.exception("answer.broke", message=type(message).__name__)
+        self._pump()
+        self._owner.turned()
+
+    def _hear(self, message: FromExecutor) -> None:
+        match message:
+            case Answer():
+                self._barren = 0
+                if self._forget(message.tag) is not None:
+                    self._owner.answered(message)
+            case Hello(worker=worker, description=description):
+                self._up = self._served = True
+                log.info("executor.ready", pid=worker.pid, device=worker.device, description=description)
+                self._owner.ready(None)
+            case Withdrawn():
+                self._owner.noted(message)
+            case Refusal(error=error):
+                if self._served:  # try again later
+                    log.error("executor.refused", code=error.code, error=error.message)
+                else:
+                    self._closing = True
+                    self._owner.ready(error.exception())
+
+    # -- start and end of executors ----------------------------------------------------------------------------------
+
+    def _start_executor(self) -> None:
+        if self._closing:
+            return
+        try:
+            self._handle = self._start_handle()
+        except OSError as error:  # no process or memory to be had just now
+            log.error("executor.not_started", error=str(error))
+            self._broker.call_later(RESTART_DELAYS_S[-1], self._start_executor)
+            return
+        self._broker.add_reader(self._handle.link.fileno(), self._readable)
+
+    def _executor_gone(self) -> None:
+        assert self._handle is not None
+        handle, self._handle, self._up = self._handle, None, False
+        self._broker.remove_reader(handle.link.fileno())
+        self._reap(handle, time.monotonic() + REAP_S)
+
+    def _reap(self, handle: Handle, until: float) -> None:
+        """Wait for the process to end, without blocking the I/O thread; then see to what it left."""
+        how = handle.wait(0.0)
+        if how is None:
+            if time.monotonic() > until:
+                handle.kill()
+            self._broker.call_later(REAP_POLL_S, lambda: self._reap(handle, until))
+            return
+        running = handle.link.vitals.running.keys()
+        handle.link.dispose()
+        self._executor_ended(how, running)
+
+    def _executor_ended(self, how: str, running: AbstractSet[int]) -> None:
+        in_flight = list(self._sent)
+        self._sent.clear()
+        self._withdrawn.clear()  # the next executor finds their outcomes
+        if self._closing:
+            return  # what is in flight goes back to the queue with the connection
+        stopped, self._stopped = self._stopped, None
+        if stopped is not None:  # killed by us: nobody is to blame, even if it was answered at the last moment
+            if stopped.job.tag in in_flight:
+                in_flight.remove(stopped.job.tag)
+                self._forget(stopped.job.tag)
+                self._owner.stopped(stopped)
+            self._waiting = in_flight + self._waiting
+            self._start_executor()
+            return
+        if not self._served:
+            self._owner.ready(WorkerFailed(f"the executor ended before it was ready ({how}); see its log"))
+            return
+        log.error("executor.died", how=how, in_flight=len(in_flight), running=len(running))
+        if how == CLEAN_EXIT:  # it gave up a poisoned device after answering for who poisoned it
+            self._waiting = in_flight + self._waiting
+            self._start_executor()
+            return
+        verdict = judge(in_flight, running, self._suspicions)
+        self._waiting = verdict.again + self._waiting
+        # Suspects go first and alone: everybody else waits a moment rather than being taken down with them.
+        self._waiting.sort(key=lambda tag: not self._is_alone(tag))
+        for tag in verdict.dead:
+            self._bury(tag, how)
+        delay = RESTART_DELAYS_S[min(self._barren, len(RESTART_DELAYS_S) - 1)]
+        self._barren += 1
+        self._broker.call_later(delay, self._start_executor)
+
+    def _bury(self, tag: int, how: str) -> None:
+        kills = self._suspicions[tag].kills
+        job = self._forget(tag)
+        assert job is not None
+        error = KernelFailed(
+            f"the request killed its executor {kills} times ({how}): a kernel crashed, most likely by writing "
+            "outside its buffers (`kaasq worker --guard` finds where); the request is kept in the dead-letter queue",
+            how=how,
+            kills=kills,
+        )
+        log.error("request.dead", request=job.id, tenant=job.tenant, how=how, kills=kills)
+        self._owner.killed(job, error)
+
+    # -- deadlines and cancelling ---------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Kill an executor whose request runs past its deadline or although it was cancelled.
+
+        A kernel cannot be stopped in any other way.
+        """
+        if self._closing:
+            return
+        self._broker.call_later(WATCH_S, self._watch)
+        if self._handle is None or not self._handle.killable or self._stopped is not None:
+            return
+        running = self._handle.link.vitals.running
+        stopped = to_stop(self._jobs, running, self._withdrawn, time.time() * 1000, time.monotonic())
+        if stopped is not None:
+            event = "request.overdue" if stopped.status == "expired" else "request.stopped"
+            log.warning(event, request=stopped.job.id, tenant=stopped.job.tenant)
+            self._stopped = stopped
+            self._handle.kill()
