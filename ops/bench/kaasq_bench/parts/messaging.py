@@ -59,8 +59,8 @@ def noop_case(kind: Kind, setting: Setting) -> Iterator[Row]:
         raise NotHere(ONLY_FULL)
     with serving(setting, queue_type=kind.queue_type, sync=kind.sync) as ours, ExitStack() as stack:
         sides: dict[str, Loaded] = {"kaasq": KaasqLoad(ours.client, noop())}
-        sides[ECHO] = stack.enter_context(_rpc(setting, kind, ("bench.peers.echo_server",), BODY))
-        by_hand = ("bench.peers.hand_written", "noop", setting.device, "confirms")
+        sides[ECHO] = stack.enter_context(_rpc(setting, kind, ("kaasq_bench.peers.echo_server",), BODY))
+        by_hand = ("kaasq_bench.peers.hand_written", "noop", setting.device, "confirms")
         sides[BY_HAND] = stack.enter_context(_rpc(setting, kind, by_hand, BODY))
         loads = measure(setting, sides)
     wanted = [Wanted(ECHO, "p50", 1, p50)]
@@ -102,7 +102,7 @@ def saxpy_case(setting: Setting) -> Iterator[Row]:
     body = x.tobytes() + y.tobytes()
     with serving(setting, queue_type=kind.queue_type, sync=kind.sync) as ours, ExitStack() as stack:
         sides: dict[str, Loaded] = {"kaasq": KaasqLoad(ours.client, saxpy(SAXPY_FLOATS), x=x, y=y)}
-        by_hand = ("bench.peers.hand_written", "saxpy", setting.device)
+        by_hand = ("kaasq_bench.peers.hand_written", "saxpy", setting.device)
         sides[BY_HAND] = stack.enter_context(_rpc(setting, kind, (*by_hand, "confirms"), body))
         sides[UNCONFIRMED] = stack.enter_context(_rpc(setting, kind, by_hand, body))
         loads = measure(setting, sides)
