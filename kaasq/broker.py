@@ -101,6 +101,12 @@ class Broker(Protocol):
         ``done`` gets BrokerRefused if the broker refuses (it differs from what exists, no permission).
         """
 
+    def remove(self, topology: Topology, done: Done) -> None:
+        """Unbind its bindings, then delete its queues with what is in them; exchanges stay. What is not there is fine.
+
+        None of it is declared again after a reconnect. ``done`` gets BrokerRefused (no permission), or BrokerLost.
+        """
+
     def lock(self, queue: Queue, done: Done) -> None:
         """Declare an exclusive queue and hold it (again after each reconnect).
 

@@ -20,6 +20,8 @@ DELIVERY_LIMIT = 20
 REPLY_QUEUE_EXPIRES_MS = 10 * 60 * 1000
 CONTROL_EXPIRES_MS = 24 * 3600 * 1000  # a worker that is away for a while still hears what was cancelled meanwhile
 CONTROL_LENGTH = 100_000
+LISTENER_EXPIRES_MS = 10 * 60 * 1000  # a subscription without a name outlives its connection by this
+LISTENER_LENGTH = 10_000
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 
@@ -52,6 +54,15 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     exchanges: tuple[Exchange, ...] = ()
     queues: tuple[Queue, ...] = ()
     bindings: tuple[Binding, ...] = ()
+
+    def without(self, removed: Topology) -> Topology:
+        """What is left once queues and bindings were removed; a removed queue takes its bindings along."""
+        gone = {each.name for each in removed.queues}
+        return Topology(
+            exchanges=self.exchanges,
+            queues=tuple(each for each in self.queues if each.name not in gone),
+            bindings=tuple(each for each in self.bindings if each.queue not in gone and each not in removed.bindings),
+        )
 
 
 _EXCHANGES = tuple(Exchange(name) for name in (REQUESTS, REPLIES, EVENTS, DEAD, CONTROL))
@@ -87,6 +98,37 @@ def reply_topology(tenant: str, reply_id: str) -> Topology:
     )
 
 
+def subscription_topology(tenant: str, name: str, keys: tuple[str, ...], *, max_length: int, ttl_ms: int) -> Topology:
+    """What a durable subscription declares: a queue that collects the events of those binding keys.
+
+    A full queue refuses: an event that it does not get, others do. What is too old, or delivered too often, is dead
+    (never lost on the way); a queue that nobody listened to for ``ttl_ms`` goes, with what is in it.
+    """
+    queue = event_queue(tenant, name)
+    arguments = {
+        **_work_arguments("quorum"),
+        "x-max-length": max_length,
+        "x-message-ttl": ttl_ms,
+        "x-expires": ttl_ms,
+    }
+    return Topology(
+        exchanges=_EXCHANGES,
+        queues=(Queue(name=queue, arguments=arguments),),
+        bindings=tuple(Binding(EVENTS, queue, key) for key in keys),
+    )
+
+
+def listener_topology(tenant: str, listener: str, keys: tuple[str, ...]) -> Topology:
+    """What a subscription without a name declares: a queue that goes when its program does, and drops the oldest."""
+    queue = event_queue(tenant, listener)
+    arguments: dict[str, str | int] = {"x-expires": LISTENER_EXPIRES_MS, "x-max-length": LISTENER_LENGTH}
+    return Topology(
+        exchanges=_EXCHANGES,
+        queues=(Queue(name=queue, arguments=arguments),),
+        bindings=tuple(Binding(EVENTS, queue, key) for key in keys),
+    )
+
+
 def slot_lock(pool: str, slot: str) -> Queue:
     """An exclusive queue whose only use is that one connection can hold it: the right to serve the slot."""
     return Queue(name=f"kaasq.slot.{pool}.{slot}", durable=False, exclusive=True)
@@ -115,6 +157,11 @@ def control_queue(pool: str, slot: str) -> str:
 def reply_queue(tenant: str, reply_id: str) -> str:
     """The queue that collects a client's replies."""
     return f"kaasq.reply.{tenant}.{reply_id}"
+
+
+def event_queue(tenant: str, name: str) -> str:
+    """The queue that collects a subscription's events."""
+    return f"kaasq.events.{tenant}.{name}"
 
 
 def request_key(tenant: str, pool: str, slot: str = "any") -> str:

@@ -63,6 +63,10 @@ class MemoryConsumer:
         self._unsettled[id(held)] = held
         self._broker.call_soon(lambda: self._deliver(held))
 
+    def orphan(self) -> None:
+        self._unsettled.clear()
+        self._broker.call_soon(lambda: self._broker.resubscribe(self))
+
     def release(self, held: Held) -> bool:
         """Whether it was still this consumer's to settle."""
         mine = self._unsettled.pop(id(held), None) is not None
@@ -121,6 +125,9 @@ class MemoryBroker(IoBroker):
     def declare(self, topology: Topology, done: Done) -> None:
         self._io.post(self._declare, topology, done)
 
+    def remove(self, topology: Topology, done: Done) -> None:
+        self._io.post(self._remove, topology, done)
+
     def lock(self, queue: Queue, done: Done) -> None:
         self._io.post(self._lock, queue, done)
 
@@ -144,8 +151,25 @@ class MemoryBroker(IoBroker):
         if consumer in self._consumers:
             self._consumers.remove(consumer)
 
+    def resubscribe(self, consumer: MemoryConsumer) -> None:
+        """Its queue was deleted: declare what belongs to it again, as after a reconnect."""
+        if consumer not in self._consumers or consumer.cancelled or self._lost:
+            return
+        for each in self._topologies:
+            if any(queue.name == consumer.queue for queue in each.queues):
+                self.node.declare(each)
+        self._again(consumer)
+
     def _declare(self, topology: Topology, done: Done) -> None:
         invoke(done, self._try(lambda: self.node.declare(topology), lambda: self._topologies.append(topology)))
+
+    def _remove(self, topology: Topology, done: Done) -> None:
+        if self._over:
+            invoke(done, BrokerLost("the broker connection was closed"))
+            return
+        self._topologies = [each.without(topology) for each in self._topologies]
+        self.node.remove(topology)
+        invoke(done, None)
 
     def _lock(self, queue: Queue, done: Done) -> None:
         invoke(done, self._try(lambda: self.node.lock(queue, self), lambda: self._locks.append(queue)))

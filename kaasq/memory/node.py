@@ -42,6 +42,9 @@ class Consumer(Protocol):
     def offer(self, held: Held) -> None:
         """Take it."""
 
+    def orphan(self) -> None:
+        """Its queue was deleted; to be handed over, too."""
+
 
 class _Queue:
     def __init__(self, declared: Queue, owner: object | None) -> None:
@@ -83,6 +86,21 @@ class MemoryNode:
                     raise BrokerRefused(f"no exchange {binding.exchange!r} or no queue {binding.queue!r} to bind")
                 if binding not in self._bindings[binding.exchange]:
                     self._bindings[binding.exchange].append(binding)
+            self._routes.clear()
+
+    def remove(self, topology: Topology) -> None:
+        """Unbind and delete. Whoever consumes from a deleted queue is told, and may declare it again."""
+        with self._lock:
+            for binding in topology.bindings:
+                bound = self._bindings.get(binding.exchange, [])
+                if binding in bound:
+                    bound.remove(binding)
+            for queue in topology.queues:
+                found = self._queues.get(queue.name)
+                if found is not None:
+                    self._remove(queue.name)
+                    for consumer in found.consumers:
+                        consumer.orphan()
             self._routes.clear()
 
     def lock(self, queue: Queue, owner: object) -> None:
@@ -135,6 +153,7 @@ class MemoryNode:
             if found is not None and consumer in found.consumers:
                 found.consumers.remove(consumer)
                 found.unused_since = time.monotonic()
+                self._dispatch(found)  # where one is active at a time, it may be the next one's turn
 
     def kick(self, queue: str) -> None:
         """A consumer has room again."""
@@ -228,6 +247,9 @@ class MemoryNode:
             consumer.offer(queue.held.popleft())
 
     def _next_consumer(self, queue: _Queue) -> Consumer | None:
+        if queue.argument("x-single-active-consumer"):
+            first = queue.consumers[0] if queue.consumers else None
+            return first if first is not None and first.has_room else None
         for _ in range(len(queue.consumers)):
             consumer = queue.consumers[0]
             queue.consumers.rotate(-1)

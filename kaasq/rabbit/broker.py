@@ -114,6 +114,9 @@ class RabbitBroker(IoBroker):
     def declare(self, topology: Topology, done: Done) -> None:
         self._io.post(self._declarer.declare, topology, done)
 
+    def remove(self, topology: Topology, done: Done) -> None:
+        self._io.post(self._declarer.remove, topology, done)
+
     def lock(self, queue: Queue, done: Done) -> None:
         self._io.post(self._declarer.lock, queue, done)
 

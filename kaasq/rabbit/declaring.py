@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pika.channel import Channel
 
@@ -27,7 +27,14 @@ from kaasq.topology import Binding, Exchange, Queue, Topology, slot_taken
 
 log = get_logger()
 
-Step = Exchange | Queue | Binding
+
+class Removal(NamedTuple):
+    """A queue is deleted, a binding undone."""
+
+    what: Queue | Binding
+
+
+Step = Exchange | Queue | Binding | Removal
 LOCK_RETRY_S = 1.0
 
 
@@ -83,6 +90,17 @@ class Declarer:
             done(error)
 
         self._add(Job(_steps(topology), remember, first_time=True))
+
+    def remove(self, topology: Topology, done: Done) -> None:
+        """Undo bindings and delete queues; unless that was refused, they are not declared again."""
+
+        def forget(error: KaasqError | None) -> None:
+            if error is None:
+                self._topologies = [each.without(topology) for each in self._topologies]
+            done(error)
+
+        doomed: tuple[Queue | Binding, ...] = (*topology.bindings, *topology.queues)
+        self._add(Job([Removal(each) for each in doomed], forget, first_time=True))
 
     def lock(self, queue: Queue, done: Done) -> None:
         """Declare an exclusive queue, and after every reconnect again unless it was refused."""
@@ -205,6 +223,10 @@ def _declare(channel: Channel, step: Step, then: Callable[[Any], None]) -> None:
             )
         case Binding():
             channel.queue_bind(step.queue, step.exchange, step.pattern, callback=then)
+        case Removal(Binding() as binding):
+            channel.queue_unbind(binding.queue, binding.exchange, binding.pattern, callback=then)
+        case Removal(Queue() as queue):
+            channel.queue_delete(queue.name, callback=then)
 
 
 def _refusal(step: Step, code: int, reason: Exception) -> KaasqError:
@@ -216,9 +238,10 @@ def _refusal(step: Step, code: int, reason: Exception) -> KaasqError:
             f"made with, or let it drain, delete it (rabbitmqctl delete_queue {step.name}) and start again",
             queue=step.name,
         )
-    return translate(reason, f"declaring {_name(step)}")
+    return translate(reason, f"{'removing' if isinstance(step, Removal) else 'declaring'} {_name(step)}")
 
 
 def _name(step: Step) -> str:
-    name = step.queue if isinstance(step, Binding) else step.name
-    return f"{type(step).__name__.lower()} {name!r}"
+    what = step.what if isinstance(step, Removal) else step
+    name = what.queue if isinstance(what, Binding) else what.name
+    return f"{type(what).__name__.lower()} {name!r}"

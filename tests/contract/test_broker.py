@@ -30,6 +30,7 @@ from tests.support.messaging import (
     lock,
     publish,
     ready,
+    remove,
     work_topology,
 )
 
@@ -405,6 +406,47 @@ def test_topic_patterns(connect: Connect) -> None:
         for name in patterns
     }
     assert got == {name: {key for key, names in expected.items() if name in names} for name in patterns}
+
+
+def test_a_removed_binding_routes_no_more_and_a_removed_queue_is_gone(mq: Broker) -> None:
+    kept, gone = Binding(EXCHANGE, "t.r", "r.kept"), Binding(EXCHANGE, "t.r", "r.gone")
+    assert declare(mq, Topology(queues=(Queue(name="t.r"),), bindings=(kept, gone))) is None
+    assert publish(mq, b"1", "r.gone") is None
+    assert remove(mq, Topology(bindings=(gone,))) is None
+    assert isinstance(publish(mq, b"2", "r.gone"), Unroutable)
+    assert publish(mq, b"3", "r.kept") is None
+    assert [each.message.body for each in Deliveries(mq, "t.r", settle=lambda one: one.ack()).some(2)] == [b"1", b"3"]
+    assert remove(mq, Topology(queues=(Queue(name="t.r"),))) is None
+    assert remove(mq, Topology(queues=(Queue(name="t.r"),), bindings=(kept,))) is None  # it need not be there
+
+
+def test_who_consumes_from_a_queue_that_another_removes_has_it_back(mq: Broker, connect: Connect) -> None:
+    mine = Topology(queues=(Queue(name="t.mine"),), bindings=(Binding(EXCHANGE, "t.mine", "m"),))
+    assert declare(mq, mine) is None
+    deliveries = Deliveries(mq, "t.mine", settle=lambda one: one.ack())
+    assert publish(mq, b"1", "m") is None
+    assert deliveries.one().message.body == b"1"
+    assert remove(connect(), Topology(queues=mine.queues)) is None
+    deadline = time.monotonic() + 10
+    while publish(mq, b"2", "m") is not None:
+        assert time.monotonic() < deadline
+    assert deliveries.one().message.body == b"2"
+
+
+def test_of_single_active_consumers_the_next_takes_over(mq: Broker, connect: Connect) -> None:
+    single = Queue(name="t.single", arguments={"x-single-active-consumer": True})
+    assert declare(mq, Topology(queues=(single,))) is None
+    other = connect()
+    first, second = Deliveries(mq, "t.single"), None
+    assert publish(mq, b"1", "t.single", exchange="") is None
+    taken = first.one()
+    second = Deliveries(other, "t.single")
+    assert publish(mq, b"2", "t.single", exchange="") is None
+    assert first.one().message.body == b"2"
+    assert second.none(0.1)
+    first.consumer.cancel()
+    taken.requeue()
+    assert second.one().message.body == b"1"
 
 
 def test_declaring_the_same_again_is_fine(mq: Broker, connect: Connect) -> None:

@@ -116,6 +116,12 @@ def declare(broker: Broker, topology: Topology) -> KaasqError | None:
     return done.one()
 
 
+def remove(broker: Broker, topology: Topology) -> KaasqError | None:
+    done = Outcomes()
+    broker.remove(topology, done)
+    return done.one()
+
+
 def lock(broker: Broker, held: Queue) -> KaasqError | None:
     done = Outcomes()
     broker.lock(held, done)

@@ -67,3 +67,38 @@ def test_a_slot_lock_is_an_exclusive_queue_that_names_pool_and_slot() -> None:
     assert (lock.exclusive, lock.durable) == (True, False)
     error = topology.slot_taken(lock.name)
     assert (error.pool, error.slot) == ("p", "gpu0")
+
+
+def test_a_named_subscription_keeps_what_it_collects_and_one_without_a_name_does_not() -> None:
+    keys = ("ann.saxpy.*", "ann.images.#")
+    declared = topology.subscription_topology("ann", "billing", keys, max_length=1000, ttl_ms=60_000)
+    assert declared.queues == (
+        Queue(
+            name="kaasq.events.ann.billing",
+            arguments={
+                "x-queue-type": "quorum",
+                "x-delivery-limit": 20,
+                "x-overflow": "reject-publish",
+                "x-dead-letter-exchange": "kaasq.dead",
+                "x-dead-letter-strategy": "at-least-once",
+                "x-max-length": 1000,
+                "x-message-ttl": 60_000,
+                "x-expires": 60_000,
+            },
+        ),
+    )
+    assert declared.bindings == tuple(Binding("kaasq.events", "kaasq.events.ann.billing", key) for key in keys)
+    listener = topology.listener_topology("ann", "l1", keys[:1])
+    assert listener.queues == (
+        Queue(name="kaasq.events.ann.l1", arguments={"x-expires": 600_000, "x-max-length": 10_000}),
+    )
+    assert listener.bindings == (Binding("kaasq.events", "kaasq.events.ann.l1", "ann.saxpy.*"),)
+
+
+def test_what_is_removed_is_not_declared_again() -> None:
+    two = topology.Topology(
+        queues=(Queue(name="a"), Queue(name="b")),
+        bindings=(Binding("x", "a", "1"), Binding("x", "a", "2"), Binding("x", "b", "1")),
+    )
+    left = two.without(topology.Topology(queues=(Queue(name="b"),), bindings=(Binding("x", "a", "1"),)))
+    assert left == topology.Topology(queues=(Queue(name="a"),), bindings=(Binding("x", "a", "2"),))
