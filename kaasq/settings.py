@@ -77,6 +77,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Guard mode, for finding bugs: writes outside of a buffer or to a ``const`` one fail the launch. Slow."""
     guard_band: Positive = GUARD_BAND_BYTES
     """Bytes before and after each buffer that guard mode watches."""
+    longest_run: Seconds = 3600.0
+    """A request that runs for longer is stopped, whatever its own deadline."""
+    executor_timeout: Annotated[float, msgspec.Meta(ge=2)] = 60.0
+    """An executor that gives no sign of life for so long is replaced. A kernel that runs is a sign of life."""
+    start_timeout: Seconds = 120.0
+    """An executor that is not ready after so long is replaced; at the worker's start, the worker fails."""
     result_ttl: Seconds = 24 * 3600.0
     """How long outcomes and outputs that nobody named are kept."""
     graph_limits: GraphLimits = GraphLimits()

@@ -9,6 +9,7 @@ from kaasq import codec
 from kaasq.broker import Message
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
 from kaasq.messages import Cancel, Reply, WorkerInfo
+from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
 from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Link, Vitals, Withdraw, Withdrawn
@@ -123,11 +124,13 @@ class Taken:
 class Bench:
     """A front with its surroundings."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
         self.loop = Loop()
         self.executors: list[Executor] = []
         self.ready: list[KaasqError | None] = []
-        self.front = Front(self.loop, self.launch, Answers(self.loop, "/test"), self.ready.append)
+        self.front = Front(
+            self.loop, settings or Settings(), self.launch, Answers(self.loop, "/test"), self.ready.append
+        )
         self.front.start()
         self.say_hello()
 

@@ -9,6 +9,7 @@ import pytest
 
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
 from kaasq.messages import ErrorBody
+from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
 from kaasq_workers.link import Answer, Refusal
@@ -109,7 +110,7 @@ def test_while_a_suspect_runs_newcomers_wait(bench):
 
 def test_an_executor_that_never_became_ready_is_reported(bench):
     ready: list[KaasqError | None] = []
-    front = Front(bench.loop, bench.launch, Answers(bench.loop, "/t"), ready.append)
+    front = Front(bench.loop, Settings(), bench.launch, Answers(bench.loop, "/t"), ready.append)
     front.start()
     bench.executor.channel.send([Refusal(error=ErrorBody(code="store_unavailable", message="read-only"))])
     bench.loop.turn()
@@ -256,3 +257,66 @@ def test_when_the_broker_is_lost_what_has_not_started_is_forgotten(bench):
     bench.front.lost()
     bench.revive()
     assert bench.executor.received() == []
+
+
+def stuck_bench(**settings) -> Bench:
+    """With an executor that counts as stuck at the second look, unless it has moved."""
+    return Bench(Settings(**settings))
+
+
+def test_a_stuck_executor_is_replaced_and_nobody_is_blamed_at_first():
+    bench = stuck_bench(executor_timeout=0.0)
+    bench.take("one")
+    bench.take("other")
+    assert len(bench.executor.received()) == 2
+    bench.loop.run_timers()
+    assert not bench.executor.killed
+    bench.executor.vitals.turn()
+    bench.executor.vitals.beat()
+    bench.loop.run_timers()
+    assert not bench.executor.killed
+    bench.loop.run_timers()
+    assert bench.executor.killed
+    bench.loop.turn()
+    bench.say_hello()
+    assert [(each.id, each.alone) for each in bench.executor.received()] == [("one", False), ("other", False)]
+
+
+def test_who_was_running_is_suspected_when_the_next_executor_is_stuck_too():
+    bench = stuck_bench(executor_timeout=0.0)
+    bench.take("one")
+    bench.take("other")
+    for _ in range(2):
+        one, _ = bench.executor.received()
+        bench.executor.vitals.begin(one.tag)
+        bench.loop.run_timers()
+        bench.loop.run_timers()
+        assert bench.executor.killed
+        bench.loop.turn()
+        bench.revive()
+    (again,) = bench.executor.received()
+    assert (again.id, again.alone) == ("one", True)
+
+
+def test_an_executor_whose_request_runs_is_not_stuck_while_its_process_lives():
+    bench = stuck_bench(executor_timeout=0.0)
+    bench.take("one")
+    (job,) = bench.executor.received()
+    bench.executor.vitals.begin(job.tag)
+    for _ in range(3):
+        bench.executor.vitals.beat()
+        bench.loop.run_timers()
+    assert not bench.executor.killed
+
+
+def test_an_executor_that_is_not_ready_in_time_is_replaced():
+    bench = stuck_bench(start_timeout=0.0)
+    bench.die()
+    late = bench.executor
+    bench.loop.run_timers()
+    bench.loop.run_timers()
+    assert late.killed
+    bench.loop.turn()
+    bench.revive()
+    assert bench.executor is not late
+    assert not bench.executor.killed

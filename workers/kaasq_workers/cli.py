@@ -47,6 +47,14 @@ log = get_logger()
     help="Find kernels that write outside of their buffers or to const inputs (slow; default: no).",
 )
 @click.option("--guard-band", type=click.IntRange(min=1), metavar="BYTES", help="What --guard watches around a buffer.")
+@click.option("--longest-run", type=float, metavar="S", help="Most seconds a request may run (default: 3600).")
+@click.option(
+    "--executor-timeout",
+    type=float,
+    metavar="S",
+    help="Seconds without a sign of life after which the executor is replaced (default: 60).",
+)
+@click.option("--start-timeout", type=float, metavar="S", help="Seconds for the executor to start in (default: 120).")
 @click.option(
     "--drain",
     type=click.FloatRange(min=0),

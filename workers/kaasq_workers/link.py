@@ -26,7 +26,9 @@ _RUNNING = struct.Struct("<QQ")
 RUNNING_MOST = 64
 RECEIVE_BYTES = 256 << 10
 _PLACES = 1 << 16  # prefetch is at most one less
-_WITHDRAWN_AT = RUNNING_MOST * _RUNNING.size
+_TURNS_AT = RUNNING_MOST * _RUNNING.size
+_PULSE_AT = _TURNS_AT + _WORD.size
+_WITHDRAWN_AT = _PULSE_AT + _WORD.size
 _VITALS_BYTES = _WITHDRAWN_AT + _PLACES * _WORD.size
 
 
@@ -200,18 +202,21 @@ class BlockingChannel:
 
 
 class Vitals:
-    """Shared memory: the requests that are running, each with its deadline, and which tags are withdrawn.
+    """Shared memory: the requests that are running, each with its deadline; signs of life; which tags are withdrawn.
 
     A request is known by its tag, which is never 0. Deadlines are in milliseconds since the epoch, 0 for none. Of a
     request's two words the tag is written last and erased first, so that a reader never holds it against another's
     deadline. A tag is withdrawn by its number in the place that is its own (more of them than places are never with
     one executor), so that a running request can look without a system call.
+
+    There are two signs of life, both counters: the turns of the executor's loop, which stand still while a request
+    runs that nobody can look into, and the process's pulse, which goes on through any kernel.
     """
 
     def __init__(self, fd: int) -> None:
         self._page = mmap.mmap(fd, _VITALS_BYTES)
         self._places: dict[int, int] = {}  # of what runs here
-        self._free = list(range(_WITHDRAWN_AT - _RUNNING.size, -1, -_RUNNING.size))
+        self._free = list(range(_TURNS_AT - _RUNNING.size, -1, -_RUNNING.size))
 
     @classmethod
     def create(cls) -> tuple[Vitals, int]:
@@ -223,16 +228,34 @@ class Vitals:
     @property
     def running(self) -> dict[int, int]:
         """The tags that are running, and their deadlines."""
-        return {tag: deadline_ms for tag, deadline_ms in _RUNNING.iter_unpack(self._page[:_WITHDRAWN_AT]) if tag}
+        return {tag: deadline_ms for tag, deadline_ms in _RUNNING.iter_unpack(self._page[:_TURNS_AT]) if tag}
 
-    def begin(self, tag: int) -> None:
-        """A request begins; its deadline is not known yet. At most ``RUNNING_MOST`` at once."""
+    @property
+    def turns(self) -> int:
+        """The turns of the executor's loop so far."""
+        return int(_WORD.unpack_from(self._page, _TURNS_AT)[0])
+
+    @property
+    def pulse(self) -> int:
+        """The beats of the executor's process so far."""
+        return int(_WORD.unpack_from(self._page, _PULSE_AT)[0])
+
+    def turn(self) -> None:
+        """The loop goes round once more."""
+        _WORD.pack_into(self._page, _TURNS_AT, self.turns + 1)
+
+    def beat(self) -> None:
+        """The process lives."""
+        _WORD.pack_into(self._page, _PULSE_AT, self.pulse + 1)
+
+    def begin(self, tag: int, deadline_ms: int = 0) -> None:
+        """A request begins; this deadline holds until its own is known. At most ``RUNNING_MOST`` at once."""
         place = self._places[tag] = self._free.pop()
-        _WORD.pack_into(self._page, place + _WORD.size, 0)
+        _WORD.pack_into(self._page, place + _WORD.size, deadline_ms)
         _WORD.pack_into(self._page, place, tag)
 
     def due(self, tag: int, deadline_ms: int) -> None:
-        """A running request's deadline."""
+        """A running request's own deadline."""
         _WORD.pack_into(self._page, self._places[tag] + _WORD.size, deadline_ms)
 
     def end(self, tag: int) -> None:

@@ -20,7 +20,7 @@ from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
 from kaasq_workers.front.handles import Handle, ProcessHandle, ThreadHandle
 
-START_TIMEOUT_S = 120.0  # a first CUDA context on a busy machine takes seconds; this is for a wedged one
+STEP_TIMEOUT_S = 120.0  # for the broker to do as it is told
 DRAIN_TIMEOUT_S = 30.0
 
 log = get_logger()
@@ -56,7 +56,8 @@ class Worker:
         try:
             self._broker.watch(self._on_state)
             self._wait(lambda done: self._broker.lock(slot_lock(settings.pool, settings.slot), done))
-            self._wait(self._start_front)
+            # The front says itself that an executor takes too long; this is for when it cannot.
+            self._wait(self._start_front, settings.start_timeout + STEP_TIMEOUT_S)
             # Only now: a pool that exists takes requests, and a worker that cannot start should not leave one behind.
             topology = pool_topology(settings.pool, settings.slot, settings.queue_type)
             self._wait(lambda done: self._broker.declare(topology, done))
@@ -112,7 +113,7 @@ class Worker:
     def _start_front(self, done: Done) -> None:
         source = f"/kaasq/{self.settings.pool}/{socket.gethostname()}/{self.settings.slot}"
 
-        self._front = Front(self._broker, self._start_executor, Answers(self._broker, source), done)
+        self._front = Front(self._broker, self.settings, self._start_executor, Answers(self._broker, source), done)
         self._broker.call_soon(self._front.start)
 
     def _start_executor(self) -> Handle:
@@ -128,8 +129,8 @@ class Worker:
         if state is State.FAILED:
             self.failure = error or WorkerFailed("the broker connection failed for good")
 
-    def _wait(self, operation: Callable[[Done], object]) -> None:
+    def _wait(self, operation: Callable[[Done], object], timeout_s: float = STEP_TIMEOUT_S) -> None:
         try:
-            wait_for(operation, START_TIMEOUT_S)
+            wait_for(operation, timeout_s)
         except TimeoutError:
-            raise WorkerFailed(f"the worker did not start within {START_TIMEOUT_S:.0f} s") from None
+            raise WorkerFailed(f"the worker did not start within {timeout_s:.0f} s") from None

@@ -11,6 +11,7 @@ import msgspec
 
 from kaasq.log import configure
 from kaasq.settings import Settings
+from kaasq_workers.executor.heart import Heart
 from kaasq_workers.executor.opening import serve
 from kaasq_workers.link import Vitals
 
@@ -29,5 +30,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which then closes the socket
     settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings)
     configure(settings.log_level, settings.log_format)
-    answered = serve(socket.socket(fileno=int(sys.argv[1])), Vitals(int(sys.argv[2])), settings)
+    vitals = Vitals(int(sys.argv[2]))
+    with Heart(vitals):
+        answered = serve(socket.socket(fileno=int(sys.argv[1])), vitals, settings)
     sys.exit(0 if answered else EXIT_UNANSWERED)

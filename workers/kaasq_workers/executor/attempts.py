@@ -42,18 +42,21 @@ class Attempts:
     def __init__(self, engine: Engine, store: BufferStore, settings: Settings) -> None:
         self._engine = engine
         self._store = store
+        self._longest_run_s = settings.longest_run
         self._decoder = RequestDecoder(settings.graph_limits)
         self._log = log.bind(device=engine.device.name)
 
     def begin(self, job: Job, vitals: Vitals, *, beside_others: bool) -> tuple[Ended, Flight | None] | None:
         """Start a request; without a flight it has ended already. None: it does not fit ``beside_others``."""
+        limit_ms = round((time.time() + self._longest_run_s) * 1000)
+        vitals.begin(job.tag, limit_ms)
         ended = Ended(job=job, reply_type=codec.reply_type(job.body, job.content_type))
         if job.published_ms is not None:
             ended.queued_us = max(0, round(time.time() * 1e6) - job.published_ms * 1000)
         flight: Flight | None = None
         with self._answered(ended):
             try:
-                flight = self._start(job, ended, vitals)
+                flight = self._start(job, ended, vitals, limit_ms)
             except OutOfMemory:
                 if beside_others:
                     return None
@@ -86,7 +89,7 @@ class Attempts:
             ended.error = WorkerFailed(f"the worker failed on this request: {error!r}")
             self._log.exception("request.broke", request=job.id, tenant=job.tenant)
 
-    def _start(self, job: Job, ended: Ended, vitals: Vitals) -> Flight | None:
+    def _start(self, job: Job, ended: Ended, vitals: Vitals, limit_ms: int) -> Flight | None:
         """Read it and have the engine begin it; None if it has an outcome already."""
         request, whole = self._decoder.read(job.body, job.content_type)
         graph = request.graph
@@ -107,7 +110,8 @@ class Attempts:
             late_ms = time.time() * 1000 - deadline_ms
             if late_ms > 0:
                 raise DeadlineExceeded(f"its time was over {late_ms:.0f} ms before a worker could start it")
-            vitals.due(job.tag, deadline_ms)
+            if deadline_ms < limit_ms:
+                vitals.due(job.tag, deadline_ms)
 
         def proceed() -> None:
             if vitals.withdrawn(job.tag):

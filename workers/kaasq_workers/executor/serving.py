@@ -25,6 +25,7 @@ from kaasq_workers.link import Answer, BlockingChannel, Job, ToExecutor, Vitals,
 GROUP_SIZE = 64  # outcomes in one transaction at most
 GROUP_TIME_S = 2e-3  # a group is committed once running it has taken this long
 GC_INTERVAL_S = 60.0
+TURN_S = 1.0  # a loop with nothing to do goes round all the same: the front sees that it is not stuck
 SPIN_S = 200e-6  # without pause until something ends; then pauses of an eighth of the time waited, at most
 MOST_PAUSE_S = 250e-6  # so a request that comes while a long one runs starts soon
 
@@ -68,8 +69,9 @@ class Executor:
         next_gc = time.monotonic() + GC_INTERVAL_S
         gone = False
         while not (gone and not line.busy):
+            vitals.turn()
             if not gone:
-                received = channel.receive(timeout_s=0.0 if line.busy else max(0.0, next_gc - time.monotonic()))
+                received = channel.receive(timeout_s=0.0 if line.busy else TURN_S)
                 gone = received is None
                 self._receive(received or [], line, channel)
             if time.monotonic() >= next_gc:
@@ -128,7 +130,6 @@ class Executor:
     def _begin(self, job: Job, line: Line[Flight], vitals: Vitals) -> None:
         """Start a request: it is on its way then, has ended, or waits for room."""
         self._begun_s = time.monotonic()
-        vitals.begin(job.tag)
         begun = self._attempts.begin(job, vitals, beside_others=bool(line.flying))
         if begun is None:
             vitals.end(job.tag)

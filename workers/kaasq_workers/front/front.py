@@ -15,6 +15,7 @@ from kaasq.broker import Broker, Delivery
 from kaasq.errors import KaasqError, KernelFailed
 from kaasq.log import get_logger
 from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status
+from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.handles import Handle
 from kaasq_workers.front.intake import Accepted, Refused, examine, examine_control
@@ -46,11 +47,11 @@ class _Withdrawal(msgspec.Struct):
 class Front:
     """One worker's front. ``on_ready`` is called once: the executor is up, or cannot start."""
 
-    def __init__(self, broker: Broker, start: Start, answers: Answers, on_ready: Ready) -> None:
+    def __init__(self, broker: Broker, settings: Settings, start: Start, answers: Answers, on_ready: Ready) -> None:
         self._broker = broker
         self._answers = answers
         self._on_ready: Ready | None = on_ready
-        self._supervisor = Supervisor(broker, start, self)
+        self._supervisor = Supervisor(broker, start, self, settings)
         self._pending: dict[int, _Pending] = {}
         self._next_tag = 1
         self._withdrawals: dict[int, _Withdrawal] = {}  # heard, and not yet durable

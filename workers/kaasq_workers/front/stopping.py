@@ -36,7 +36,10 @@ def to_stop(
         if job is None:
             continue
         if deadline_ms and now_ms > deadline_ms:
-            late = DeadlineExceeded(f"request {job.id} was still running when its time was over; it was stopped")
+            late = DeadlineExceeded(
+                f"request {job.id} was still running when its time was over (its timeout, or the worker's "
+                "longest_run); it was stopped"
+            )
             return Stopped(job, late, "expired")
         if now_s > withdrawn.get(tag, math.inf):
             return Stopped(job, Cancelled(f"request {job.id} was cancelled, and stopped", id=job.id), "cancelled")

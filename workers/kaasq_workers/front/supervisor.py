@@ -16,8 +16,10 @@ import msgspec
 from kaasq.broker import Broker
 from kaasq.errors import KaasqError, KernelFailed, WorkerFailed
 from kaasq.log import get_logger
+from kaasq.settings import Settings
 from kaasq_workers.front.blame import Suspicion, judge
 from kaasq_workers.front.handles import CLEAN_EXIT, Handle
+from kaasq_workers.front.silence import Vigil
 from kaasq_workers.front.stopping import Stopped, to_stop
 from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal, ToExecutor, Withdraw, Withdrawn
 
@@ -61,8 +63,9 @@ class Owner(Protocol):
 class Supervisor:
     """Has an executor running, for as long as it is not told to hang up."""
 
-    def __init__(self, broker: Broker, start: Start, owner: Owner) -> None:
+    def __init__(self, broker: Broker, start: Start, owner: Owner, settings: Settings) -> None:
         self._broker = broker
+        self._settings = settings
         self._start_handle = start
         self._owner = owner
         self._handle: Handle | None = None
@@ -72,7 +75,9 @@ class Supervisor:
         self._waiting: list[int] = []  # taken but not sent: the executor is starting, or a suspect runs alone
         self._sent: OrderedDict[int, None] = OrderedDict()
         self._suspicions: dict[int, Suspicion] = {}
-        self._barren = 0  # executors in a row that died without an answer
+        self._barren = 0  # executors in a row that ended without an answer
+        self._vigil = self._new_vigil()
+        self._stuck: str | None = None  # why the executor was killed, though no request was to be stopped
         self._stopped: Stopped | None = None  # the request for whose sake the executor was killed
         self._withdrawn: dict[int, float] = {}  # tags of requests with the executor, and when they are to be killed
         self._flushing = False
@@ -229,7 +234,11 @@ class Supervisor:
             log.error("executor.not_started", error=str(error))
             self._broker.call_later(RESTART_DELAYS_S[-1], self._start_executor)
             return
+        self._vigil = self._new_vigil()
         self._broker.add_reader(self._handle.link.fileno(), self._readable)
+
+    def _new_vigil(self) -> Vigil:
+        return Vigil(start_timeout_s=self._settings.start_timeout, timeout_s=self._settings.executor_timeout)
 
     def _executor_gone(self) -> None:
         assert self._handle is not None
@@ -264,23 +273,29 @@ class Supervisor:
             self._waiting = in_flight + self._waiting
             self._start_executor()
             return
+        stuck, self._stuck = self._stuck, None
+        how = stuck or how
         if not self._served:
+            self._closing = True
             self._owner.ready(WorkerFailed(f"the executor ended before it was ready ({how}); see its log"))
             return
         log.error("executor.died", how=how, in_flight=len(in_flight), running=len(running))
-        if how == CLEAN_EXIT:  # it gave up a poisoned device after answering for who poisoned it
+        if how == CLEAN_EXIT or (stuck is not None and not self._barren):
+            # It gave up a poisoned device after answering for who poisoned it; or nobody knows why it was stuck.
             self._waiting = in_flight + self._waiting
-            self._start_executor()
-            return
-        verdict = judge(in_flight, running, self._suspicions)
-        self._waiting = verdict.again + self._waiting
-        # Suspects go first and alone: everybody else waits a moment rather than being taken down with them.
-        self._waiting.sort(key=lambda tag: not self._is_alone(tag))
-        for tag in verdict.dead:
-            self._bury(tag, how)
+        else:
+            verdict = judge(in_flight, running, self._suspicions)
+            self._waiting = verdict.again + self._waiting
+            # Suspects go first and alone: everybody else waits a moment rather than being taken down with them.
+            self._waiting.sort(key=lambda tag: not self._is_alone(tag))
+            for tag in verdict.dead:
+                self._bury(tag, how)
         delay = RESTART_DELAYS_S[min(self._barren, len(RESTART_DELAYS_S) - 1)]
         self._barren += 1
-        self._broker.call_later(delay, self._start_executor)
+        if delay:
+            self._broker.call_later(delay, self._start_executor)
+        else:
+            self._start_executor()
 
     def _bury(self, tag: int, how: str) -> None:
         kills = self._suspicions[tag].kills
@@ -295,22 +310,29 @@ class Supervisor:
         log.error("request.dead", request=job.id, tenant=job.tenant, how=how, kills=kills)
         self._owner.killed(job, error)
 
-    # -- deadlines and cancelling ---------------------------------------------------------------------------------
+    # -- what takes too long ---------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Kill an executor whose request runs past its deadline or although it was cancelled.
+        """Kill an executor that is stuck, or whose request runs past its deadline or although it was cancelled.
 
         A kernel cannot be stopped in any other way.
         """
         if self._closing:
             return
         self._broker.call_later(WATCH_S, self._watch)
-        if self._handle is None or not self._handle.killable or self._stopped is not None:
+        if self._handle is None or not self._handle.killable or self._stopped is not None or self._stuck is not None:
             return
-        running = self._handle.link.vitals.running
-        stopped = to_stop(self._jobs, running, self._withdrawn, time.time() * 1000, time.monotonic())
-        if stopped is not None:
-            event = "request.overdue" if stopped.status == "expired" else "request.stopped"
-            log.warning(event, request=stopped.job.id, tenant=stopped.job.tenant)
-            self._stopped = stopped
+        vitals, now_s = self._handle.link.vitals, time.monotonic()
+        running = vitals.running
+        self._stuck = self._vigil.look(
+            up=self._up, turns=vitals.turns, pulse=vitals.pulse, running=bool(running), now_s=now_s
+        )
+        if self._stuck is not None:
+            log.error("executor.stuck", why=self._stuck, in_flight=len(self._sent), running=len(running))
+            self._handle.kill()
+            return
+        self._stopped = to_stop(self._jobs, running, self._withdrawn, time.time() * 1000, now_s)
+        if self._stopped is not None:
+            event = "request.overdue" if self._stopped.status == "expired" else "request.stopped"
+            log.warning(event, request=self._stopped.job.id, tenant=self._stopped.job.tenant)
             self._handle.kill()
