@@ -47,11 +47,13 @@ HELP = """Measure kaasq beside what it stands on and beside its peers; all PARTS
 \b
 messaging   a no-op and a small saxpy beside an echo, workers by hand, Celery
 overhead    graphs of launches, a solver, products beside the same by hand
+engine      the engine by itself beside the same kernels by hand
 copies      store to device and back beside the memory's own speed
 sharing     tenants, small kernels, more data than the device holds
 cold        first requests beside a fresh process for each
 cpu         kernels on the cpu device beside NumPy
 device      the cuda device beside CuPy and cuda.core
+builtins    the cuda device's built-ins beside PyTorch and CuPy
 store       the buffer store beside LMDB, files and memcpy
 """
 

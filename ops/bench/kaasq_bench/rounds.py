@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -38,3 +39,8 @@ def us_per_call(call: Callable[[], object], budget_s: float, *, at_least: int = 
             call()
         done += batch
     return spent / done * 1e6
+
+
+def median_us(call: Callable[[], object], count: int) -> float:
+    """Microseconds of the middle one of so many calls."""
+    return statistics.median(seconds(call) for _ in range(count)) * 1e6

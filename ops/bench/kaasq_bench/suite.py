@@ -16,11 +16,13 @@ from kaasq_bench.setting import NotHere, Setting
 PARTS = {
     "messaging": "a no-op graph and a small saxpy beside a bare echo, workers written by hand, and Celery",
     "overhead": "graphs of many launches, a solver and a chain of products beside the same kernels by hand",
+    "engine": "the engine by itself, without broker and processes, beside the same kernels by hand",
     "copies": "inputs and outputs between store and device beside the memory's own speed",
     "sharing": "many tenants, small kernels, and more data than the device holds",
     "cold": "the first request of a module and of a worker beside a fresh process for each",
     "cpu": "kernels on the cpu device beside NumPy",
     "device": "launches, copies and modules of the cuda device beside CuPy and cuda.core",
+    "builtins": "built-ins of the cuda device beside PyTorch and CuPy",
     "store": "commits, objects and lookups of the buffer store beside LMDB, files and memcpy",
 }
 
