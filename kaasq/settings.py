@@ -77,6 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Guard mode, for finding bugs: writes outside of a buffer or to a ``const`` one fail the launch. Slow."""
     guard_band: Positive = GUARD_BAND_BYTES
     """Bytes before and after each buffer that guard mode watches."""
+    spare: Literal["none", "imported", "opened"] = "imported"
+    """What stands by to replace an executor: nothing, a process that has loaded everything and waits before it opens
+    the device, or one that has opened it, too."""
     longest_run: Seconds = 3600.0
     """A request that runs for longer is stopped, whatever its own deadline."""
     executor_timeout: Annotated[float, msgspec.Meta(ge=2)] = 60.0

@@ -128,15 +128,20 @@ class Bench:
         self.loop = Loop()
         self.executors: list[Executor] = []
         self.ready: list[KaasqError | None] = []
-        self.front = Front(
-            self.loop, settings or Settings(), self.launch, Answers(self.loop, "/test"), self.ready.append
-        )
+        self.front = Front(self.loop, settings or Settings(), self, Answers(self.loop, "/test"), self.ready.append)
         self.front.start()
         self.say_hello()
 
-    def launch(self) -> Executor:
+    def start(self) -> Executor:
+        """As the starter that the front has."""
         self.executors.append(Executor())
         return self.executors[-1]
+
+    def started(self, hello: Hello) -> None:
+        """As the starter that the front has."""
+
+    def close(self) -> None:
+        """As the starter that the front has."""
 
     @property
     def executor(self) -> Executor:

@@ -110,7 +110,7 @@ def test_while_a_suspect_runs_newcomers_wait(bench):
 
 def test_an_executor_that_never_became_ready_is_reported(bench):
     ready: list[KaasqError | None] = []
-    front = Front(bench.loop, Settings(), bench.launch, Answers(bench.loop, "/t"), ready.append)
+    front = Front(bench.loop, Settings(), bench, Answers(bench.loop, "/t"), ready.append)
     front.start()
     bench.executor.channel.send([Refusal(error=ErrorBody(code="store_unavailable", message="read-only"))])
     bench.loop.turn()
@@ -261,7 +261,9 @@ def test_when_the_broker_is_lost_what_has_not_started_is_forgotten(bench):
 
 def stuck_bench(**settings) -> Bench:
     """With an executor that counts as stuck at the second look, unless it has moved."""
-    return Bench(Settings(**settings))
+    bench = Bench(Settings(**settings))
+    bench.executor.vitals.beat()
+    return bench
 
 
 def test_a_stuck_executor_is_replaced_and_nobody_is_blamed_at_first():
@@ -289,6 +291,7 @@ def test_who_was_running_is_suspected_when_the_next_executor_is_stuck_too():
     for _ in range(2):
         one, _ = bench.executor.received()
         bench.executor.vitals.begin(one.tag)
+        bench.executor.vitals.beat()
         bench.loop.run_timers()
         bench.loop.run_timers()
         assert bench.executor.killed

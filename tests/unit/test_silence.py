@@ -12,13 +12,13 @@ def looked(times: list[float], **signs: list[int] | list[bool]) -> list[str | No
     vigil = Vigil(start_timeout_s=3.0, timeout_s=2.0)
     said = []
     for i, now in enumerate(times):
-        fields = {"up": [True], "turns": [0], "pulse": [0], "running": [False], **signs}
+        fields = {"up": [True], "turns": [0], "pulse": [1], "running": [False], **signs}
         said.append(vigil.look(**{name: each[min(i, len(each) - 1)] for name, each in fields.items()}, now_s=now))
     return said
 
 
 SECONDS = [float(each) for each in range(6)]
-MOVING = list(range(100))
+MOVING = list(range(1, 100))
 
 
 def test_what_moves_is_not_stuck():

@@ -47,6 +47,12 @@ log = get_logger()
     help="Find kernels that write outside of their buffers or to const inputs (slow; default: no).",
 )
 @click.option("--guard-band", type=click.IntRange(min=1), metavar="BYTES", help="What --guard watches around a buffer.")
+@click.option(
+    "--spare",
+    type=click.Choice(["none", "imported", "opened"]),
+    help="What stands by to replace an executor: a process that has loaded everything (imported, the default), one "
+    "that has opened the device too, or nothing.",
+)
 @click.option("--longest-run", type=float, metavar="S", help="Most seconds a request may run (default: 3600).")
 @click.option(
     "--executor-timeout",

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from kaasq.messages import ErrorBody, WorkerInfo
+from kaasq.settings import Settings
 
 T = TypeVar("T")
 
@@ -30,6 +31,14 @@ _TURNS_AT = RUNNING_MOST * _RUNNING.size
 _PULSE_AT = _TURNS_AT + _WORD.size
 _WITHDRAWN_AT = _PULSE_AT + _WORD.size
 _VITALS_BYTES = _WITHDRAWN_AT + _PLACES * _WORD.size
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What an executor begins with."""
+
+    settings: Settings
+    sharing: int = 1
+    """So many executors share what the settings say of device memory and pinned memory."""
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
@@ -59,6 +68,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
 
     worker: WorkerInfo
     description: str
+    device_memory: int = 0
+    """Bytes that it may use."""
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):

@@ -18,7 +18,8 @@ from kaasq.topology import control_queue, pool_topology, slot_lock, work_queue
 from kaasq_workers.devices.opening import default_slot, one_device
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
-from kaasq_workers.front.handles import Handle, ProcessHandle, ThreadHandle
+from kaasq_workers.front.handles import Handle
+from kaasq_workers.front.starting import ProcessStarter, Starter, ThreadStarter
 
 STEP_TIMEOUT_S = 120.0  # for the broker to do as it is told
 DRAIN_TIMEOUT_S = 30.0
@@ -113,15 +114,16 @@ class Worker:
     def _start_front(self, done: Done) -> None:
         source = f"/kaasq/{self.settings.pool}/{socket.gethostname()}/{self.settings.slot}"
 
-        self._front = Front(self._broker, self.settings, self._start_executor, Answers(self._broker, source), done)
+        answers = Answers(self._broker, source)
+        self._front = Front(self._broker, self.settings, self._starter(), answers, done)
         self._broker.call_soon(self._front.start)
 
-    def _start_executor(self) -> Handle:
+    def _starter(self) -> Starter:
         if self._in_process:
             from kaasq_workers.executor.opening import serve
 
-            return ThreadHandle(self.settings, serve)
-        return ProcessHandle(self.settings)
+            return ThreadStarter(self.settings, serve)
+        return ProcessStarter(self.settings, self._broker.call_later)
 
     def _on_state(self, state: State, error: KaasqError | None) -> None:
         if state is State.LOST and self._front is not None:

@@ -35,3 +35,6 @@ SMALL_GRIDS_TOGETHER = at_least(3.0)
 HIT_RATE = at_least(0.6, of="value")
 
 CPU_BESIDE_NUMPY = at_least(0.8)
+
+# From the death of an executor to the first answer of the next one, on a GPU.
+RESTART_MS = at_most(1500.0, of="value")

@@ -100,6 +100,7 @@ def serving(
     folder: Path | None = None,
     inline_limit: int | None = None,
     device_memory: int | None = None,
+    spare: str | None = None,
     cache: str = "cache",
 ) -> Iterator[Serving]:
     """A worker that serves, with its client. ``folder``: where its store lies, on disk unless it says otherwise.
@@ -120,6 +121,8 @@ def serving(
     arguments += ["--store-sync" if sync else "--no-store-sync", "--log-level", "warning"]
     if device_memory is not None:
         arguments += ["--device-memory", str(device_memory)]
+    if spare is not None:
+        arguments += ["--spare", spare]
     environ = {"KAASQ_CACHE_DIR": str(setting.disk / cache), "KAASQ_INLINE_LIMIT": str(settings.inline_limit)}
     try:
         with child(setting, arguments, environ) as worker, Client(settings=settings) as client:

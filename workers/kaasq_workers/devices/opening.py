@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import entry_points
+from typing import Any
+
+import msgspec
 
 from kaasq.errors import BadRequest
 from kaasq.settings import Settings
@@ -40,29 +44,51 @@ def default_slot(device: str) -> str:
     return device.replace(":", "")
 
 
-def open_device(settings: Settings) -> Device:
-    """The device that the settings name. Raises BadRequest; KaasqError if it cannot be used."""
+def load_device(name: str) -> None:
+    """Load what opening that device takes, without touching it. What is missing or wrong is said when it is opened."""
+    kind = name.partition(":")[0]
+    with suppress(ImportError):
+        if kind == "cpu":
+            import kaasq_workers.devices.cpu
+        elif kind == "cuda":
+            import kaasq_workers.devices.cuda.loading  # noqa: F401 - loading it is the point
+        else:
+            _entry(kind)
+
+
+def open_device(settings: Settings, sharing: int = 1) -> Device:
+    """The device that the settings name. Raises BadRequest; KaasqError if it cannot be used.
+
+    ``sharing``: so many processes open it, each for an equal part of the memory.
+    """
     name = one_device(settings.device)
     kind, _, index = name.partition(":")
     if index and not index.isdecimal():
         raise BadRequest(f"{name!r}: a device is cpu, cuda:0, cuda:1, ..., all or auto", at="device")
+    part = settings.device_memory // sharing
     if kind == "cpu":
         from kaasq_workers.devices.cpu import CpuDevice
 
         return CpuDevice(
             cache_dir=settings.cache_path / "cpu",
             compiler=settings.compiler or None,
-            memory_limit=settings.device_memory or None,
+            memory_limit=part or None,
+            sharing=sharing,
             guard=settings.guard,
         )
     if kind == "cuda":
         from kaasq_workers.devices.cuda import CudaDevice
 
         return CudaDevice(
-            int(index or 0), memory_limit=settings.device_memory or None, cache_dir=settings.cache_path / "cuda"
+            int(index or 0), memory_limit=part or None, sharing=sharing, cache_dir=settings.cache_path / "cuda"
         )
-    for entry in entry_points(group=GROUP):
-        if entry.name == kind:
-            device: Device = entry.load()(int(index or 0), settings)
-            return device
-    raise BadRequest(f"there is no device {name!r}: say cpu, cuda:0, all or auto", at="device")
+    make = _entry(kind)
+    if make is None:
+        raise BadRequest(f"there is no device {name!r}: say cpu, cuda:0, all or auto", at="device")
+    device: Device = make(int(index or 0), msgspec.structs.replace(settings, device_memory=part))
+    return device
+
+
+def _entry(kind: str) -> Any:
+    """What makes a device that another package adds."""
+    return next((each.load() for each in entry_points(group=GROUP) if each.name == kind), None)

@@ -16,6 +16,7 @@ class Heart:
 
     def __init__(self, vitals: Vitals) -> None:
         self._vitals = vitals
+        vitals.beat()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kaasq-heart", daemon=True)
         self._thread.start()

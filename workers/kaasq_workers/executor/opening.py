@@ -6,31 +6,35 @@ import os
 import socket
 from contextlib import ExitStack
 
+import msgspec
+
 from kaasq.builtins import builtin_names
 from kaasq.errors import KaasqError
 from kaasq.log import get_logger
 from kaasq.messages import ErrorBody, WorkerInfo
-from kaasq.settings import Settings
 from kaasq_storage import open_store
 from kaasq_workers.devices.opening import open_device
 from kaasq_workers.executor.serving import Executor
-from kaasq_workers.link import BlockingChannel, Hello, Refusal, Vitals
+from kaasq_workers.link import BlockingChannel, Hello, Orders, Refusal, Vitals
 
 log = get_logger()
 
 
-def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> bool:
+def serve(sock: socket.socket, vitals: Vitals, orders: Orders) -> bool:
     """Open device and store, say hello (or why not), then serve until the front is gone.
 
     False if the device was lost and requests were left unanswered that may be to blame.
     """
     channel = BlockingChannel(sock)
+    settings = orders.settings
+    # What pins memory of the store counts per executor, and the device's memory is divided by the device.
+    settings = msgspec.structs.replace(settings, pinned_memory=settings.pinned_memory // orders.sharing)
     with ExitStack() as opened:
         try:
             store = open_store(settings.store_path, capacity=settings.store_capacity, sync=settings.store_sync)
             opened.callback(store.close)
             builtin_names()  # loads what other packages add: what cannot be is logged now, not at its first use
-            device = open_device(settings)
+            device = open_device(settings, orders.sharing)
             opened.callback(device.close)
             worker = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), device=device.name, store=store.id)
             executor = Executor(device, store, settings, worker)
@@ -39,7 +43,7 @@ def serve(sock: socket.socket, vitals: Vitals, settings: Settings) -> bool:
             channel.send([Refusal(error=ErrorBody.of(error))])
             return True
         try:
-            channel.send([Hello(worker=worker, description=device.description)])
+            channel.send([Hello(worker, device.description, device.limits.memory)])
             return executor.serve(channel, vitals)
         except OSError as error:
             log.warning("front.gone", error=str(error))

@@ -19,8 +19,9 @@ from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.handles import Handle
 from kaasq_workers.front.intake import Accepted, Refused, examine, examine_control
+from kaasq_workers.front.starting import Starter
 from kaasq_workers.front.stopping import Stopped
-from kaasq_workers.front.supervisor import Start, Supervisor
+from kaasq_workers.front.supervisor import Supervisor
 from kaasq_workers.link import Answer, Job, Withdraw, Withdrawn
 
 RESEND_S = 5.0  # withdrawals that the executor could not record
@@ -47,11 +48,12 @@ class _Withdrawal(msgspec.Struct):
 class Front:
     """One worker's front. ``on_ready`` is called once: the executor is up, or cannot start."""
 
-    def __init__(self, broker: Broker, settings: Settings, start: Start, answers: Answers, on_ready: Ready) -> None:
+    def __init__(self, broker: Broker, settings: Settings, starter: Starter, answers: Answers, on_ready: Ready) -> None:
         self._broker = broker
+        self._starter = starter
         self._answers = answers
         self._on_ready: Ready | None = on_ready
-        self._supervisor = Supervisor(broker, start, self, settings)
+        self._supervisor = Supervisor(broker, starter, self, settings)
         self._pending: dict[int, _Pending] = {}
         self._next_tag = 1
         self._withdrawals: dict[int, _Withdrawal] = {}  # heard, and not yet durable
@@ -77,6 +79,7 @@ class Front:
 
     def hang_up(self) -> None:
         """Let the executor end."""
+        self._starter.close()
         self._supervisor.hang_up()
 
     @property

@@ -14,8 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from kaasq.settings import Settings
-from kaasq_workers.link import Link, Vitals
+from kaasq_workers.link import Link, Orders, Vitals
 
 CLEAN_EXIT = "exit code 0"
 
@@ -34,17 +33,17 @@ class Handle(Protocol):
 
 
 class ProcessHandle:
-    """An executor in a process of its own."""
+    """An executor in a process of its own. It loads what it needs at once, and opens its device when told to begin."""
 
     killable = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, device: str) -> None:
         ours, theirs = socket.socketpair()
         vitals, vitals_fd = Vitals.create()
         os.set_inheritable(vitals_fd, True)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kaasq_workers.executor", str(theirs.fileno()), str(vitals_fd)],
+                [sys.executable, "-m", "kaasq_workers.executor", str(theirs.fileno()), str(vitals_fd), device],
                 stdin=subprocess.PIPE,
                 pass_fds=(theirs.fileno(), vitals_fd),
                 process_group=0,  # a terminal's Ctrl-C is for the front alone
@@ -52,11 +51,18 @@ class ProcessHandle:
         finally:
             theirs.close()
             os.close(vitals_fd)
+        self.link = Link(ours, vitals)
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def begin(self, orders: Orders) -> None:
+        """Have it open device and store, and serve."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError), self._process.stdin as stdin:
-            # The executor has no business with the broker: its password stays here.
-            stdin.write(msgspec.json.encode(msgspec.structs.replace(settings, broker_url="")))
-        self.link = Link(ours, vitals)
+            stdin.write(msgspec.json.encode(orders))
 
     def kill(self) -> None:
         """SIGKILL to it and to the compilers it may have started."""
@@ -77,14 +83,14 @@ class ThreadHandle:
 
     killable = False
 
-    def __init__(self, settings: Settings, serve: Callable[[socket.socket, Vitals, Settings], object]) -> None:
+    def __init__(self, orders: Orders, serve: Callable[[socket.socket, Vitals, Orders], object]) -> None:
         ours, theirs = socket.socketpair()
         vitals, vitals_fd = Vitals.create()
         os.close(vitals_fd)
 
         def run() -> None:
             try:
-                serve(theirs, vitals, settings)
+                serve(theirs, vitals, orders)
             finally:
                 theirs.close()
 

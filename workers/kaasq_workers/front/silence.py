@@ -41,7 +41,7 @@ class Vigil:
 
         While a request is running the loop may stand still: for that there are deadlines.
         """
-        self._process.look(pulse, now_s)
+        self._process.look(pulse or None, now_s)  # before the first beat it still loads what it needs
         self._start.look(None if up else 0, now_s)
         self._loop.look(turns if up and not running else None, now_s)
         if self._process.seconds > self._timeout_s:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from kaasq.settings import Settings
 from kaasq_workers.front.blame import Suspicion, judge
 from kaasq_workers.front.handles import CLEAN_EXIT, Handle
 from kaasq_workers.front.silence import Vigil
+from kaasq_workers.front.starting import Starter
 from kaasq_workers.front.stopping import Stopped, to_stop
 from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal, ToExecutor, Withdraw, Withdrawn
 
@@ -31,8 +32,6 @@ CANCEL_GRACE_S = 1.0  # for a withdrawn request to end between two launches, bef
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without having served anything
 
 log = get_logger()
-
-Start = Callable[[], Handle]
 
 
 class Owner(Protocol):
@@ -63,10 +62,10 @@ class Owner(Protocol):
 class Supervisor:
     """Has an executor running, for as long as it is not told to hang up."""
 
-    def __init__(self, broker: Broker, start: Start, owner: Owner, settings: Settings) -> None:
+    def __init__(self, broker: Broker, starter: Starter, owner: Owner, settings: Settings) -> None:
         self._broker = broker
         self._settings = settings
-        self._start_handle = start
+        self._starter = starter
         self._owner = owner
         self._handle: Handle | None = None
         self._up = False  # the executor that runs has said that it is ready
@@ -80,6 +79,7 @@ class Supervisor:
         self._stuck: str | None = None  # why the executor was killed, though no request was to be stopped
         self._stopped: Stopped | None = None  # the request for whose sake the executor was killed
         self._withdrawn: dict[int, float] = {}  # tags of requests with the executor, and when they are to be killed
+        self._started_s = 0.0
         self._flushing = False
         self._closing = False
 
@@ -212,7 +212,9 @@ class Supervisor:
                     self._owner.answered(message)
             case Hello(worker=worker, description=description):
                 self._up = self._served = True
-                log.info("executor.ready", pid=worker.pid, device=worker.device, description=description)
+                took_ms = round((time.monotonic() - self._started_s) * 1000)
+                log.info("executor.ready", pid=worker.pid, device=worker.device, ms=took_ms, description=description)
+                self._starter.started(message)
                 self._owner.ready(None)
             case Withdrawn():
                 self._owner.noted(message)
@@ -228,8 +230,9 @@ class Supervisor:
     def _start_executor(self) -> None:
         if self._closing:
             return
+        self._started_s = time.monotonic()
         try:
-            self._handle = self._start_handle()
+            self._handle = self._starter.start()
         except OSError as error:  # no process or memory to be had just now
             log.error("executor.not_started", error=str(error))
             self._broker.call_later(RESTART_DELAYS_S[-1], self._start_executor)

@@ -94,18 +94,24 @@ class CpuDevice:
     """The host's cores as a device: all that this process may run on.
 
     ``cache_dir``: where compiled code is kept. ``compiler``: a command, where g++, clang++ or ziglang is not what
-    should be used. ``memory_limit`` in bytes (half of the memory). ``guard``: catch what a kernel does to memory that
-    is not mapped, and put each allocation between memory that is not. Raises BadRequest for a compiler that is not
-    there and a ``cache_dir`` that others can write to.
+    should be used. ``memory_limit`` in bytes; without one, half of the memory, divided by the ``sharing`` processes
+    that open it. ``guard``: catch what a kernel does to memory that is not mapped, and put each allocation between
+    memory that is not. Raises BadRequest for a compiler that is not there and a ``cache_dir`` that others can write to.
     """
 
     name = "cpu"
 
     def __init__(
-        self, *, cache_dir: Path, compiler: str | None = None, memory_limit: int | None = None, guard: bool = False
+        self,
+        *,
+        cache_dir: Path,
+        compiler: str | None = None,
+        memory_limit: int | None = None,
+        sharing: int = 1,
+        guard: bool = False,
     ) -> None:
         self.threads = len(os.sched_getaffinity(0))
-        self.limits = Limits(memory=memory_limit or default_limit(), shared_per_block=SHARED_PER_BLOCK)
+        self.limits = Limits(memory=memory_limit or default_limit() // sharing, shared_per_block=SHARED_PER_BLOCK)
         self.poisoned = False
         self._guard = guard
         self._allocator = Allocator(self.limits.memory, FENCE_BYTES if guard else 0)
