@@ -187,6 +187,13 @@ class GraphSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, d
         return {each.name: each for each in self.buffers}
 
     @cached_property
+    def wanted(self) -> dict[str, int] | None:
+        """Bytes of each buffer that has to be bound, where that is all that a request must bring."""
+        if any(each.default is None for each in self.scalars):
+            return None
+        return {each.name: each.nbytes for each in self.buffers if each.given}
+
+    @cached_property
     def hash(self) -> str:
         """The graph's identity: content hash of its canonical encoding. Meaningful on a checked graph only."""
         parts = (self.name, self.buffers, self.scalars, sorted(self.modules), self.launches, self.iterations)

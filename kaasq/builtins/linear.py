@@ -32,7 +32,7 @@ def _matrices(call: Call, name: str, *, transpose: bool) -> Shape:
 LINEAR = (
     Builtin(
         "gemm",
-        (reads("a"), reads("b"), updates("c"), number("alpha", 1.0), number("beta", 0.0)),
+        (reads("a"), reads("b"), updates("c", scaled_by="beta"), number("alpha", 1.0), number("beta", 0.0)),
         _gemm,
         {"transpose_a": False, "transpose_b": False},
         summary=(

@@ -25,12 +25,14 @@ class Parameter(NamedTuple):
     """One parameter: a buffer that is read, written (all of it) or updated in place, or a number.
 
     A parameter with a ``default`` may be left out, if all after it are; a buffer's default is ``ABSENT``.
+    ``scaled_by``: the number with which what is in the buffer counts; where that is 0, it is written and not read.
     """
 
     name: str
     access: Access
     dtypes: tuple[str, ...] = FLOATS
     default: float | str | None = None
+    scaled_by: str | None = None
 
 
 ABSENT = "absent"
@@ -49,9 +51,9 @@ def writes(name: str, dtypes: tuple[str, ...] = FLOATS) -> Parameter:
     return Parameter(name, "writes", dtypes)
 
 
-def updates(name: str, dtypes: tuple[str, ...] = FLOATS) -> Parameter:
+def updates(name: str, dtypes: tuple[str, ...] = FLOATS, *, scaled_by: str | None = None) -> Parameter:
     """A buffer that is read and written, or written in part."""
-    return Parameter(name, "updates", dtypes)
+    return Parameter(name, "updates", dtypes, scaled_by=scaled_by)
 
 
 def number(name: str, default: float | None = None) -> Parameter:

@@ -11,6 +11,7 @@ from kaasq_storage.protocol import (
     Staged,
     Transaction,
     Usage,
+    Wanted,
 )
 from kaasq_storage.store import LmdbStore, open_store
 
@@ -25,6 +26,7 @@ __all__ = [
     "Named",
     "Outcome",
     "Usage",
+    "Wanted",
     "Collected",
     "DEFAULT_TTL_S",
 ]

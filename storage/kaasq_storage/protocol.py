@@ -10,11 +10,11 @@ brings the bytes to their place, invisible yet; ``Transaction.publish`` makes th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 
@@ -30,6 +30,13 @@ class Object(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...] | None = None
     created: float = 0.0
     expires: float | None = None
+
+
+class Wanted(NamedTuple):
+    """What to look up: a reference, or a name."""
+
+    ref: str | None = None
+    name: str | None = None
 
 
 class Named(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +168,9 @@ class BufferStore(Protocol):
 
     def lookup(self, tenant: str, *, ref: str | None = None, name: str | None = None) -> Object:
         """The object with that hash, or the one that the name points to now. Raises NameNotFound."""
+
+    def lookup_all(self, tenant: str, wanted: Sequence[Wanted]) -> list[Object | None]:
+        """The same for several, as of one moment and in their order; None where ``lookup`` would not find it."""
 
     def open(self, tenant: str, ref: str) -> Reading:
         """Read an object's bytes in place. Raises NameNotFound. It stays readable though it is deleted meanwhile."""

@@ -120,6 +120,7 @@ def scope(kind: bytes, tenant: str) -> bytes:
     return kind + tenant.encode() + b"\0"
 
 
+@functools.lru_cache(maxsize=4096)
 def object_key(tenant: str, ref: str) -> bytes:
     """The key of an object. Raises NameNotFound for what is no reference."""
     prefix = scope(OBJECT, tenant)
@@ -152,6 +153,12 @@ def split(key: bytes) -> tuple[str, bytes]:
     """Tenant, and hash, name or request id, of a key."""
     tenant, rest = key[1:].split(b"\0", 1)
     return tenant.decode(), rest
+
+
+@functools.lru_cache(maxsize=4096)
+def recorded(ref: str, raw: bytes) -> Object:
+    """The object as others see it, decoded once for as long as its record stays the same."""
+    return described(ref, decode_object(raw))
 
 
 def described(ref: str, record: ObjectRecord) -> Object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -13,7 +13,7 @@ from kaasq_storage import collect, registry
 from kaasq_storage.admission import admit
 from kaasq_storage.environment import INLINE_BYTES, MAX_READERS, Environment, Options
 from kaasq_storage.ledger import keep_until
-from kaasq_storage.protocol import DEFAULT_TTL_S, Collected, Named, Object, Outcome, Usage
+from kaasq_storage.protocol import DEFAULT_TTL_S, Collected, Named, Object, Outcome, Usage, Wanted
 from kaasq_storage.reading import GuardedReading, mapped
 from kaasq_storage.records import (
     NAME,
@@ -27,6 +27,7 @@ from kaasq_storage.records import (
     named,
     object_key,
     outcome_key,
+    recorded,
     scan,
     scope,
 )
@@ -114,22 +115,33 @@ class LmdbStore:
 
     def lookup(self, tenant: str, *, ref: str | None = None, name: str | None = None) -> Object:
         """See the protocol."""
-        env = self._env
-        if _one(ref, name) is None:
-            key = object_key(tenant, str(ref))
-            record = self._record(env, key)
-            if record is None:
-                raise NameNotFound(f"the store has no object {ref}", ref=ref)
-            return described(str(ref), record)
-        key = name_key(tenant, str(name))
+        (found,) = self.lookup_all(tenant, (Wanted(ref, name),))
+        if found is not None:
+            return found
+        if ref is None:
+            raise NameNotFound(f"the store has no name {name!r}", name=name)
+        object_key(tenant, ref)  # says so if it could not be one
+        raise NameNotFound(f"the store has no object {ref}", ref=ref)
+
+    def lookup_all(self, tenant: str, wanted: Sequence[Wanted]) -> list[Object | None]:
+        """See the protocol."""
+        env, now = self._env, self._clock()
+        keys = [_key(tenant, *each) for each in wanted]
+        found: list[Object | None] = []
         with env.faults(), env.read() as txn:
-            raw = txn.get(key)
-            if raw is not None:
-                entry = decode_name(raw)
-                target = txn.get(scope(OBJECT, tenant) + entry.digest)
-                assert target is not None
-                return named(entry.digest.hex(), decode_object(target), entry)
-        raise NameNotFound(f"the store has no name {name!r}", name=name)
+            for (ref, _), key in zip(wanted, keys, strict=True):
+                raw = txn.get(key) if key is not None else None
+                if raw is None:
+                    found.append(None)
+                elif ref is not None:
+                    entry = recorded(ref, raw)
+                    found.append(entry if entry.expires is None or entry.expires > now else None)
+                else:
+                    pointer = decode_name(raw)
+                    target = txn.get(scope(OBJECT, tenant) + pointer.digest)
+                    assert target is not None
+                    found.append(named(pointer.digest.hex(), decode_object(target), pointer))
+        return found
 
     def open(self, tenant: str, ref: str) -> GuardedReading:
         """See the protocol."""
@@ -247,6 +259,16 @@ def _one(ref: str | None, name: str | None) -> str | None:
     if (ref is None) == (name is None):
         raise BadRequest("give either ref or name")
     return name
+
+
+def _key(tenant: str, ref: str | None, name: str | None) -> bytes | None:
+    """Of what is wanted; None if nothing can be there. Raises BadRequest, Forbidden."""
+    if _one(ref, name) is not None:
+        return name_key(tenant, str(name))
+    try:
+        return object_key(tenant, str(ref))
+    except NameNotFound:
+        return None
 
 
 def open_store(

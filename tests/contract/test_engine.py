@@ -154,6 +154,56 @@ def test_what_no_kernel_wrote_is_zero_in_memory_used_again(engine):
         np.testing.assert_array_equal(array(executed, "rest"), expected)
 
 
+def chained(scale: float, *, bound: bool = False, n: int = 64) -> kaasq.Graph:
+    """out = (x x) x + scale * out, through a temp that a product writes before anything reads it."""
+    graph = kaasq.Graph(f"chained.{scale}.{bound}")
+    x = graph.input("x", shape=(n, n), dtype="float32")
+    square, out = (
+        graph.temp("square", shape=(n, n), dtype="float32"),
+        graph.output("out", shape=(n, n), dtype="float32"),
+    )
+    factor: Any = graph.scalar("factor", "float32", default=scale) if bound else np.float32(scale)
+    graph.call("gemm", x, x, square)
+    graph.call("gemm", square, x, out, np.float32(1), factor)
+    return graph
+
+
+@pytest.mark.parametrize("bound", [False, True])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_what_a_builtin_writes_whole_need_not_be_zeroed_and_what_it_adds_to_is(engine, store, scale, bound):
+    x = np.random.default_rng(7).random((64, 64), np.float32)
+    secret = put(store, np.full(64 << 10, SECRET, np.uint32).view(np.float32))
+    for _ in range(3):
+        engine.run("t", *asked(adding(n=64 << 10), x=secret))  # leaves something in the memory
+        result = array(engine.run("t", *asked(chained(scale, bound=bound), x=x)), "out").reshape(64, 64)
+        np.testing.assert_allclose(result, x @ x @ x, rtol=1e-4)
+
+
+def test_memory_that_need_not_be_zeroed_is_so_for_another_tenant(engine):
+    n = 64
+    x = np.full((n, n), SECRET, np.uint32).view(np.float32)
+    for at in (n * n, 2 * n * n):
+        engine.run("a", *asked(chained(0.0), x=x))
+        assert not np.any(array(engine.run("b", *asked(peeking(n * n, at))), "out", "u4"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_small_inputs_arrive_each_in_its_place_with_zeros_behind_them(engine, store, count):
+    random = np.random.default_rng(3)
+    graph = kaasq.Graph(f"several.{count}")
+    xs = [graph.input(f"x{index}", shape=1 + 300 * index, dtype="float32") for index in range(count)]
+    ys = [graph.output(f"y{index}", shape=1 + 300 * index, dtype="float32") for index in range(count)]
+    for x, y in zip(xs, ys, strict=True):
+        graph.launch(MODULE.kernel("add"), grid=1, block=32, args=[np.float32(1), x, y, np.int32(x.shape[0])])
+    for _ in range(3):
+        given = {f"x{index}": random.random(1 + 300 * index, np.float32) for index in range(count)}
+        stored = {**given, "x0": put(store, given["x0"])}
+        for bind in (given, stored):
+            executed = engine.run("t", *asked(graph, **bind))
+            for index in range(count):
+                np.testing.assert_array_equal(array(executed, f"y{index}"), given[f"x{index}"])
+
+
 @pytest.mark.parametrize("through_store", [False, True])
 def test_a_tenant_never_sees_what_another_left_in_the_memory_that_both_use(engine, store, through_store):
     n = 32 << 10  # words: 128 KiB

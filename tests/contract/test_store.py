@@ -13,7 +13,7 @@ import pytest
 
 from kaasq import errors
 from kaasq.model import content_hash
-from kaasq_storage import BufferStore, Outcome, open_store
+from kaasq_storage import BufferStore, Outcome, Wanted, open_store
 
 SMALL, MEDIUM, LARGE = 100, 100_000, 33 << 20  # in LMDB; a file written from memory; a file mapped for writing
 SIZES = pytest.mark.parametrize("nbytes", [1, SMALL, 64 << 10, (64 << 10) + 1, MEDIUM, LARGE])
@@ -250,6 +250,22 @@ def test_what_is_no_name_is_refused(store: BufferStore, name: str) -> None:
     with pytest.raises(errors.BadRequest):
         store.lookup("a", name=name)
     assert store.usage().objects == 0
+
+
+def test_several_are_looked_up_at_once_and_what_is_not_there_is_none(store: BufferStore, clock: Clock) -> None:
+    first, _ = store.put("a", b"first", dtype="uint8")
+    second, _ = store.put("a", b"second", name="n", dtype="uint8")
+    other, _ = store.put("b", b"other")
+    brief, _ = store.put("a", b"brief", ttl_s=10)
+    wanted = [Wanted(name="n"), Wanted(first.ref), Wanted(other.ref), Wanted("no ref"), Wanted(name="m")]
+    assert store.lookup_all("a", [*wanted, Wanted(brief.ref)]) == [second, first, None, None, None, brief]
+    clock.now += 11
+    store.put("a", b"third", name="n")
+    found = store.lookup_all("a", [Wanted(name="n"), Wanted(brief.ref)])
+    assert found == [store.lookup("a", name="n"), None]
+    assert store.lookup_all("a", []) == []
+    with pytest.raises(errors.BadRequest):
+        store.lookup_all("a", [Wanted()])
 
 
 def test_lookup_and_delete_want_either_ref_or_name(store: BufferStore) -> None:

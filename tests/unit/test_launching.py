@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 import pytest
 
 from kaasq_workers.executor.launching import RECORDED_LAUNCHES, Launches
@@ -55,6 +57,11 @@ class CountingStream:
         return queued
 
 
+def queue(launches: Launches, stream: CountingStream, changed: AbstractSet[int] = frozenset(), proceed=None) -> None:
+    launches.prepare(stream, changed)
+    launches.queue(stream, proceed)
+
+
 def steps(count: int, **kinds) -> list[CountingStep]:
     return [CountingStep(f"s{index}", **kinds) for index in range(count)]
 
@@ -65,38 +72,38 @@ def steps(count: int, **kinds) -> list[CountingStep]:
 def test_the_same_launches_are_queued_in_the_same_order_however(count, iterations, records):
     stream, launches = CountingStream(records=records), Launches(steps(count), iterations)
     for _ in range(3):
-        launches.queue(stream, set())
+        queue(launches, stream)
         assert stream.take() == [(f"s{index}", 0) for _ in range(iterations) for index in range(count)]
 
 
 def test_what_runs_once_is_not_recorded_and_what_runs_again_is():
     stream, launches = CountingStream(), Launches(steps(10), 1)
-    launches.queue(stream, set())
+    queue(launches, stream)
     assert stream.recordings == []
-    launches.queue(stream, set())
-    launches.queue(stream, set())
+    queue(launches, stream)
+    queue(launches, stream)
     (recording,) = stream.recordings
     assert recording.replays == 2
 
 
 def test_many_iterations_are_recorded_at_once_and_replayed():
     stream, launches = CountingStream(), Launches(steps(2), 3000)
-    launches.queue(stream, set())
+    queue(launches, stream)
     (recording,) = stream.recordings
     assert (len(recording.launches), recording.replays) == (RECORDED_LAUNCHES, 6)
 
 
-def test_a_few_launches_are_never_recorded():
-    stream, launches = CountingStream(), Launches(steps(3), 1)
+def test_a_single_launch_is_never_recorded():
+    stream, launches = CountingStream(), Launches(steps(1), 1)
     for _ in range(3):
-        launches.queue(stream, set())
+        queue(launches, stream)
     assert stream.asked == 0
 
 
 def test_a_device_that_does_not_record_is_asked_once():
     stream, launches = CountingStream(records=False), Launches(steps(10), 1)
     for _ in range(5):
-        launches.queue(stream, set())
+        queue(launches, stream)
     assert stream.asked == 1
 
 
@@ -105,10 +112,10 @@ def test_changed_arguments_reach_every_iteration_of_the_recording():
     made = steps(2)
     launches = Launches(made, 10)
     for _ in range(2):
-        launches.queue(stream, set())
+        queue(launches, stream)
     stream.take()
     made[1].value = 7
-    launches.queue(stream, {1})
+    queue(launches, stream, {1})
     assert stream.take() == [("s0", 0), ("s1", 7)] * 10
     assert len(stream.recordings) == 1
 
@@ -118,12 +125,36 @@ def test_what_cannot_be_updated_is_recorded_anew():
     made = steps(5, updatable=False)
     launches = Launches(made, 1)
     for _ in range(2):
-        launches.queue(stream, set())
+        queue(launches, stream)
     stream.take()
     made[3].value = 7
-    launches.queue(stream, {3})
+    queue(launches, stream, {3})
     assert stream.take() == [("s0", 0), ("s1", 0), ("s2", 0), ("s3", 7), ("s4", 0)]
     assert len(stream.recordings) == 2
+
+
+@pytest.mark.parametrize("updatable", [True, False])
+def test_arguments_that_change_each_time_are_not_brought_into_the_recording_until_they_settle(updatable):
+    stream = CountingStream()
+    made = steps(4, updatable=updatable)
+    launches = Launches(made, 1)
+    for _ in range(2):
+        queue(launches, stream)
+    stream.take()
+    (recording,) = stream.recordings
+    before = recording.replays
+    for value in range(1, 4):
+        for each in made:
+            each.value = value
+        queue(launches, stream, {0, 1, 2, 3})
+        assert stream.take() == [(f"s{index}", value) for index in range(4)]
+    assert recording.replays == before
+    assert len(stream.recordings) == 1
+    for _ in range(2):
+        queue(launches, stream)
+        assert stream.take() == [(f"s{index}", 3) for index in range(4)]
+    assert len(stream.recordings) == (1 if updatable else 2)
+    assert stream.recordings[-1].replays >= 2
 
 
 def test_it_can_be_ended_between_launches_and_between_replays():
@@ -137,7 +168,7 @@ def test_it_can_be_ended_between_launches_and_between_replays():
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        launches.queue(stream, set(), proceed)
+        queue(launches, stream, set(), proceed)
     assert len(stream.take()) == 2 * RECORDED_LAUNCHES
 
 

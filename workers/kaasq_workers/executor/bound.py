@@ -83,13 +83,17 @@ class BoundPlan:
                 self._steps[index].set_number(position, value)
                 self._changed.add(index)
 
+    def prepare(self, stream: Stream) -> None:
+        """Have the launches ready, so that nothing is left between them and a mark before them."""
+        self._launches.prepare(stream, self._changed)
+        self._changed.clear()
+
     def launch(self, stream: Stream, after: Check | None = None, proceed: Check | None = None) -> None:
-        """Queue every launch, as often as the graph says.
+        """Queue every launch, as often as the graph says; prepare them first, unless they are watched.
 
         ``after`` is called behind each; ``proceed`` now and then, and ends it by raising.
         """
         if after is not None:
             self._launches.queue_watched(stream, after, proceed)
             return
-        self._launches.queue(stream, self._changed, proceed)
-        self._changed.clear()
+        self._launches.queue(stream, proceed)

@@ -146,7 +146,9 @@ class Engine:
                 if not flight.plan.stateful.isdisjoint(other.plan.stateful):
                     stream.wait(other.done)  # its launches share variables with ours
         bound.bind(flight.memory, request.scalars)
-        ready = flight.mark(READY)
+        if self._guard is None:
+            bound.prepare(stream)
+        ready = flight.mark(READY)  # right before the launches: what the host does in between would count as theirs
         for entry in flight.loading:
             entry.ready = ready
         if self._guard is None:

@@ -37,6 +37,11 @@ class Executed(NamedTuple):
 class Flight:
     """A request on its slot. The engine's own: others only hold it between ``begin`` and ``end``."""
 
+    __slots__ = (
+        "bound", "entries", "hits", "late", "loaded_ns", "loading", "memory", "misses", "objects", "outputs", "own",
+        "plan", "slot", "started_ns",
+    )  # fmt: skip
+
     def __init__(self, slot: Slot, plan: Plan, bound: BoundPlan, started_ns: int) -> None:
         self.slot = slot
         self.plan = plan
@@ -88,7 +93,8 @@ class Flight:
 
     def timings(self, now_ns: int) -> Timings:
         """Where its time went; its stream must have passed all marks."""
-        begin, ready, done, end = (self._mark(each) for each in range(MARKS))
+        begin, ready, done, end = self.slot.marks
+        assert begin is not None and ready is not None and done is not None and end is not None  # noqa: PT018
         return Timings(
             load=(self.loaded_ns - self.started_ns) // 1000,
             h2d=round(ready.us_since(begin)),

@@ -12,7 +12,10 @@ from collections.abc import Set as AbstractSet
 from kaasq_workers.devices.protocol import Recording, Stream
 from kaasq_workers.executor.steps import Step
 
-RECORD_FROM = 4  # launches: fewer are queued as fast one by one
+RECORD_FROM = 2  # launches: a single one is queued as fast by itself
+# What it costs to bring a recorded launch up to date, and to record one anew, in launches.
+UPDATE_COST = 1.5
+RECORD_COST = 3.0
 RECORDED_LAUNCHES = 1000  # in one recording at most, unless a single iteration has more; further ones replay it
 
 Check = Callable[[], None]
@@ -28,23 +31,25 @@ class Launches:
         self._worthwhile = len(steps) * iterations >= RECORD_FROM
         self._queued_before = False
         self._recording: Recording | None = None
+        self._stale: set[int] = set()  # steps whose arguments the recording does not have
+        self._updatable = True
 
     @property
     def weight(self) -> int:
         """How many launches it holds, recorded ones included."""
         return len(self._steps) * self._unrolled
 
-    def queue(self, stream: Stream, changed: AbstractSet[int], proceed: Check | None = None) -> None:
-        """Queue all of them. ``changed``: the steps whose arguments are others than the last time.
-
-        ``proceed`` is called now and then, and ends it by raising.
-        """
+    def prepare(self, stream: Stream, changed: AbstractSet[int]) -> None:
+        """Have them ready to be queued. ``changed``: the steps whose arguments are others than the last time."""
         # What may be needed only once is recorded only if the recording is replayed within this one time.
         if self._worthwhile and (self._queued_before or self._iterations >= 2 * self._unrolled):
             self._record(stream, changed)
         self._queued_before = True
+
+    def queue(self, stream: Stream, proceed: Check | None = None) -> None:
+        """Queue all of them. ``proceed`` is called now and then, and ends it by raising."""
         rest = self._iterations
-        if self._recording is not None:
+        if self._recording is not None and not self._stale:
             replays, rest = divmod(self._iterations, self._unrolled)
             for _ in range(replays):
                 if proceed is not None:
@@ -66,9 +71,23 @@ class Launches:
                 after()
 
     def _record(self, stream: Stream, changed: AbstractSet[int]) -> None:
-        """Bring the recording up to date, or make one; without one afterwards, there is none to be had."""
-        if self._recording is not None and all(self._update(index) for index in changed):
-            return
+        """Bring the recording up to date, or make one; without one afterwards, there is none to be had.
+
+        It is left out of date where queuing the launches themselves costs less, as when all arguments are others each
+        time. Once they stay the same, it pays.
+        """
+        if self._recording is not None:
+            self._stale |= changed
+            if not self._stale:
+                return
+            cost = len(self._stale) * UPDATE_COST if self._updatable else len(self._steps) * RECORD_COST
+            if changed and cost * self._unrolled > len(self._steps) * self._iterations:
+                return
+            self._updatable = self._updatable and all(self._update(index) for index in self._stale)
+            if self._updatable:
+                self._stale.clear()
+                return
+        self._stale.clear()
         self._recording = stream.record([step.launch for step in self._steps] * self._unrolled)
         self._worthwhile = self._recording is not None
 

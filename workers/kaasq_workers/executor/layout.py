@@ -22,28 +22,37 @@ class Extent(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where each buffer lies, by name, how much memory that takes, and what of it starts as zeros."""
+    """Where each buffer lies, by name, how much memory that takes, and what of it starts as zeros.
+
+    What is ``given`` contents lies before the zeros, what needs neither behind them.
+    """
 
     places: dict[str, Extent]
     nbytes: int
     zeroed: Extent
+    given: tuple[str, ...] = ()
 
 
-def lay_out(buffers: Sequence[Buffer], elsewhere: AbstractSet[str]) -> Layout:
-    """Those that get contents first, then the others, which start as zeros; not those that lie ``elsewhere``."""
+def lay_out(
+    buffers: Sequence[Buffer], elsewhere: AbstractSet[str], overwritten: AbstractSet[str] = frozenset()
+) -> Layout:
+    """Those that get contents first, then those that start as zeros, then the others.
+
+    ``elsewhere``: those that lie there; ``overwritten``: those of which nothing is read before all of it is written.
+    """
     places: dict[str, Extent] = {}
     end = 0
 
-    def place(buffer: Buffer) -> None:
+    def place(these: Sequence[Buffer]) -> None:
         nonlocal end
-        places[buffer.name] = Extent(end, buffer.nbytes)
-        end += -(-max(buffer.nbytes, 1) // ALIGNMENT) * ALIGNMENT  # an empty buffer has an address too
+        for buffer in these:
+            places[buffer.name] = Extent(end, buffer.nbytes)
+            end += -(-max(buffer.nbytes, 1) // ALIGNMENT) * ALIGNMENT  # an empty buffer has an address too
 
-    for each in buffers:
-        if each.given and each.name not in elsewhere:
-            place(each)
+    given = [each for each in buffers if each.given and each.name not in elsewhere]
+    place(given)
     start = end
-    for each in buffers:
-        if not each.given:
-            place(each)
-    return Layout(places, end, Extent(start, end - start))
+    place([each for each in buffers if not each.given and each.name not in overwritten])
+    zeroed = Extent(start, end - start)
+    place([each for each in buffers if not each.given and each.name in overwritten])
+    return Layout(places, end, zeroed, tuple(each.name for each in given))

@@ -11,10 +11,14 @@ from kaasq_workers.executor.device_cache import DeviceCache, Entry, Key
 from kaasq_workers.executor.flight import BEGIN, Flight
 from kaasq_workers.executor.guard import Guard
 from kaasq_workers.executor.host_objects import HostObjects
+from kaasq_workers.executor.layout import Layout
 from kaasq_workers.executor.slots import Slots
 from kaasq_workers.executor.sources import Part, missing
 
 Sources = Mapping[str, bytes | Part]
+
+# Inputs that came with the request, and zeros, of up to so many bytes together are one copy and not one for each.
+IMAGE_BYTES = 32 << 10
 
 
 class Placing:
@@ -39,13 +43,16 @@ class Placing:
                 if entry is not None:
                     cached[buffer.name] = entry
         if self._guard is None:
-            cached = self._find_memory(flight, tenant, cached)
+            cached, image = self._find_memory(flight, tenant, sources, cached)
         else:
+            image = None
             self._find_guarded(flight, self._guard)
         for entry in flight.entries:
             if entry.ready is not None:
                 flight.slot.stream.wait(entry.ready)  # another request, still on its way, is loading it
-        self._fill(flight, tenant, sources, cached)
+        if image is not None and flight.slot.arena.memory is not None:
+            flight.slot.stream.copy_in(flight.slot.arena.memory, image)
+        self._fill(flight, tenant, sources, cached, imaged=image is not None)
 
     def release(self, flight: Flight) -> None:
         """Give back what it used. Its stream has passed all of it, or the device is lost."""
@@ -69,12 +76,16 @@ class Placing:
         self._objects.shed(self._device.limits.memory)
         self._host.tidy(0.0)
 
-    def _find_memory(self, flight: Flight, tenant: str, cached: dict[str, Entry]) -> dict[str, Entry]:
+    def _find_memory(
+        self, flight: Flight, tenant: str, sources: Sources, cached: dict[str, Entry]
+    ) -> tuple[dict[str, Entry], memoryview | None]:
         """Memory in the slot's arena for all but the cached parts that no launch can harm: those are used themselves.
 
-        What remains of ``cached``: less where the request fits only without.
+        What remains of ``cached``: less where the request fits only without. And what the arena is to begin with, where
+        that comes as one copy.
         """
-        shared = {name: each.memory for name, each in cached.items() if name in flight.plan.unharmed}
+        unharmed = flight.plan.unharmed
+        shared = {name: each.memory for name, each in cached.items() if name in unharmed}
         layout, arena = flight.plan.layout(frozenset(shared)), flight.slot.arena
         try:
             whole = arena.room(layout.nbytes, self._allocate)
@@ -83,10 +94,11 @@ class Placing:
                 raise
             cached = self._only_shared(flight, cached)
             whole = arena.room(layout.nbytes, self._allocate)
-        flight.memory = flight.bound.parts(layout, whole) | shared
+        flight.memory = {**flight.bound.parts(layout, whole), **shared}
+        image = _image(layout, sources)
         flight.mark(BEGIN)
-        arena.hand_over(tenant, layout, flight.slot.stream)
-        return cached
+        arena.hand_over(tenant, layout, flight.slot.stream, zeroing=image is None)
+        return cached, image
 
     @staticmethod
     def _find_guarded(flight: Flight, guard: Guard) -> None:
@@ -99,13 +111,19 @@ class Placing:
             if not each.given:
                 flight.slot.stream.zero(flight.memory[each.name])
 
-    def _fill(self, flight: Flight, tenant: str, sources: Sources, cached: Mapping[str, Entry]) -> None:
-        """Queue the copies into the request's memory, and into the cache what it is to hold."""
+    def _fill(
+        self, flight: Flight, tenant: str, sources: Sources, cached: Mapping[str, Entry], *, imaged: bool
+    ) -> None:
+        """Queue the copies into the request's memory, and into the cache what it is to hold.
+
+        ``imaged``: the bytes that came with the request are there already.
+        """
         for name, source in sources.items():
             memory = flight.memory[name]
             entry = cached.get(name)
             if isinstance(source, bytes):
-                flight.slot.stream.copy_in(memory, memoryview(source))
+                if not imaged:
+                    flight.slot.stream.copy_in(memory, memoryview(source))
             elif entry is None:
                 self._read(flight, tenant, name, source, memory)
             else:
@@ -167,3 +185,18 @@ class Placing:
             self._slots.shed(self._device.limits.memory)
             self._objects.shed(self._device.limits.memory)
             return self._device.allocate(nbytes)
+
+
+def _image(layout: Layout, sources: Sources) -> memoryview | None:
+    """What the start of the memory is to hold, if that is little and all of it came with the request."""
+    nbytes = layout.zeroed.offset + layout.zeroed.nbytes
+    if not layout.given or nbytes > IMAGE_BYTES:
+        return None
+    image = bytearray(nbytes)
+    for name in layout.given:
+        source = sources[name]
+        if not isinstance(source, bytes):
+            return None
+        offset = layout.places[name].offset
+        image[offset : offset + len(source)] = source
+    return memoryview(image)

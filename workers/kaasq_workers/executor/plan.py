@@ -57,6 +57,8 @@ class Plan:
         self.addresses: dict[str, list[Place]] = {}
         self.scalars: dict[str, list[Place]] = {}
         harmed: set[str] = set()
+        touched: set[str] = set()
+        overwritten: set[str] = set()
         for index, launch in enumerate(graph.launches):
             at = f"graph.launches[{index}]"
             step: Step
@@ -64,6 +66,7 @@ class Plan:
                 call = resolve_call(launch, at, declared)
                 step = called = CallStep(device.prepare(call), launch)
                 harmed |= called.written
+                overwritten |= called.overwritten - touched
             else:
                 kernel = loaded[launch.module].kernel(launch.kernel)
                 check_launch(launch, f"{at} ({launch.kernel})", kernel, device)
@@ -73,6 +76,7 @@ class Plan:
                 if isinstance(arg, str):
                     where = self.addresses if isinstance(declared[arg], Buffer) else self.scalars
                     where.setdefault(arg, []).append(Place(index, position))
+                    touched.add(arg)
             self.steps.append(step)
         self.stateful = frozenset(each for each in loaded.values() if each.stateful)
         """Modules whose variables make requests that use them run one after the other."""
@@ -82,6 +86,7 @@ class Plan:
         self._layouts: dict[frozenset[str], Layout] = {}
         self.unharmed = frozenset(each.name for each in graph.buffers if each.const or each.name not in harmed)
         """Buffers that no launch writes to: they are const, or only built-ins take them, to read."""
+        self._overwritten = frozenset(overwritten)
 
     @property
     def weight(self) -> int:
@@ -94,7 +99,7 @@ class Plan:
         if layout is None:
             while len(self._layouts) >= LAYOUTS:
                 del self._layouts[next(iter(self._layouts))]
-            layout = self._layouts[elsewhere] = lay_out(self.graph.buffers, elsewhere)
+            layout = self._layouts[elsewhere] = lay_out(self.graph.buffers, elsewhere, self._overwritten)
         return layout
 
 

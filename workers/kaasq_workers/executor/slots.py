@@ -36,15 +36,18 @@ class Arena:
         self._tenant, self._soiled = None, memory.nbytes
         return memory
 
-    def hand_over(self, tenant: str, layout: Layout, stream: Stream) -> None:
-        """Zero what has to be for the tenant's next request: for one of another tenant, everything."""
+    def hand_over(self, tenant: str, layout: Layout, stream: Stream, *, zeroing: bool = True) -> None:
+        """Zero what has to be for the tenant's next request: for one of another tenant, everything.
+
+        Not ``zeroing``: what is to start as zeros comes with the inputs.
+        """
         assert self.memory is not None
         if tenant != self._tenant:
             self._tenant = tenant
             stream.zero(self.memory.part(0, self._soiled))
             self._soiled = layout.nbytes
             return
-        if layout.zeroed.nbytes:
+        if zeroing and layout.zeroed.nbytes:
             stream.zero(self.memory.part(*layout.zeroed))
         self._soiled = max(self._soiled, layout.nbytes)
 

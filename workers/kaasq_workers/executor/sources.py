@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kaasq.bindings import check_bindings
-from kaasq.errors import BadRequest, BufferMissing, BufferSize, NameNotFound
+from kaasq.errors import BadRequest, BufferMissing, BufferSize
 from kaasq.messages import Request, Stored
 from kaasq.model import Buffer, GraphSpec
-from kaasq_storage import BufferStore, Object
+from kaasq_storage import BufferStore, Object, Wanted
 
 
 class Part(NamedTuple):
@@ -22,16 +22,19 @@ def resolve(store: BufferStore, tenant: str, graph: GraphSpec, request: Request)
     """The source of each bound buffer. Raises what ``check_bindings`` does, BadRequest, BufferMissing, BufferSize."""
     sources: dict[str, bytes | Part] = {}
     sizes: dict[str, int | None] = {}
+    wanted: dict[str, Stored] = {}
     for name, bound in request.bind.items():
         if isinstance(bound, bytes):
             sources[name], sizes[name] = bound, len(bound)
-            continue
-        stored = _find(store, tenant, name, bound)
-        sources[name] = Part(stored, bound.offset or 0)
-        sizes[name] = stored.nbytes if bound.offset is None else None
-        buffer = graph.buffer(name)
-        if buffer is not None and bound.offset is not None:
-            _check_part(buffer, bound.offset, stored)
+        else:
+            wanted[name] = bound
+    if wanted:
+        for (name, bound), stored in zip(wanted.items(), _find(store, tenant, wanted), strict=True):
+            sources[name] = Part(stored, bound.offset or 0)
+            sizes[name] = stored.nbytes if bound.offset is None else None
+            buffer = graph.buffer(name)
+            if buffer is not None and bound.offset is not None:
+                _check_part(buffer, bound.offset, stored)
     check_bindings(graph, sizes, request.scalars, request.keep)
     return sources
 
@@ -48,13 +51,18 @@ def missing(buffer: str, bound: Stored) -> BufferMissing:
     )
 
 
-def _find(store: BufferStore, tenant: str, buffer: str, bound: Stored) -> Object:
-    if (bound.ref is None) == (bound.name is None):
-        raise BadRequest("needs either ref or name", at=f"bind.{buffer}")
-    try:
-        return store.lookup(tenant, ref=bound.ref, name=bound.name)
-    except NameNotFound:
-        raise missing(buffer, bound) from None
+def _find(store: BufferStore, tenant: str, wanted: dict[str, Stored]) -> list[Object]:
+    """Each of them as it is now: a name may have moved since the last request."""
+    for buffer, bound in wanted.items():
+        if (bound.ref is None) == (bound.name is None):
+            raise BadRequest("needs either ref or name", at=f"bind.{buffer}")
+    found: list[Object] = []
+    looked_up = store.lookup_all(tenant, [Wanted(each.ref, each.name) for each in wanted.values()])
+    for (buffer, bound), stored in zip(wanted.items(), looked_up, strict=True):
+        if stored is None:
+            raise missing(buffer, bound)
+        found.append(stored)
+    return found
 
 
 def _check_part(buffer: Buffer, offset: int, stored: Object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import copy
 from typing import Protocol
 
+from kaasq.builtins import Parameter
 from kaasq.dtypes import unpack_number
 from kaasq.errors import BadRequest
 from kaasq.model import Constant, Dim3, Launch, Number, dim3
@@ -72,14 +73,20 @@ class CallStep:
         call = operation.call
         parameters = call.builtin.parameters
         self._names = [each.name for each in parameters[: len(launch.args)]]
-        self.written = {call.operands[each.name].name for each in parameters if self._writes(each.name, each.access)}
-        """Names of the graph's buffers that it writes to."""
         self._operands: dict[str, Memory | Number] = {
             each.name: each.default for each in parameters if isinstance(each.default, (int, float))
         }
         self._operands.update(
             (name, arg.value) for name, arg in zip(self._names, launch.args, strict=True) if isinstance(arg, Constant)
         )
+        self.written = {call.operands[each.name].name for each in parameters if self._writes(each.name, each.access)}
+        """Names of the graph's buffers that it writes to."""
+        self.overwritten = {
+            call.operands[each.name].name
+            for each in parameters
+            if self._writes(each.name, each.access) and self._unread(each)
+        }
+        """Those of them whose contents before do not matter."""
 
     def set_memory(self, position: int, memory: Memory) -> None:
         """Bind a buffer."""
@@ -106,6 +113,15 @@ class CallStep:
 
     def _writes(self, name: str, access: str) -> bool:
         return access in {"writes", "updates"} and self.operation.call.has(name)
+
+    def _unread(self, parameter: Parameter) -> bool:
+        if not all(each.nbytes for each in self.operation.call.operands.values()):
+            return False  # a product along nothing may be left as it is
+        if parameter.access == "writes":
+            return True
+        factor = parameter.scaled_by
+        bound = factor is not None and self.operation.call.has(factor) and self.operation.call.operands[factor].name
+        return factor is not None and not bound and self._operands[factor] == 0
 
 
 def check_launch(launch: Launch, place: str, kernel: LoadedKernel, device: Device) -> None:
