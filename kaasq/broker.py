@@ -123,8 +123,14 @@ class Broker(Protocol):
         message too large) or BrokerLost (the connection went first: it may or may not have arrived).
         """
 
-    def consume(self, queue: str, on_delivery: OnDelivery, *, prefetch: int) -> Consumer:
-        """Take messages from a declared queue, at most ``prefetch`` unsettled ones at a time (0: no limit)."""
+    def consume(
+        self, queue: str, on_delivery: OnDelivery, *, prefetch: int = 0, on_gap: Callable[[], None] | None = None
+    ) -> Consumer:
+        """Take messages from a declared queue, at most ``prefetch`` unsettled ones at a time (0: no limit).
+
+        With ``on_gap`` a message counts as settled once the broker has sent it: much cheaper there, but what was on its
+        way is lost when the connection goes. It is called each time that may have happened, once messages come again.
+        """
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Run it on the I/O thread."""

@@ -46,18 +46,27 @@ class MemoryDelivery:
 class MemoryConsumer:
     """A subscription. What it holds unsettled goes back to the queue when its broker is gone."""
 
-    def __init__(self, broker: MemoryBroker, queue: str, on_delivery: OnDelivery, prefetch: int) -> None:
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        queue: str,
+        on_delivery: OnDelivery,
+        prefetch: int,
+        on_gap: Callable[[], None] | None,
+    ) -> None:
         self.node = broker.node
         self.queue = queue
         self._broker = broker
         self._on_delivery = on_delivery
         self._prefetch = prefetch
+        self._on_gap = on_gap
+        self._ran_before = False
         self._unsettled: dict[int, Held] = {}
         self.cancelled = False
 
     @property
     def has_room(self) -> bool:
-        return self._prefetch == 0 or len(self._unsettled) < self._prefetch
+        return self._prefetch == 0 or self._on_gap is not None or len(self._unsettled) < self._prefetch
 
     def offer(self, held: Held) -> None:
         self._unsettled[id(held)] = held
@@ -84,8 +93,14 @@ class MemoryConsumer:
         """The connection is gone."""
         self.node.unsubscribe(self.queue, self)
         for held in reversed(list(self._unsettled.values())):
-            if self.release(held):
+            if self.release(held) and self._on_gap is None:  # else it was on its way, and is lost
                 self.node.requeue(self.queue, held)
+
+    def running(self) -> None:
+        """It takes messages (again)."""
+        if self._on_gap is not None and self._ran_before:
+            invoke(self._on_gap)
+        self._ran_before = True
 
     def _deliver(self, held: Held) -> None:
         if id(held) not in self._unsettled:
@@ -93,8 +108,10 @@ class MemoryConsumer:
         delivery = MemoryDelivery(self, held)
         if self.cancelled:
             delivery.requeue()
-        else:
-            invoke(self._on_delivery, delivery)
+            return
+        if self._on_gap is not None:
+            delivery.ack()
+        invoke(self._on_delivery, delivery)
 
 
 class MemoryBroker(IoBroker):
@@ -137,8 +154,10 @@ class MemoryBroker(IoBroker):
         # Also on the I/O thread it is done later: a confirm never comes before publish returns.
         self._io.post(self._publish, message, exchange, routing_key, mandatory, done)
 
-    def consume(self, queue: str, on_delivery: OnDelivery, *, prefetch: int) -> Consumer:
-        consumer = MemoryConsumer(self, queue, on_delivery, prefetch)
+    def consume(
+        self, queue: str, on_delivery: OnDelivery, *, prefetch: int = 0, on_gap: Callable[[], None] | None = None
+    ) -> Consumer:
+        consumer = MemoryConsumer(self, queue, on_delivery, prefetch, on_gap)
         self._io.post(self._subscribe, consumer)
         return consumer
 
@@ -212,7 +231,9 @@ class MemoryBroker(IoBroker):
     def _subscribe(self, consumer: MemoryConsumer) -> None:
         if not self._over:
             self._consumers.append(consumer)
-            if not self.node.subscribe(consumer.queue, consumer):
+            if self.node.subscribe(consumer.queue, consumer):
+                consumer.running()
+            else:
                 self._io.call_later(0.05, lambda: self._again(consumer))
 
     def _again(self, consumer: MemoryConsumer) -> None:

@@ -129,8 +129,10 @@ class RabbitBroker(IoBroker):
         else:
             self._io.post(self._publisher.publish, item)
 
-    def consume(self, queue: str, on_delivery: OnDelivery, *, prefetch: int) -> Consumer:
-        subscription = Subscription(self._consumers, queue, on_delivery, prefetch)
+    def consume(
+        self, queue: str, on_delivery: OnDelivery, *, prefetch: int = 0, on_gap: Callable[[], None] | None = None
+    ) -> Consumer:
+        subscription = Subscription(self._consumers, queue, on_delivery, prefetch, on_gap)
         self._io.post(self._consumers.add, subscription)
         return subscription
 

@@ -29,7 +29,10 @@ class RabbitDelivery:
 
     __slots__ = ("_channel", "_subscription", "_tag", "exchange", "message", "queue", "redelivered", "routing_key")
 
-    def __init__(self, subscription: Subscription, channel: Channel, method: Basic.Deliver, message: Message) -> None:
+    def __init__(
+        self, subscription: Subscription, channel: Channel | None, method: Basic.Deliver, message: Message
+    ) -> None:
+        """``channel`` None: there is nothing to settle."""
         key: str | bytes = method.routing_key or ""
         self.message = message
         self.queue = subscription.queue
@@ -37,7 +40,7 @@ class RabbitDelivery:
         self.routing_key = key if isinstance(key, str) else key.decode(errors="replace")
         self.redelivered: bool = method.redelivered
         self._subscription = subscription
-        self._channel: Channel | None = channel
+        self._channel = channel
         self._tag = method.delivery_tag or 0
 
     def ack(self) -> None:
@@ -64,13 +67,22 @@ class Subscription:
     timed out) leaves the others alone, and prefetch is each one's own.
     """
 
-    def __init__(self, consumers: Consumers, queue: str, on_delivery: OnDelivery, prefetch: int) -> None:
+    def __init__(
+        self,
+        consumers: Consumers,
+        queue: str,
+        on_delivery: OnDelivery,
+        prefetch: int,
+        on_gap: Callable[[], None] | None,
+    ) -> None:
         self.queue = queue
         self.running = False
         self.retrying = False
         self._consumers = consumers
         self._on_delivery = on_delivery
         self._prefetch = prefetch
+        self._on_gap = on_gap
+        self._ran_before = False
         self._channel: Channel | None = None
         self._tag = ""
         self._unsettled = 0
@@ -123,16 +135,22 @@ class Subscription:
             self._consume(channel)
 
     def _consume(self, channel: Channel) -> None:
-        self._tag = channel.basic_consume(self.queue, self._deliver, callback=lambda _: self._running())
+        self._tag = channel.basic_consume(
+            self.queue, self._deliver, auto_ack=self._on_gap is not None, callback=lambda _: self._running()
+        )
 
     def _running(self) -> None:
         self.running = True
         self._backoff.reset()
+        if self._on_gap is not None and self._ran_before:
+            invoke(self._on_gap)
+        self._ran_before = True
         self._consumers.check_ready()
 
     def _deliver(self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
-        self._unsettled += 1
-        invoke(self._on_delivery, RabbitDelivery(self, channel, method, to_message(properties, body)))
+        settles = channel if self._on_gap is None else None
+        self._unsettled += settles is not None
+        invoke(self._on_delivery, RabbitDelivery(self, settles, method, to_message(properties, body)))
 
     def _cancelled_by_broker(self, _: Method[Basic.Cancel]) -> None:
         # The queue was deleted or moved, or (4.3) a message was unacknowledged for too long. Deliveries that are here

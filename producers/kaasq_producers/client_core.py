@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from kaasq import codec, topology
 from kaasq.broker import Broker, Consumer, Delivery, Done, Message, State
@@ -25,7 +26,6 @@ from kaasq_producers.deadlines import Deadlines
 from kaasq_producers.prepare import Prepared
 from kaasq_producers.result import Result, failure
 
-REPLY_PREFETCH = 1000
 RESEND_DELAY_S = 0.1
 
 log = get_logger()
@@ -69,7 +69,7 @@ class ClientCore:
             if error is None:
                 self._connected = True
                 queue = topology.reply_queue(self.route.tenant, self.route.reply_id)
-                self._consumer = self.broker.consume(queue, self._on_reply, prefetch=REPLY_PREFETCH)
+                self._consumer = self.broker.consume(queue, self._on_reply, on_gap=self._on_gap)
             done(error)
 
         self.broker.watch(self._on_state)
@@ -202,6 +202,24 @@ class ClientCore:
         if self._connected:
             self.broker.call_later(RESEND_DELAY_S, self._resend_all)
 
+    def _on_gap(self) -> None:
+        """Replies may have been lost with the connection: ask for them again, once those that the queue kept are here.
+
+        A request that is not confirmed is still the broker's to publish, or is about to be repeated anyway.
+        """
+        asked = [each for each in list(self._pending.values()) if each.confirmed]
+        if asked:
+            self.broker.call_later(RESEND_DELAY_S, partial(self._ask_again, asked))
+
+    def _ask_again(self, calls: list[Call]) -> None:
+        """Repeat them: a worker answers from their outcomes, and runs what has none."""
+        for call in calls:
+            if call.confirmed and call.id in self._pending:
+                call.confirmed = False
+                self._resend.append(call)
+        if self._connected:
+            self._resend_all()
+
     def _on_reply(self, delivery: Delivery) -> None:
         message = delivery.message
         call = self._pending.get(message.correlation_id or "")
@@ -212,7 +230,6 @@ class ClientCore:
                 self._end(call, KaasqError(f"the reply to request {call.id} cannot be read: {error.message}"))
             else:
                 self._settle(call, reply)
-        delivery.ack()
 
     def _settle(self, call: Call, reply: Reply) -> None:
         if reply.status == "ok":

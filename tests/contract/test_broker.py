@@ -512,6 +512,37 @@ def test_what_a_closed_connection_had_comes_to_others_flagged(mq: Broker, connec
     assert all(each.redelivered for each in again)
 
 
+def test_without_settling_a_message_is_gone_once_it_was_sent(mq: Broker, connect: Connect) -> None:
+    taker = connect()
+    taken: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    taker.consume(WORK, taken.put, on_gap=lambda: None)
+    for number in range(20):
+        publish(mq, b"%d" % number)
+    deliveries = [taken.get(timeout=20) for _ in range(20)]
+    assert [each.message.body for each in deliveries] == [b"%d" % number for number in range(20)]
+    deliveries[0].requeue()
+    deliveries[1].reject()
+    taker.close()
+    assert Deliveries(mq, WORK).none()
+    assert Deliveries(mq, DEAD).none()
+
+
+def test_a_consumer_without_settling_can_be_cancelled(mq: Broker, connect: Connect) -> None:
+    taker = connect()
+    taken: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    consumer = taker.consume(WORK, taken.put, on_gap=lambda: None)
+    publish(mq, b"1")
+    taken.get(timeout=20)
+    consumer.cancel()
+    deadline = time.monotonic() + 20
+    others = Deliveries(mq, WORK, settle=lambda one: one.ack())
+    while True:  # cancelling takes a moment
+        publish(mq, b"2")
+        if not others.none(0.1):
+            break
+        assert time.monotonic() < deadline
+
+
 def test_consumers_of_one_queue_share_it(mq: Broker, connect: Connect) -> None:
     one, other = Deliveries(mq, WORK, prefetch=2), Deliveries(connect(), WORK, prefetch=2)
     for _ in range(4):

@@ -80,6 +80,23 @@ def test_after_a_lost_connection_everything_is_there_again(own_rabbit: Server, m
     other.close()
 
 
+def test_a_consumer_without_settling_is_told_of_each_gap(own_rabbit: Server, mq: RabbitBroker) -> None:
+    gaps: queue.SimpleQueue[None] = queue.SimpleQueue()
+    taken: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    mq.consume(WORK, taken.put, on_gap=lambda: gaps.put(None))
+    publish(mq, b"before")
+    assert taken.get(timeout=20).message.body == b"before"
+    assert gaps.empty()  # starting is none
+    for _ in range(2):
+        states = States(mq)
+        close_connections(own_rabbit, " consume")
+        assert isinstance(states.wait_for(State.LOST), BrokerLost)
+        gaps.get(timeout=20)
+        publish(mq, b"after")
+        assert taken.get(timeout=20).message.body == b"after"
+    assert gaps.empty()
+
+
 def test_a_killed_server_loses_nothing_it_confirmed(own_rabbit: Server, mq: RabbitBroker) -> None:
     states = States(mq)
     outcomes: dict[bytes, Outcomes] = {}

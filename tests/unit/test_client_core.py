@@ -19,7 +19,7 @@ import pytest
 
 import kaasq
 from kaasq import topology
-from kaasq.broker import Done, Message
+from kaasq.broker import Done, Message, State
 from kaasq.errors import (
     BadRequest,
     BrokerLost,
@@ -36,12 +36,13 @@ from kaasq.messages import ErrorBody, Reply, Request, Stored
 from kaasq.settings import Settings
 from kaasq_producers import Client, Keep, Result
 from kaasq_producers.calls import REPLY_GRACE_S
-from kaasq_producers.client_core import ClientCore
+from kaasq_producers.client_core import RESEND_DELAY_S, ClientCore
 from kaasq_producers.futures import ResultFuture
 from kaasq_producers.prepare import Preparer
 from tests.support import graphs
 from tests.support.fake_worker import FakeWorker, Held, saxpy, sends_hash, unknown_graph
 from tests.support.logs import log_lines
+from tests.support.messaging import States
 
 X = np.arange(4, dtype=np.float32)
 Y = np.ones(4, dtype=np.float32)
@@ -559,13 +560,54 @@ def test_requests_stay_pending_while_the_connection_is_lost(
     with Client(broker, settings=settings) as client:
         future = client.submit(GRAPH, x=X, y=Y)
         request, message = held.next()
+        states = States(broker)
         broker.interrupt(0.2)
+        states.wait_for(State.LOST)
         worker.reply(message, saxpy(request, message))
         during = client.submit(GRAPH, x=X, y=Y)
         assert future.result(5)["out"].shape == (4,)
         request, message = held.next()
         worker.reply(message, saxpy(request, message))
         assert during.result(5)["out"].shape == (4,)
+
+
+def test_reply_lost_with_the_connection_is_asked_for_again(
+    node: MemoryNode, settings: Settings, worker: FakeWorker
+) -> None:
+    broker = MemoryBroker(node, "ann")
+    worker.answer = held = Held()
+    with Client(broker, settings=settings) as client:
+        futures = [client.submit(GRAPH, x=X, y=Y) for _ in range(3)]
+        first = [held.next() for _ in futures]
+        broker.interrupt()
+        again = [held.next() for _ in futures]
+        for (_, before), (request, after) in zip(first, again, strict=True):
+            assert (after.message_id, after.body, after.timestamp_ms) == (
+                before.message_id,
+                before.body,
+                before.timestamp_ms,
+            )
+            worker.reply(after, saxpy(request, after))
+        assert all(future.result(5)["out"].shape == (4,) for future in futures)
+
+
+def test_reply_that_waited_in_the_queue_is_not_asked_for_again(
+    node: MemoryNode, settings: Settings, worker: FakeWorker
+) -> None:
+    broker = MemoryBroker(node, "ann")
+    worker.answer = held = Held()
+    with Client(broker, settings=settings) as client:
+        future = client.submit(GRAPH, x=X, y=Y)
+        request, message = held.next()
+        states = States(broker)
+        broker.interrupt(0.2)
+        states.wait_for(State.LOST)
+        worker.reply(message, saxpy(request, message))
+        assert future.result(5)["out"].shape == (4,)
+        worker.answer = saxpy
+        time.sleep(2 * RESEND_DELAY_S)  # when it would have been
+        client.run(GRAPH, x=X, y=Y)
+    assert len(worker.messages) == 2
 
 
 def test_timeout_while_the_connection_is_lost_says_so(node: MemoryNode, settings: Settings, worker: FakeWorker) -> None:
