@@ -23,6 +23,7 @@ _COMMANDS = {
     "ls": "kaasq_producers.commands.store:ls",
     "rm": "kaasq_producers.commands.store:rm",
     "gc": "kaasq_producers.commands.store:gc",
+    "dead": "kaasq_producers.dead.command:dead",
     "schema": "kaasq.schema.command:schema",
     "demo": "kaasq_producers.demo.cli:demo",
 }

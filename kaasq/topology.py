@@ -12,6 +12,8 @@ REQUESTS = "kaasq.requests"
 REPLIES = "kaasq.replies"
 EVENTS = "kaasq.events"
 DEAD = "kaasq.dead"
+DEAD_READER = "kaasq.dead.reader"
+"""An exclusive queue: who holds it reads the dead letters."""
 CONTROL = "kaasq.control"
 
 QueueType = Literal["quorum", "classic"]
@@ -74,7 +76,7 @@ def pool_topology(pool: str, slot: str, queue_type: QueueType = "quorum") -> Top
     return Topology(
         exchanges=_EXCHANGES,
         queues=(
-            Queue(name=DEAD, arguments={"x-queue-type": "quorum"}),
+            Queue(name=DEAD, arguments=_DEAD_ARGUMENTS),
             Queue(name=shared, arguments=_work_arguments(queue_type)),
             Queue(name=own, arguments=_work_arguments(queue_type)),
             Queue(name=control, arguments=_CONTROL_ARGUMENTS),
@@ -183,6 +185,10 @@ def event_key(tenant: str, graph: str, word: str) -> str:
     """Routing key of an event; ``word`` says how the request ended (completed, failed, ...)."""
     return f"{tenant}.{graph}.{word}"
 
+
+# Whoever looks at the letters gives them back, which counts as a delivery: RabbitMQ 4.x drops a message of a quorum
+# queue after twenty, unless the queue says otherwise. "Without limit" (-1) is refused by 3.10.
+_DEAD_ARGUMENTS: dict[str, str | int] = {"x-queue-type": "quorum", "x-delivery-limit": 2**31 - 1}
 
 _CONTROL_ARGUMENTS: dict[str, str | int] = {
     "x-expires": CONTROL_EXPIRES_MS,

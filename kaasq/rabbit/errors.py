@@ -27,6 +27,7 @@ ENCODING_ERRORS = (
 """What pika raises for a message that it cannot encode; nothing has been sent then."""
 
 ACCESS_REFUSED = 403
+NOT_FOUND = 404
 RESOURCE_LOCKED = 405
 PRECONDITION_FAILED = 406
 NOT_ALLOWED = 530

@@ -24,7 +24,7 @@ def test_a_worker_declares_its_pools_queue_its_own_and_the_dead() -> None:
         "kaasq.control",
     ]
     assert declared.queues == (
-        Queue(name="kaasq.dead", arguments={"x-queue-type": "quorum"}),
+        Queue(name="kaasq.dead", arguments={"x-queue-type": "quorum", "x-delivery-limit": 2**31 - 1}),
         Queue(name="kaasq.work.default", arguments=quorum),
         Queue(name="kaasq.work.default.gpu0", arguments=quorum),
         Queue(

@@ -29,22 +29,22 @@ def console() -> Console:
 def names_table(names: list[Named]) -> Table:
     """What ``kaasq ls`` shows."""
     now = time.time()
-    table = _table("NAME", ">VERSION", "DTYPE", "SHAPE", ">SIZE", ">AGE", "REF")
+    made = table("NAME", ">VERSION", "DTYPE", "SHAPE", ">SIZE", ">AGE", "REF")
     for each in names:
-        table.add_row(
+        made.add_row(
             Text(each.name), str(each.version), *_array(each.object), age(now - each.updated), each.object.ref[:12]
         )
-    return table
+    return made
 
 
 def objects_table(objects: list[Object]) -> Table:
     """What ``kaasq ls --objects`` shows."""
     now = time.time()
-    table = _table("REF", "DTYPE", "SHAPE", ">SIZE", ">AGE", ">EXPIRES IN")
+    made = table("REF", "DTYPE", "SHAPE", ">SIZE", ">AGE", ">EXPIRES IN")
     for each in objects:
         expires = "named" if each.expires is None else age(each.expires - now)
-        table.add_row(each.ref, *_array(each), age(now - each.created), expires)
-    return table
+        made.add_row(each.ref, *_array(each), age(now - each.created), expires)
+    return made
 
 
 def usage_line(usage: Usage) -> str:
@@ -118,11 +118,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _table(*headers: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def table(*headers: str) -> Table:
+    """An empty one; a column whose header starts with ">" is aligned to the right."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
     for header in headers:
-        table.add_column(header.removeprefix(">"), justify="right" if header[0] == ">" else "left", overflow="fold")
-    return table
+        made.add_column(header.removeprefix(">"), justify="right" if header[0] == ">" else "left", overflow="fold")
+    return made
 
 
 def _array(made: Object) -> tuple[str, str, str]:

@@ -22,6 +22,7 @@ from kaasq_producers.buffers import which
 from kaasq_producers.client import Client
 from kaasq_producers.commands import display
 from kaasq_producers.commands.files import STANDARD, read_request, read_value, write_value
+from kaasq_producers.dead import bundle
 
 PATIENCE_S = 0.5  # before it says what it waits for
 
@@ -49,7 +50,8 @@ def run(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    r"""Run the request (or graph alone, or KaaS request) in a JSON or MessagePack file; "-" is standard input.
+    r"""Run the request (or graph alone, or KaaS request) in a JSON or MessagePack file, or a bundle of
+    `kaasq dead export`; "-" is standard input.
 
     In --input and --output, too, "-" is standard input and output: raw bytes.
 
@@ -60,8 +62,9 @@ def run(
     """
     settings = load_settings(flags)
     configure("warning", settings.log_format)  # standard output is for what was asked for
-    request, unknown = read_request(request_file, settings.graph_limits)
-    for each in unknown:
+    bundled = bundle.is_bundle(request_file)
+    request, warnings = (bundle.read if bundled else read_request)(request_file, settings.graph_limits)
+    for each in warnings:
         click.echo(f"kaasq: warning: {request_file}: {each}", err=True)
     bind: dict[str, Any] = dict(request.bind)
     bind |= _pairs("--input", inputs, _input)

@@ -7,8 +7,8 @@ from typing import Any
 
 from kaasq import codec
 from kaasq.broker import Broker, Delivery, Message
+from kaasq.dead_letter import NOBODY, bury
 from kaasq.errors import BrokerLost, KaasqError
-from kaasq.ids import new_id
 from kaasq.log import get_logger
 from kaasq.messages import EVENT_TYPE
 from kaasq.topology import DEAD, EVENTS, REPLIES, event_key
@@ -17,8 +17,6 @@ from kaasq_workers.link import Answer
 
 PUBLISH_ATTEMPTS = 5
 TRACE_LENGTH = 512  # W3C Trace Context's own bound for tracestate
-CARRIED_BYTES = 16 << 10
-CARRIED_LENGTH = 1024
 
 log = get_logger()
 
@@ -39,7 +37,7 @@ class Answers:
             settled()
             return
         if not messages and answer.error is not None:  # nobody would ever hear of it
-            messages = [self._dead(delivery, accepted.tenant, answer.error.code, answer.error.message)]
+            messages = [bury(delivery, accepted.tenant, answer.error.code, answer.error.message)]
         self._publish(delivery, messages, settled)
 
     def bury(
@@ -51,14 +49,14 @@ class Answers:
         settled: Callable[[], None],
     ) -> None:
         """Dead letter, reply and event; then ack."""
-        dead = self._dead(delivery, accepted.tenant, error.code, error.message)
+        dead = bury(delivery, accepted.tenant, error.code, error.message)
         self._publish(delivery, [dead, *self._messages(delivery, accepted, answer)], settled)
 
     def refuse(self, delivery: Delivery, refused: Refused, reply: bytes, settled: Callable[[], None]) -> None:
         """A reply where one is possible, else a dead letter; then ack."""
         message = delivery.message
         if refused.reply is None:
-            dead = self._dead(delivery, "unknown", refused.error.code, refused.error.message)
+            dead = bury(delivery, NOBODY, refused.error.code, refused.error.message)
             self._publish(delivery, [dead], settled)
             return
         content_type = codec.reply_type(message.body, message.content_type)
@@ -103,29 +101,6 @@ class Answers:
             if isinstance(value, str) and len(value) <= TRACE_LENGTH:
                 headers[f"cloudEvents_{name}"] = value
         return headers
-
-    def _dead(self, delivery: Delivery, tenant: str, code: str, reason: str) -> tuple[Message, str, str]:
-        """The request itself, as it came, with why it was given up."""
-        request = delivery.message
-        headers = {
-            **_carried(request.headers),
-            "kaasq-code": code,
-            "kaasq-reason": reason[:CARRIED_LENGTH],
-            "kaasq-tenant": tenant,
-            "kaasq-user-id": request.user_id or "",
-            "kaasq-reply-to": request.reply_to or "",
-            "kaasq-exchange": delivery.exchange,
-            "kaasq-routing-key": delivery.routing_key,
-        }
-        letter = Message(
-            body=request.body,
-            content_type=request.content_type,
-            message_id=request.message_id or new_id(),
-            correlation_id=request.correlation_id,
-            timestamp_ms=request.timestamp_ms,
-            headers=headers,
-        )
-        return letter, DEAD, f"{tenant}.{code}"
 
     def _publish(
         self, delivery: Delivery, messages: list[tuple[Message, str, str]], settled: Callable[[], None]
@@ -179,19 +154,3 @@ class _Settling:
         else:
             self._delivery.ack()
         self._settled()
-
-
-def _carried(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """A request's headers as its dead letter carries them: plain ones, within bounds.
-
-    Whatever a stranger put there must not grow past a frame together with ours.
-    """
-    carried: dict[str, Any] = {}
-    room = CARRIED_BYTES
-    for name, value in headers.items():
-        if isinstance(value, (bool, int)) or (isinstance(value, str) and len(value) <= CARRIED_LENGTH):
-            room -= len(name) + len(str(value))
-            if room < 0:
-                break
-            carried[name] = value
-    return carried

@@ -1,0 +1,121 @@
+"""Dead letters as the command line prints them: for people, and as plain values for programs."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from rich.table import Table
+from rich.text import Text
+
+from kaasq import codec
+from kaasq.checks import GraphLimits
+from kaasq.dead_letter import DeadLetter
+from kaasq.errors import BadRequest
+from kaasq.messages import Request, Stored
+from kaasq.units import age, size
+from kaasq_producers.commands import display
+from kaasq_producers.dead.selection import age_of
+
+REASON_LENGTH = 60
+
+
+def without_body(letter: DeadLetter) -> DeadLetter:
+    """The same letter without what may be large; thousands of them are at hand at once."""
+    return msgspec.structs.replace(letter, request=msgspec.structs.replace(letter.request, body=b""))
+
+
+def table(letters: list[DeadLetter]) -> Table:
+    """What ``kaasq dead list`` shows."""
+    made = display.table("ID", "TENANT", "POOL", "CODE", ">SIZE", ">AGE", "REASON")
+    for each in letters:
+        reason = each.reason if len(each.reason) <= REASON_LENGTH else each.reason[: REASON_LENGTH - 3] + "..."
+        made.add_row(
+            Text(each.id), each.tenant or "-", each.pool or "-", each.code, size(each.nbytes), _age(each), Text(reason)
+        )
+    return made
+
+
+def summary(codes: Counter[str], shown: int, count: int, most: int) -> str:
+    """How many there are."""
+    total = codes.total()
+    kinds = ", ".join(f"{number} {code}" for code, number in codes.most_common())
+    text = f"{total} of {count} dead letters" + (f": {kinds}" if total else "")
+    if shown < total:
+        text += f"; the oldest {shown} are shown (--limit)"
+    if count > most:
+        text += f"; only the oldest {most} were read"
+    return text
+
+
+def as_json(letter: DeadLetter) -> dict[str, Any]:
+    """For programs; times in milliseconds since the epoch."""
+    return {
+        "id": letter.id,
+        "tenant": letter.tenant,
+        "pool": letter.pool,
+        "code": letter.code,
+        "reason": letter.reason,
+        "by": letter.by,
+        "buried_ms": letter.buried_ms,
+        "published_ms": letter.request.timestamp_ms,
+        "routing_key": letter.routing_key,
+        "correlation_id": letter.request.correlation_id,
+        "reply_to": letter.request.reply_to,
+        "nbytes": letter.nbytes,
+        "content_type": letter.request.content_type,
+        "headers": {name: display.plain(value) for name, value in letter.request.headers.items()},
+    }
+
+
+def in_full(letter: DeadLetter, limits: GraphLimits) -> list[str]:
+    """What ``kaasq dead show`` prints."""
+    request = letter.request
+    by = "buried by a worker" if letter.by == "worker" else "given up by RabbitMQ"
+    lines = [
+        f"request {letter.id} of tenant {letter.tenant or 'nobody'}, pool {letter.pool or 'none'}",
+        f"  {letter.code}: {letter.reason}",
+        f"  {by} {_when(letter.buried_ms)} ({_age(letter)} ago), published {_when(request.timestamp_ms)}",
+        f"  came with key {letter.routing_key!r}; its reply goes to {request.reply_to or 'nobody'}",
+        f"  body: {size(letter.nbytes)} of {request.content_type or 'no content type'}",
+    ]
+    lines += [f"  header {name}: {value}" for name, value in request.headers.items()]
+    try:
+        lines += _asked(codec.RequestDecoder(limits).decode(request.body, request.content_type))
+    except BadRequest as error:
+        lines.append(f"  it cannot be read: {error.message}")
+    return lines
+
+
+def _asked(request: Request) -> Iterator[str]:
+    graph = request.graph
+    if isinstance(graph, str):
+        yield f"  graph: by its hash only, {graph[:64]}"
+    else:
+        kernels = ", ".join(dict.fromkeys(each.kernel for each in graph.launches))
+        yield f"  graph {graph.name!r}: {len(graph.launches)} launches of {kernels}"
+    for name, bound in request.bind.items():
+        if isinstance(bound, Stored):
+            part = f" from byte {bound.offset} on" if bound.offset else ""
+            yield f"  input {name}: in the store, {bound.name or bound.ref}{part}"
+        else:
+            yield f"  input {name}: {size(len(bound))} in the message"
+    for name, kept in request.keep.items():
+        yield f"  output {name}: to be kept as {kept!r}"
+
+
+def _age(letter: DeadLetter) -> str:
+    seconds = age_of(letter)
+    return "-" if seconds is None else age(seconds)
+
+
+def _when(ms: int | None) -> str:
+    if ms is None:
+        return "at an unknown time"
+    try:
+        return dt.datetime.fromtimestamp(ms / 1000).astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):  # a number that anybody may have written
+        return "at no time of this calendar"
