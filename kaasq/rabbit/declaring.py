@@ -192,6 +192,12 @@ class Declarer:
 
     def _declined(self, job: Job, code: int, reason: Exception) -> None:
         step = job.step
+        if isinstance(step, Exchange) and code == ACCESS_REFUSED:
+            # Who may declare an exchange may delete it, so tenants may not. If it is not there, binding to it says so.
+            while job.next < len(job.steps) and isinstance(job.step, Exchange):
+                job.next += 1
+            self._open_channel()
+            return
         error = _refusal(step, code, reason)
         log.debug("declare.refused", what=_name(step), reason=reply_text(reason))  # whoever is told next tells it
         if job.first_time:
