@@ -77,6 +77,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Guard mode, for finding bugs: writes outside of a buffer or to a ``const`` one fail the launch. Slow."""
     guard_band: Positive = GUARD_BAND_BYTES
     """Bytes before and after each buffer that guard mode watches."""
+    isolation: Literal["shared", "tenant"] = "shared"
+    """``shared``: one executor for all tenants, who have to trust each other's kernels. ``tenant``: one for each."""
+    isolation_executors: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    """With ``tenant``: executors at once; each has an equal part of the device's memory."""
+    isolation_idle: Seconds = 300.0
+    """With ``tenant``: an executor without a request for so long is stopped."""
+    isolation_turn: Seconds = 5.0
+    """With ``tenant``: for how long an executor stays its tenant's while others wait for one and none is idle."""
     spare: Literal["none", "imported", "opened"] = "imported"
     """What stands by to replace an executor: nothing, a process that has loaded everything and waits before it opens
     the device, or one that has opened it, too."""

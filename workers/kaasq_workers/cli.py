@@ -48,6 +48,29 @@ log = get_logger()
 )
 @click.option("--guard-band", type=click.IntRange(min=1), metavar="BYTES", help="What --guard watches around a buffer.")
 @click.option(
+    "--isolation",
+    type=click.Choice(["shared", "tenant"]),
+    help="One executor for all tenants, or one for each: they cannot reach each other's memory (default: shared).",
+)
+@click.option(
+    "--isolation-executors",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="With tenant: executors at once (default 4).",
+)
+@click.option(
+    "--isolation-idle",
+    type=float,
+    metavar="S",
+    help="With tenant: seconds until an idle one is stopped (default 300).",
+)
+@click.option(
+    "--isolation-turn",
+    type=float,
+    metavar="S",
+    help="With tenant: seconds for which a busy executor stays its tenant's while others wait (default: 5).",
+)
+@click.option(
     "--spare",
     type=click.Choice(["none", "imported", "opened"]),
     help="What stands by to replace an executor: a process that has loaded everything (imported, the default), one "

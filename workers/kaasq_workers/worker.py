@@ -28,6 +28,7 @@ log = get_logger()
 
 
 CONTROL_PREFETCH = 1000
+MOST_PREFETCH = 65535
 
 
 class Worker:
@@ -38,7 +39,10 @@ class Worker:
 
     def __init__(self, settings: Settings, broker: Broker, *, in_process: bool = False) -> None:
         device = one_device(settings.device)
-        self.settings = msgspec.structs.replace(settings, device=device, slot=settings.slot or default_slot(device))
+        isolation = "shared" if in_process else settings.isolation  # threads share everything anyway
+        self.settings = msgspec.structs.replace(
+            settings, device=device, slot=settings.slot or default_slot(device), isolation=isolation
+        )
         check_word(self.settings.slot, "slot")
         self._broker = broker
         self._in_process = in_process
@@ -66,8 +70,11 @@ class Worker:
             self.stop(0.0)
             raise
         assert self._front is not None
+        # Executors that wait for nobody else's requests need requests of everybody's.
+        executors = settings.isolation_executors if settings.isolation == "tenant" else 1
+        prefetch = min(settings.prefetch * executors, MOST_PREFETCH)
         for queue in (work_queue(settings.pool, settings.slot), work_queue(settings.pool)):
-            self._consumers.append(self._broker.consume(queue, self._front.take, prefetch=settings.prefetch))
+            self._consumers.append(self._broker.consume(queue, self._front.take, prefetch=prefetch))
         control = control_queue(settings.pool, settings.slot)
         self._consumers.append(self._broker.consume(control, self._front.take_control, prefetch=CONTROL_PREFETCH))
         log.info("worker.started", pool=settings.pool, slot=settings.slot, device=settings.device)
@@ -92,9 +99,9 @@ class Worker:
             self._broker.call_soon(lambda: front.when_idle(idle.set))
             drained = idle.wait(timeout_s)
             gone = threading.Event()
-            handles = front.handles  # now: the front lets go of them when it sees their end
 
             def hang_up() -> None:
+                handles.extend(front.handles)  # now: the front lets go of them when it sees their end
                 front.hang_up()
                 gone.set()
 
@@ -123,7 +130,8 @@ class Worker:
             from kaasq_workers.executor.opening import serve
 
             return ThreadStarter(self.settings, serve)
-        return ProcessStarter(self.settings, self._broker.call_later)
+        sharing = self.settings.isolation_executors if self.settings.isolation == "tenant" else 1
+        return ProcessStarter(self.settings, self._broker.call_later, sharing=sharing)
 
     def _on_state(self, state: State, error: KaasqError | None) -> None:
         if state is State.LOST and self._front is not None:

@@ -17,11 +17,11 @@ from kaasq.log import get_logger
 from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status
 from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
+from kaasq_workers.front.executors import Executors
 from kaasq_workers.front.handles import Handle
 from kaasq_workers.front.intake import Accepted, Refused, examine, examine_control
 from kaasq_workers.front.starting import Starter
 from kaasq_workers.front.stopping import Stopped
-from kaasq_workers.front.supervisor import Supervisor
 from kaasq_workers.link import Answer, Job, Withdraw, Withdrawn
 
 RESEND_S = 5.0  # withdrawals that the executor could not record
@@ -50,10 +50,9 @@ class Front:
 
     def __init__(self, broker: Broker, settings: Settings, starter: Starter, answers: Answers, on_ready: Ready) -> None:
         self._broker = broker
-        self._starter = starter
         self._answers = answers
         self._on_ready: Ready | None = on_ready
-        self._supervisor = Supervisor(broker, starter, self, settings)
+        self._executors = Executors(broker, settings, starter, self)
         self._pending: dict[int, _Pending] = {}
         self._next_tag = 1
         self._withdrawals: dict[int, _Withdrawal] = {}  # heard, and not yet durable
@@ -62,12 +61,12 @@ class Front:
     # -- life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the executor."""
-        self._supervisor.start()
+        """Start the first executor."""
+        self._executors.start()
 
     def lost(self) -> None:
         """The broker takes back what we hold: forget what has not been started, it will be delivered again."""
-        for tag in self._supervisor.forget_waiting():
+        for tag in self._executors.forget_waiting():
             self._pending.pop(tag, None)
         self._withdrawals.clear()
         self._check_idle()
@@ -78,15 +77,13 @@ class Front:
         self._check_idle()
 
     def hang_up(self) -> None:
-        """Let the executor end."""
-        self._starter.close()
-        self._supervisor.hang_up()
+        """Let the executors end."""
+        self._executors.hang_up()
 
     @property
     def handles(self) -> list[Handle]:
         """The executors that are running."""
-        handle = self._supervisor.handle
-        return [] if handle is None else [handle]
+        return self._executors.handles
 
     # -- requests in ----------------------------------------------------------------------------------------------
 
@@ -107,7 +104,7 @@ class Front:
                     message.expiration_ms,
                 )
                 self._pending[job.tag] = _Pending(accepted, delivery)
-                self._supervisor.take(job)
+                self._executors.take(job)
 
     def _refuse(self, delivery: Delivery, refused: Refused) -> None:
         log.warning("request.refused", code=refused.error.code, error=refused.error.message)
@@ -134,15 +131,14 @@ class Front:
             return
         message = Withdraw(self._new_tag(), tenant, request_id)
         self._withdrawals[message.tag] = _Withdrawal(message, delivery)
-        if self._supervisor.up:  # else it is told when it is
-            self._supervisor.mark_withdrawn(message)
-            self._withdraw([message.tag])
+        self._executors.mark_withdrawn(message)
+        self._withdraw([message.tag])
 
     def _withdraw(self, tags: list[int]) -> None:
-        """Have the executor record them, as far as they are not recorded."""
+        """Have an executor record them, as far as they are not recorded."""
         messages = [self._withdrawals[each].message for each in tags if each in self._withdrawals]
         if messages:
-            self._supervisor.withdraw(messages)
+            self._executors.withdraw(messages)
 
     def noted(self, withdrawn: Withdrawn) -> None:
         """Withdrawals are durable, or are to be told again later."""
@@ -186,7 +182,7 @@ class Front:
     # -- executors ------------------------------------------------------------------------------------------------
 
     def ready(self, error: KaasqError | None) -> None:
-        """The executor is up, or cannot start."""
+        """An executor is up, or the first one cannot start."""
         if self._on_ready is not None:
             callback, self._on_ready = self._on_ready, None
             callback(error)
@@ -194,7 +190,9 @@ class Front:
             self._withdraw(list(self._withdrawals))
 
     def turned(self) -> None:
-        """What the executor had to say has been dealt with."""
+        """What an executor had to say has been dealt with, or it has ended."""
+        if self._executors.arrange():
+            self._withdraw(list(self._withdrawals))  # it may have had some
         self._check_idle()
 
     def _check_idle(self) -> None:

@@ -27,6 +27,7 @@ from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal, ToExec
 RETRY_SEND_S = 0.001
 REAP_S = 2.0  # for a process to end after it has hung up, before it is killed
 REAP_POLL_S = 0.005
+HANG_UP_S = 30.0  # for an executor that is told to end to do so
 WATCH_S = 0.25  # how often a running request is held against its deadline
 CANCEL_GRACE_S = 1.0  # for a withdrawn request to end between two launches, before its executor is killed
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without having served anything
@@ -62,14 +63,20 @@ class Owner(Protocol):
 class Supervisor:
     """Has an executor running, for as long as it is not told to hang up."""
 
-    def __init__(self, broker: Broker, starter: Starter, owner: Owner, settings: Settings) -> None:
+    def __init__(self, broker: Broker, starter: Starter, owner: Owner, settings: Settings, *, first: bool) -> None:
+        """``first``: of its worker, so that it is told if it cannot start, instead of trying on."""
         self._broker = broker
         self._settings = settings
         self._starter = starter
         self._owner = owner
         self._handle: Handle | None = None
-        self._up = False  # the executor that runs has said that it is ready
-        self._served = False  # one of them has
+        self.up_since_s: float | None = None
+        """Since when its executor is ready, by ``time.monotonic``; None while there is none that is."""
+        self._trying = not first  # one that cannot start is tried again
+        self.idle_since_s: float | None = time.monotonic()
+        """Since when there is no request, by ``time.monotonic``; None while there are some."""
+        self.ended = False
+        """It was told to hang up, and its executor has ended."""
         self._jobs: dict[int, Job] = {}  # taken and not ended
         self._waiting: list[int] = []  # taken but not sent: the executor is starting, or a suspect runs alone
         self._sent: OrderedDict[int, None] = OrderedDict()
@@ -79,6 +86,7 @@ class Supervisor:
         self._stuck: str | None = None  # why the executor was killed, though no request was to be stopped
         self._stopped: Stopped | None = None  # the request for whose sake the executor was killed
         self._withdrawn: dict[int, float] = {}  # tags of requests with the executor, and when they are to be killed
+        self._reaping = False
         self._started_s = 0.0
         self._flushing = False
         self._closing = False
@@ -91,26 +99,32 @@ class Supervisor:
         self._broker.call_later(WATCH_S, self._watch)
 
     def hang_up(self) -> None:
-        """Let the executor end."""
+        """Let the executor end. Idempotent."""
+        if self._closing:
+            return
         self._closing = True
         if self._handle is not None:
             self._handle.link.close()
+            self._broker.call_later(HANG_UP_S, self._insist)
+        elif not self._reaping:
+            self.ended = True
+
+    def _insist(self) -> None:
+        """It has heard, and should have ended by now."""
+        if self._handle is not None:
+            self._handle.kill()
 
     @property
     def handle(self) -> Handle | None:
         """The executor that is running, if any."""
         return self._handle
 
-    @property
-    def up(self) -> bool:
-        """Whether it is running and ready."""
-        return self._up
-
     # -- hand-off ------------------------------------------------------------------------------------------------
 
     def take(self, job: Job) -> None:
         """A request to run."""
         self._jobs[job.tag] = job
+        self.idle_since_s = None
         self._waiting.append(job.tag)
         self._pump()
 
@@ -121,9 +135,15 @@ class Supervisor:
             self._forget(tag)
         return tags
 
+    def take_back(self) -> list[Job]:
+        """What the executor has not got, to be run elsewhere; but suspects stay, with what is held against them."""
+        tags = [tag for tag in self._waiting if tag not in self._suspicions]
+        self._waiting = [tag for tag in self._waiting if tag in self._suspicions]
+        return [job for tag in tags if (job := self._forget(tag)) is not None]
+
     def withdraw(self, messages: Sequence[Withdraw]) -> None:
         """Have the executor record withdrawals; it must be up. ``noted`` follows, unless it dies first."""
-        if self._up:
+        if self.up_since_s is not None:
             self._send(messages)
 
     def mark_withdrawn(self, withdraw: Withdraw) -> None:
@@ -138,7 +158,7 @@ class Supervisor:
 
     def _pump(self) -> None:
         """Send what may be sent: suspects one at a time, everybody else together."""
-        if not self._up or not self._waiting:
+        if self.up_since_s is None or not self._waiting:
             return
         if self._suspicions and any(self._is_alone(tag) for tag in self._sent):
             return
@@ -186,7 +206,10 @@ class Supervisor:
         self._sent.pop(tag, None)
         self._suspicions.pop(tag, None)
         self._withdrawn.pop(tag, None)
-        return self._jobs.pop(tag, None)
+        job = self._jobs.pop(tag, None)
+        if not self._jobs and self.idle_since_s is None:
+            self.idle_since_s = time.monotonic()
+        return job
 
     # -- what the executor says ------------------------------------------------------------------------------------
 
@@ -211,15 +234,16 @@ class Supervisor:
                 if self._forget(message.tag) is not None:
                     self._owner.answered(message)
             case Hello(worker=worker, description=description):
-                self._up = self._served = True
-                took_ms = round((time.monotonic() - self._started_s) * 1000)
+                self._trying = True
+                self.up_since_s = time.monotonic()
+                took_ms = round((self.up_since_s - self._started_s) * 1000)
                 log.info("executor.ready", pid=worker.pid, device=worker.device, ms=took_ms, description=description)
                 self._starter.started(message)
                 self._owner.ready(None)
             case Withdrawn():
                 self._owner.noted(message)
             case Refusal(error=error):
-                if self._served:  # try again later
+                if self._trying:
                     log.error("executor.refused", code=error.code, error=error.message)
                 else:
                     self._closing = True
@@ -245,7 +269,8 @@ class Supervisor:
 
     def _executor_gone(self) -> None:
         assert self._handle is not None
-        handle, self._handle, self._up = self._handle, None, False
+        handle, self._handle, self.up_since_s = self._handle, None, None
+        self._reaping = True
         self._broker.remove_reader(handle.link.fileno())
         self._reap(handle, time.monotonic() + REAP_S)
 
@@ -259,14 +284,17 @@ class Supervisor:
             return
         running = handle.link.vitals.running.keys()
         handle.link.dispose()
+        self._reaping = False
         self._executor_ended(how, running)
+        self._owner.turned()
 
     def _executor_ended(self, how: str, running: AbstractSet[int]) -> None:
         in_flight = list(self._sent)
         self._sent.clear()
         self._withdrawn.clear()  # the next executor finds their outcomes
         if self._closing:
-            return  # what is in flight goes back to the queue with the connection
+            self.ended = True  # what is in flight goes back to the queue with the connection
+            return
         stopped, self._stopped = self._stopped, None
         if stopped is not None:  # killed by us: nobody is to blame, even if it was answered at the last moment
             if stopped.job.tag in in_flight:
@@ -278,7 +306,7 @@ class Supervisor:
             return
         stuck, self._stuck = self._stuck, None
         how = stuck or how
-        if not self._served:
+        if not self._trying:
             self._closing = True
             self._owner.ready(WorkerFailed(f"the executor ended before it was ready ({how}); see its log"))
             return
@@ -328,7 +356,7 @@ class Supervisor:
         vitals, now_s = self._handle.link.vitals, time.monotonic()
         running = vitals.running
         self._stuck = self._vigil.look(
-            up=self._up, turns=vitals.turns, pulse=vitals.pulse, running=bool(running), now_s=now_s
+            up=self.up_since_s is not None, turns=vitals.turns, pulse=vitals.pulse, running=bool(running), now_s=now_s
         )
         if self._stuck is not None:
             log.error("executor.stuck", why=self._stuck, in_flight=len(self._sent), running=len(running))
