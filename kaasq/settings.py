@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import msgspec
 import platformdirs
@@ -40,6 +40,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     broker_url: str = DEFAULT_BROKER_URL
+    broker_ca: str = ""
+    """File with the certificate of the authority to trust, in PEM. Empty: the system's authorities."""
+    broker_cert: str = ""
+    """File with the certificate by which this program shows who it is, where the broker asks for one."""
+    broker_key: str = ""
+    """File with its private key. Empty: in the same file."""
     pool: str = DEFAULT_POOL
     store: str = ""
     """The store's folder. Empty: ``default_store(pool)``."""
@@ -108,6 +114,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["auto", "json", "console"] = "auto"
     """``json``, ``console`` or ``auto`` (console on a terminal)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def connection_url(self) -> str:
+        """The broker's URL, with the files for TLS in its query, as RabbitMQ's URI format has them."""
+        files = {"cacertfile": self.broker_ca, "certfile": self.broker_cert, "keyfile": self.broker_key}
+        given = urlencode({key: value for key, value in files.items() if value})
+        parts = urlsplit(self.broker_url)
+        return parts._replace(query="&".join(filter(None, (parts.query, given)))).geturl() if given else self.broker_url
 
     @property
     def tenant(self) -> str:

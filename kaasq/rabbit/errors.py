@@ -13,6 +13,7 @@ from pika import exceptions as pika_errors
 from pika.adapters.utils import connection_workflow as workflow
 
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, Unroutable
+from kaasq.rabbit import tls
 
 ENCODING_ERRORS = (
     pika_errors.AMQPError,
@@ -105,11 +106,9 @@ def connection_error(error: BaseException, where: Where) -> KaasqError:
                 **fields,
             )
         case ssl.SSLError():
-            return BrokerRefused(
-                f"no TLS with {where}: {_text(inner)}. Is that RabbitMQ's TLS port (usually 5671), and does its "
-                f"certificate name this host and come from an authority that is trusted here (SSL_CERT_FILE)?",
-                **fields,
-            )
+            return BrokerRefused(f"no TLS with {where}: {tls.explain(inner)}", **fields)
+        case pika_errors.IncompatibleProtocolError() if meaning := tls.alert(_text(inner)):
+            return BrokerRefused(f"no TLS with {where}: {meaning}", **fields)
         case pika_errors.IncompatibleProtocolError():
             return BrokerLost(
                 f"{where} accepts connections but hangs up on AMQP: is it RabbitMQ's AMQP port (5672; 5671 needs "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pika
 
 from kaasq.errors import BrokerRefused
+from kaasq.rabbit import tls
 from kaasq.rabbit.errors import Where
 
 HEARTBEAT_S = 60
@@ -19,20 +20,29 @@ BLOCKED_TIMEOUT_S = 600
 def connection_parameters(url: str, *, connection_name: str) -> tuple[pika.URLParameters, Where]:
     """Parameters for ``amqp://user:password@host:port/vhost`` or ``amqps://...``; what its query says goes first.
 
-    Raises BrokerRefused for what is no such URL.
+    ``cacertfile``, ``certfile`` and ``keyfile`` there are for TLS, as in RabbitMQ's own URI format. Raises
+    BrokerRefused for what is no such URL, and for files that cannot be used.
     """
     try:
         parts = urlsplit(url)
         if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
             raise ValueError("it starts with amqp:// or amqps:// and names a host")
-        parameters = pika.URLParameters(url)
+        files = {key: value for key, value in parse_qsl(parts.query) if key in {tls.CA, tls.CERT, tls.KEY}}
+        rest = [each for each in parse_qsl(parts.query) if each[0] not in files]
+        parameters = pika.URLParameters(parts._replace(query=urlencode(rest)).geturl())
     except (ValueError, TypeError, OSError) as error:
         # Never the URL itself: it has a password in it. TypeError is pika's for a user without a password.
         reason = "a user needs a password" if isinstance(error, TypeError) else str(error)
         raise BrokerRefused(
             f"the broker URL does not have the form amqp://user:password@host:5672/vhost: {reason}"
         ) from None
-    given = parse_qs(parts.query)
+    if files and parts.scheme != "amqps":
+        raise BrokerRefused(
+            "broker_ca, broker_cert and broker_key are for TLS: start the broker URL with amqps:// then"
+        )
+    given = dict(rest)
+    if parts.scheme == "amqps" and "ssl_options" not in given:
+        parameters.ssl_options = pika.SSLOptions(tls.context(files), parameters.host)
     if "heartbeat" not in given:
         parameters.heartbeat = HEARTBEAT_S
     if "blocked_connection_timeout" not in given:

@@ -53,7 +53,7 @@ def open_core(broker: Broker | None, buffers: Buffers | None, settings: Settings
         # Here, so that a client of the store alone needs no AMQP library.
         from kaasq.rabbit import RabbitBroker
 
-        broker = RabbitBroker(settings.broker_url)
+        broker = RabbitBroker(settings.connection_url)
     try:
         broker.open(settings.connect_timeout)
         core = ClientCore(broker, buffers, settings)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import queue
-import shutil
-import ssl
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from urllib.parse import quote
 
 import pika
 import pytest
@@ -387,29 +382,6 @@ def test_a_taken_lock_is_told_to_who_asked_and_not_to_the_log(own_rabbit: Server
     (line,) = [each for each in logs if each["event"] == "declare.refused"]
     assert line["log_level"] == "debug"
     assert "Queue(" not in line["what"]
-
-
-def test_tls(own_rabbit: Server, tmp_path: Path) -> None:
-    assert shutil.which("openssl"), "apt-get install openssl"
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server_side.load_cert_chain(certificate, key)
-    with Proxy(own_rabbit.url, server_side) as proxy:
-        with pytest.raises(BrokerRefused, match="certificate verify failed"):
-            RabbitBroker(proxy.url).open(10)
-        trusting = quote(repr({"cafile": str(certificate), "server_hostname": "localhost"}))
-        mq = RabbitBroker(f"{proxy.url}?ssl_options={trusting}")
-        mq.open(10)
-        assert declare(mq, classic("t.tls")) is None
-        body = b"x" * 3_000_000
-        assert publish(mq, body, "t.tls", exchange="") is None
-        assert Deliveries(mq, "t.tls").one().message.body == body
-        mq.close()
 
 
 def test_a_wrong_password_is_told_at_once(own_rabbit: Server) -> None:

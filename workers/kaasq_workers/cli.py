@@ -128,7 +128,7 @@ def serve(settings: Settings, stop: threading.Event, serving: threading.Event, d
             slot = settings.slot if len(names) == 1 or not settings.slot else f"{settings.slot}-{default_slot(name)}"
             each = Worker(
                 msgspec.structs.replace(settings, device=name, slot=slot),
-                RabbitBroker(settings.broker_url, connection_name=f"kaasq worker {settings.pool}/{slot or name}"),
+                RabbitBroker(settings.connection_url, connection_name=f"kaasq worker {settings.pool}/{slot or name}"),
             )
             each.start()
             started.append(each)

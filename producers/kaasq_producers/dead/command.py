@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 from rich.console import Console
 
 from kaasq.cli import settings_options
@@ -135,10 +136,14 @@ def replay(
     """
     settings, selection = _given(given)
     _check_choice(ids, all_)
-    url = publish_as or settings.broker_url
+    login = msgspec.structs.replace(settings, broker_url=publish_as or settings.broker_url)
     left: Counter[str] = Counter()
     done = 0
-    with _queue(settings) as queue, Republisher(url, timeout_s=settings.connect_timeout) as out, _counted() as counted:
+    with (
+        _queue(settings) as queue,
+        Republisher(login.connection_url, timeout_s=settings.connect_timeout) as out,
+        _counted() as counted,
+    ):
         with _progress(queue) as step:
             for letter, delivery in _chosen(queue, ids, selection, step):
                 try:
@@ -239,7 +244,7 @@ def _check_choice(ids: tuple[str, ...], all_: bool) -> None:
 
 
 def _queue(settings: Settings) -> DeadQueue:
-    return DeadQueue(settings.broker_url, timeout_s=settings.connect_timeout)
+    return DeadQueue(settings.connection_url, timeout_s=settings.connect_timeout)
 
 
 def _letters(queue: DeadQueue, step: Callable[[], None]) -> Iterator[tuple[DeadLetter, Letter]]:

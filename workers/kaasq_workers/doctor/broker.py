@@ -25,7 +25,7 @@ ANSWER_TIMEOUT_S = 5.0
 def check_broker(settings: Settings, store_id: str | None) -> Iterator[Finding]:
     """Connection, permissions, and whether a worker of the pool answers."""
     try:
-        broker = RabbitBroker(settings.broker_url, connection_name="kaasq doctor")
+        broker = RabbitBroker(settings.connection_url, connection_name="kaasq doctor")
         broker.open(min(settings.connect_timeout, CONNECT_TIMEOUT_S))
     except KaasqError as error:
         hint = (
