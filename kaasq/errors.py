@@ -126,6 +126,15 @@ class StoreFull(KaasqError):
     code = "store_full"
 
 
+class QuotaExceeded(KaasqError):
+    """A tenant has used up what it may. Fields which, limit, used, and retry_after_s where waiting mends it.
+
+    ``which``: ``stored_bytes``, ``queued``, ``device_seconds`` or ``inline_bytes``.
+    """
+
+    code = "quota_exceeded"
+
+
 class StoreUnavailable(KaasqError):
     """The store's folder cannot be used: it is read-only, owned by somebody else, or not a store."""
 

@@ -16,6 +16,7 @@ from kaasq.checks import GraphLimits
 from kaasq.decode_errors import told_choices
 from kaasq.errors import BadRequest
 from kaasq.names import check_word
+from kaasq.quotas import Quotas
 from kaasq.topology import QueueType
 
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
@@ -25,7 +26,7 @@ GUARD_BAND_BYTES = 64 << 10  # a row of 16,384 floats: an index that is wrong by
 PINNED_BYTES = 2 << 30
 PREFIX = "KAASQ_"
 FILE_NAME = "kaasq.toml"
-TABLES = {"graph_limits"}
+TABLES = {"graph_limits", "quotas"}
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -103,6 +104,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     result_ttl: Seconds = 24 * 3600.0
     """How long outcomes and outputs that nobody named are kept."""
     graph_limits: GraphLimits = GraphLimits()
+    quotas: Quotas = Quotas()
+    """What each tenant may use."""
 
     # the store
     store_capacity: Positive | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,9 +16,10 @@ from kaasq.log import get_logger
 from kaasq_storage import staging
 from kaasq_storage.errors import REMEDY, Faults
 from kaasq_storage.identity import identify, make_folder
+from kaasq_storage.ledger import quota_of
 from kaasq_storage.mounts import network_file_system
 from kaasq_storage.reading import Snapshots
-from kaasq_storage.records import CAPACITY, Counters, split
+from kaasq_storage.records import CAPACITY, QUOTA, USED, Counters, scan, scope, split
 
 META_MAP_BYTES: Final = 64 << 30
 BLOB_MAP_BYTES: Final = 1 << 40
@@ -182,6 +183,24 @@ class Environment:
             capacity=capacity,
             path=str(self.path),
         )
+
+    def quota(self, tenant: str) -> tuple[int, int]:
+        """The tenant's bytes, and how many it may have; 0 for any."""
+        with self.faults(), self.read() as txn:
+            return int.from_bytes(txn.get(scope(USED, tenant)) or b"", "big"), quota_of(txn, tenant)
+
+    def set_quotas(self, everybody: int | None, by_tenant: Mapping[str, int]) -> None:
+        """Change the quotas, for all processes. ``everybody`` None: as it is; who is not named has everybody's."""
+        wanted = {scope(QUOTA, tenant): nbytes for tenant, nbytes in by_tenant.items()}
+        txn = self.begin_write()
+        try:
+            with self.faults(), txn:
+                for key in [key for key, _ in scan(txn, QUOTA) if key != QUOTA and key not in wanted]:
+                    txn.delete(key)
+                for key, nbytes in (wanted if everybody is None else {QUOTA: everybody, **wanted}).items():
+                    txn.put(key, nbytes.to_bytes(8, "big"))
+        finally:
+            self.end_write()
 
     def set_capacity(self, capacity: int) -> None:
         """Change the capacity, for all processes."""

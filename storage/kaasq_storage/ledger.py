@@ -10,14 +10,18 @@ from typing import Final
 
 import lmdb
 
-from kaasq.errors import BadRequest, NameNotFound
+from kaasq.errors import BadRequest, NameNotFound, QuotaExceeded
 from kaasq_storage.protocol import Object
 from kaasq_storage.records import (
+    COUNTED,
     COUNTERS,
     EXPIRY,
     FLOOR,
     NAME,
     OBJECT,
+    OUTCOME,
+    QUOTA,
+    USED,
     Counters,
     NameRecord,
     ObjectRecord,
@@ -50,6 +54,9 @@ class Ledger:
         self.now = now
         self.counters = Counters.load(txn)
         self._before = self.counters.encode()
+        self._used: dict[str, int] = {}  # by tenants, changed here
+        if txn.get(COUNTED) is None:
+            self._count_all()
         self.doomed: dict[bytes, bool] = {}
         """Keys whose bytes go once this is durable; True where they are a file."""
 
@@ -58,6 +65,35 @@ class Ledger:
         after = self.counters.encode()
         if after != self._before:
             self.txn.put(COUNTERS, after)
+        for tenant, used in self._used.items():
+            self.txn.put(scope(USED, tenant), used.to_bytes(8, "big"))
+
+    # -------------------------------------------------------------------------------------------------------- quotas
+
+    def used_by(self, tenant: str) -> int:
+        """Bytes of a tenant's objects and replies."""
+        used = self._used.get(tenant)
+        return int.from_bytes(self.txn.get(scope(USED, tenant)) or b"", "big") if used is None else used
+
+    def check_quota(self, tenant: str, nbytes: int) -> None:
+        """Raises QuotaExceeded if the tenant may not have that many bytes more."""
+        quota, used = quota_of(self.txn, tenant), self.used_by(tenant)
+        if quota and used + nbytes > quota:
+            raise quota_exceeded(tenant, nbytes, used, quota)
+
+    def _charge(self, key: bytes, nbytes: int) -> None:
+        """The owner of the key has so many bytes more, or fewer."""
+        tenant, _ = split(key)
+        self._used[tenant] = self.used_by(tenant) + nbytes
+        self.counters.used += nbytes
+
+    def _count_all(self) -> None:
+        """For a store from before tenants' bytes were counted."""
+        for kind, decode in ((OBJECT, decode_object), (OUTCOME, decode_outcome)):
+            for key, raw in scan(self.txn, kind):
+                tenant, _ = split(key)
+                self._used[tenant] = self._used.get(tenant, 0) + decode(raw).nbytes
+        self.txn.put(COUNTED, b"")
 
     # ------------------------------------------------------------------------------------------------------- objects
 
@@ -72,7 +108,7 @@ class Ledger:
             return False
         kept = self.doomed.pop(key, None)  # removed in this very transaction: the bytes are still there
         self._save(key, ObjectRecord(nbytes, self.now, file if kept is None else kept), None)
-        self.counters.used += nbytes
+        self._charge(key, nbytes)
         self.counters.objects += 1
         return kept is None
 
@@ -188,14 +224,14 @@ class Ledger:
             self.doomed.pop(key, None)  # the new reply's bytes take the place of the old ones
         self.txn.put(key, encode(record))
         self.txn.put(expiry_key(record.expires, key), b"")
-        self.counters.used += record.nbytes
+        self._charge(key, record.nbytes)
         self.counters.outcomes += 1
 
     def drop_outcome(self, key: bytes, record: OutcomeRecord) -> None:
         """Remove an outcome."""
         self.txn.delete(key)
         self.txn.delete(expiry_key(record.expires, key))
-        self.counters.used -= record.nbytes
+        self._charge(key, -record.nbytes)
         self.counters.outcomes -= 1
         if record.reply is None:
             self.doomed[key] = False
@@ -243,9 +279,27 @@ class Ledger:
         if due is not None:
             self.txn.delete(expiry_key(due, key))
         self.txn.delete(key)
-        self.counters.used -= record.nbytes
+        self._charge(key, -record.nbytes)
         self.counters.objects -= 1
         self.doomed[key] = record.file
+
+
+def quota_of(txn: lmdb.Transaction[bytes], tenant: str) -> int:
+    """The bytes that a tenant may use; 0 for any."""
+    own = txn.get(scope(QUOTA, tenant))
+    return int.from_bytes(txn.get(QUOTA) or b"" if own is None else own, "big")
+
+
+def quota_exceeded(tenant: str, nbytes: int, used: int, quota: int) -> QuotaExceeded:
+    """The error for a tenant whose bytes are used up."""
+    return QuotaExceeded(
+        f"tenant {tenant!r} has {used} bytes in the store, its quota is {quota}: there is no room for {nbytes} more; "
+        "delete names and objects (kaasq rm), or wait until unnamed ones expire",
+        which="stored_bytes",
+        limit=quota,
+        used=used,
+        needed=nbytes,
+    )
 
 
 def _due(record: ObjectRecord) -> float | None:

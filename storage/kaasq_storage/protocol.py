@@ -10,7 +10,7 @@ brings the bytes to their place, invisible yet; ``Transaction.publish`` makes th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +65,13 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     objects: int
     names: int
     outcomes: int
+
+
+class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of a tenant's objects and replies, and how many it may have; None: as many as fit."""
+
+    used: int
+    quota: int | None = None
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +148,7 @@ class Transaction(Protocol):
 class BufferStore(Protocol):
     """The store of one pool. Thread-safe, and safe with several processes at once; one instance per process.
 
-    Raises StoreUnavailable (read-only, no permission, not a store), StoreFull, NameNotFound, Forbidden.
+    Raises StoreUnavailable (read-only, no permission, not a store), StoreFull, QuotaExceeded, NameNotFound, Forbidden.
     """
 
     id: str
@@ -195,6 +202,15 @@ class BufferStore(Protocol):
 
     def usage(self) -> Usage:
         """How full it is."""
+
+    def usage_of(self, tenant: str) -> TenantUsage:
+        """How much of it is a tenant's."""
+
+    def set_quotas(self, everybody: int | None, by_tenant: Mapping[str, int]) -> None:
+        """How many bytes each tenant may have, for all who use the store; 0: as many as fit.
+
+        ``everybody`` None leaves that one as it is; tenants who are not named have everybody's.
+        """
 
     def close(self) -> None:
         """Release everything. Idempotent."""

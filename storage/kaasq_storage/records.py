@@ -26,6 +26,9 @@ OBJECT: Final = b"o"  # + tenant NUL hash: ObjectRecord
 NAME: Final = b"n"  # + tenant NUL name: NameRecord
 OUTCOME: Final = b"r"  # + tenant NUL request id: OutcomeRecord
 EXPIRY: Final = b"e"  # + time + key of what expires then
+USED: Final = b"u"  # + tenant NUL: its bytes of objects and replies
+QUOTA: Final = b"q"  # + tenant NUL: the bytes that it may use, 0 for any; alone: those of every other tenant
+COUNTED: Final = b"T"  # there since tenants' bytes are counted
 FLOOR: Final = b"f"  # + tenant NUL: the highest version that a deleted name ever had
 
 _TIME = struct.Struct(">Q")

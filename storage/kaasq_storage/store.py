@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -13,7 +13,7 @@ from kaasq_storage import collect, registry
 from kaasq_storage.admission import admit
 from kaasq_storage.environment import INLINE_BYTES, MAX_READERS, Environment, Options
 from kaasq_storage.ledger import keep_until
-from kaasq_storage.protocol import DEFAULT_TTL_S, Collected, Named, Object, Outcome, Usage, Wanted
+from kaasq_storage.protocol import DEFAULT_TTL_S, Collected, Named, Object, Outcome, TenantUsage, Usage, Wanted
 from kaasq_storage.reading import GuardedReading, mapped
 from kaasq_storage.records import (
     NAME,
@@ -229,6 +229,15 @@ class LmdbStore:
             names=counters.names,
             outcomes=counters.outcomes,
         )
+
+    def usage_of(self, tenant: str) -> TenantUsage:
+        """See the protocol."""
+        used, quota = self._env.quota(tenant)
+        return TenantUsage(used=used, quota=quota or None)
+
+    def set_quotas(self, everybody: int | None, by_tenant: Mapping[str, int]) -> None:
+        """See the protocol."""
+        self._env.set_quotas(everybody, by_tenant)
 
     def close(self) -> None:
         """See the protocol. Readings still open stay valid."""

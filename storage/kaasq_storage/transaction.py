@@ -15,6 +15,7 @@ from typing import Final, Self
 
 import lmdb
 
+from kaasq.errors import QuotaExceeded
 from kaasq_storage.environment import Environment
 from kaasq_storage.ledger import Ledger, keep_until
 from kaasq_storage.protocol import DEFAULT_TTL_S, Object, Outcome, Staged
@@ -85,8 +86,10 @@ class LmdbTransaction:
         if name is not None:
             name_key(tenant, name)
         with self._env.faults(staged.nbytes):
-            if self.ledger.object(key) is None and staged.file is None:
-                self._make_room(staged.nbytes)
+            if self.ledger.object(key) is None:
+                self._check_quota(tenant, staged.nbytes)
+                if staged.file is None:
+                    self._make_room(staged.nbytes)
             if self.ledger.add(key, staged.nbytes, file=staged.file is not None):
                 self._staged[key] = staged
                 if staged.file is not None:
@@ -116,6 +119,7 @@ class LmdbTransaction:
             if self.outcome(tenant, request_id) is not None:
                 return False
             if nbytes > SMALL_REPLY_BYTES:
+                self._check_quota(tenant, nbytes)
                 self._make_room(nbytes)
             inline = nbytes <= INLINE_REPLY_BYTES
             record = OutcomeRecord(
@@ -143,6 +147,16 @@ class LmdbTransaction:
     def expire(self, limit: int = _EXPIRE_BATCH) -> int:
         """Remove what has expired, at most so many: how many there were."""
         return self.ledger.expire(limit)
+
+    def _check_quota(self, tenant: str, nbytes: int) -> None:
+        """Whether the tenant may have that many bytes more, if need be after removing what has expired."""
+        while True:
+            try:
+                self.ledger.check_quota(tenant, nbytes)
+                return
+            except QuotaExceeded:
+                if not self.expire():
+                    raise
 
     def _make_room(self, nbytes: int) -> None:
         """Whether that many bytes fit, if need be after removing what has expired. Raises StoreFull."""

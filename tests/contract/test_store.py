@@ -738,3 +738,88 @@ def test_instances_of_one_process_share_the_store(opened: Open) -> None:
     ref = one.put("a", b"data")[0].ref
     one.close()
     assert read(two, "a", ref) == b"data"
+
+
+# --------------------------------------------------------------------------------------------------------- quotas
+
+
+def record(store: BufferStore, tenant: str, key: str, nbytes: int) -> None:
+    with store.transaction() as txn:
+        assert txn.record(tenant, key, Outcome(body="b", reply=bytes(nbytes)))
+
+
+@SIZES
+def test_a_tenants_bytes_are_counted_exactly(store, clock, nbytes):
+    data = some(nbytes)
+    store.put("ann", data, name="a")
+    assert store.usage_of("ann").used == nbytes
+    store.put("ann", data, name="b")  # the same contents
+    assert store.usage_of("ann").used == nbytes
+    store.put("bob", data)
+    record(store, "ann", "id", 9000)
+    assert (store.usage_of("ann").used, store.usage_of("bob").used) == (nbytes + 9000, nbytes)
+    store.delete("ann", name="a")
+    store.delete("ann", name="b")
+    assert store.usage_of("ann").used == 9000
+    clock.now += 2 * 24 * 3600
+    store.gc()
+    assert store.usage_of("ann").used == store.usage_of("bob").used == store.usage().used == 0
+
+
+@SIZES
+def test_what_exceeds_a_tenants_quota_is_refused_with_all_that_is_to_be_known(store, nbytes):
+    store.set_quotas(nbytes, {"bob": 2 * nbytes})
+    store.put("ann", some(nbytes), name="kept")
+    with pytest.raises(errors.QuotaExceeded) as caught:
+        store.put("ann", some(nbytes, seed=1 + (nbytes == 1)))
+    error = caught.value
+    assert (error.which, error.limit, error.used, error.needed) == ("stored_bytes", nbytes, nbytes, nbytes)
+    store.put("ann", some(nbytes), name="again")  # it has those bytes already
+    store.put("bob", some(nbytes))
+    assert store.usage_of("ann").quota == nbytes
+    assert store.usage_of("bob").quota == 2 * nbytes
+    assert store.usage().objects == 2
+
+
+def test_what_has_expired_makes_way_before_a_quota_refuses(store, clock):
+    store.set_quotas(1000, {})
+    store.put("ann", some(900), ttl_s=10)
+    clock.now += 11
+    store.put("ann", some(950, seed=1))
+    assert store.usage_of("ann").used == 950
+
+
+def test_a_refused_output_takes_the_whole_transaction_back_and_its_count(store):
+    store.set_quotas(1000, {})
+
+    def publish_two() -> None:
+        with store.transaction() as txn:
+            for seed in range(2):
+                staged = store.stage("ann", 600)
+                np.frombuffer(staged.data, np.uint8)[:] = seed
+                txn.publish(staged)
+
+    with pytest.raises(errors.QuotaExceeded):
+        publish_two()
+    assert store.usage_of("ann").used == store.usage().objects == 0
+
+
+def test_quotas_hold_for_everybody_who_uses_the_store_and_can_be_lifted(opened):
+    one, other = opened(), opened()
+    one.set_quotas(100, {"bob": 0})
+    with pytest.raises(errors.QuotaExceeded):
+        other.put("ann", some(101))
+    other.put("bob", some(101))
+    one.set_quotas(None, {"ann": 200})  # everybody's stays, bob's is everybody's again
+    other.put("ann", some(101))
+    assert (other.usage_of("bob").quota, other.usage_of("eve").quota) == (100, 100)
+    one.set_quotas(0, {})
+    assert other.usage_of("ann").quota is None
+
+
+def test_small_replies_are_recorded_even_beyond_a_quota(store):
+    store.set_quotas(10, {})
+    record(store, "ann", "small", 1000)
+    assert store.usage_of("ann").used == 1000
+    with pytest.raises(errors.QuotaExceeded):
+        record(store, "ann", "large", 9000)

@@ -13,6 +13,7 @@ from kaasq import codec
 from kaasq.errors import KernelFailed
 from kaasq.ids import new_id
 from kaasq.messages import Reply, Request, Stored, WorkerInfo
+from kaasq.quotas import Quota, Quotas
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.devices.cpu import CpuDevice
@@ -40,9 +41,9 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CpuDevice]:
     opened.close()
 
 
-def executor(store: BufferStore, device: CpuDevice, *, in_flight: int = 0) -> Executor:
+def executor(store: BufferStore, device: CpuDevice, *, in_flight: int = 0, quotas: Quotas | None = None) -> Executor:
     worker = WorkerInfo(host="h", pid=1, device="cpu", store=store.id)
-    return Executor(device, store, Settings(in_flight=in_flight), worker)
+    return Executor(device, store, Settings(in_flight=in_flight, quotas=quotas or Quotas()), worker)
 
 
 def job(request: Request, key: str | None = None) -> Job:
@@ -97,6 +98,41 @@ def test_whatever_breaks_a_commit_costs_only_its_own_request(store, device, monk
     replies = [codec.decode_reply(each.reply, codec.MSGPACK) for each in one._commit([bad, good])]
     assert [each.status for each in replies] == ["error", "ok"]
     assert replies[0].error.code == "internal"
+
+
+def test_a_request_with_more_inline_than_its_tenant_may_is_refused_and_not_remembered(store, device):
+    request = Request(graph=ONE, bind={"x": bytes(100)})
+    refused = reply_of(executor(store, device, quotas=Quotas(inline_bytes=99)), request, "same")
+    assert refused.error.code == "quota_exceeded"
+    assert refused.error.detail == {"which": "inline_bytes", "limit": 99, "used": 100}
+    allowed = Quotas(inline_bytes=99, tenants={"guest": Quota(inline_bytes=0)})
+    assert reply_of(executor(store, device, quotas=allowed), request, "same").error.code != "quota_exceeded"
+
+
+def test_device_seconds_are_charged_to_the_tenant_and_what_has_an_outcome_is_answered_all_the_same(store, device):
+    one = executor(store, device, quotas=Quotas(device_seconds=1e-9, window=3600.0))
+    request = Request(graph=ONE)
+    assert reply_of(one, request, "first").status == "ok"
+    refused = reply_of(one, request, "second")
+    assert (refused.error.code, refused.error.detail["which"]) == ("quota_exceeded", "device_seconds")
+    assert refused.error.detail["retry_after_s"] > 0
+    assert reply_of(one, request, "first").status == "ok"
+    other = msgspec.structs.replace(job(request), tenant="other")
+    assert reply(one._commit([ran(one, other)])).status == "ok"
+
+
+def test_outputs_beyond_the_tenants_bytes_are_refused_and_nothing_of_them_stays(store, device):
+    store.set_quotas(10, {})
+    one = executor(store, device)
+    refused = reply_of(one, Request(graph=ONE, keep={"out": "kept"}), "same")
+    assert (refused.error.code, refused.error.detail["which"]) == ("quota_exceeded", "stored_bytes")
+    assert list(store.names("guest")) == []
+    store.set_quotas(0, {})
+    assert reply_of(one, Request(graph=ONE, keep={"out": "kept"}), "same").status == "ok"
+
+
+def reply_of(executor: Executor, request: Request, key: str) -> Reply:
+    return reply(executor._commit([ran(executor, job(request, key))]))
 
 
 @pytest.mark.parametrize("offset", [-1, 2**53, 2**64 - 1])

@@ -38,6 +38,7 @@ def test_codes_are_pinned_and_unique() -> None:
         "module_rejected",
         "name_not_found",
         "out_of_memory",
+        "quota_exceeded",
         "reply_timeout",
         "slot_taken",
         "store_full",

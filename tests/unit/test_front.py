@@ -9,6 +9,7 @@ import pytest
 
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
 from kaasq.messages import ErrorBody
+from kaasq.quotas import Quotas
 from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
@@ -323,3 +324,17 @@ def test_an_executor_that_is_not_ready_in_time_is_replaced():
     bench.revive()
     assert bench.executor is not late
     assert not bench.executor.killed
+
+
+def test_a_tenants_requests_beyond_its_quota_are_answered_at_once_and_others_taken():
+    bench = Bench(Settings(quotas=Quotas(queued=2)))
+    first, second, third = (bench.take(each) for each in ("one", "two", "three"))
+    other = bench.take("four", user_id="other")
+    assert third.settled == "ack"
+    told = reply(bench.loop.published[-1]).error
+    assert (told.code, told.detail) == ("quota_exceeded", {"which": "queued", "limit": 2, "used": 2})
+    jobs = bench.executor.received()
+    assert [each.id for each in jobs] == ["one", "two", "four"]
+    bench.answer(jobs[0])
+    assert bench.take("five").settled is None  # there is room again
+    assert (first.settled, second.settled, other.settled) == ("ack", None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ def job(tag: int, *, key: str | None = None, alone: bool = False) -> Job:
 
 def line(*jobs: Job, most: int = 3) -> Line[str]:
     made: Line[str] = Line(most)
-    made.waiting.extend(jobs)
+    made.add(jobs)
     return made
 
 
@@ -78,6 +79,48 @@ def test_who_does_not_fit_beside_others_is_next_once_they_have_ended_and_is_not_
     assert again is large
     made.started(Ended(job=large, reply_type=""), "flight")
     assert start(made) == [3]  # and is not held any longer than that
+
+
+def of(tenant: str, tag: int, **changes) -> Job:
+    return msgspec.structs.replace(job(tag, **changes), tenant=tenant)
+
+
+def test_tenants_start_in_turn_each_ones_requests_in_their_order():
+    made = line(*(of("ann", tag) for tag in range(1, 1001)), of("bob", 2001), of("eve", 3001), of("bob", 2002), most=7)
+    assert start(made) == [1, 2001, 3001, 2, 2002, 3, 4]
+    made.add([of("bob", 2003)])
+    made.landed(1)
+    made.landed(2)
+    assert start(made) == [5, 2003]
+
+
+def test_a_tenants_repeat_holds_up_nobody_else():
+    made = line(of("ann", 1, key="same"), of("ann", 2, key="same"), of("bob", 3))
+    assert start(made) == [1, 3]
+
+
+def test_a_suspect_is_not_passed_by_other_tenants():
+    made = line(of("ann", 1), of("ann", 2, alone=True), of("bob", 3), of("bob", 4))
+    assert start(made) == [1, 3]
+    made.landed(1)
+    made.landed(3)
+    made.take_ended()
+    assert start(made) == [2]
+    assert made.busy
+
+
+def test_one_that_did_not_fit_is_first_again_whosever_turn_it_is():
+    made = line(of("ann", 1), of("bob", 2), of("ann", 3))
+    assert start(line()) == []
+    first = made.next()
+    assert first is not None
+    made.started(Ended(job=first, reply_type=""), "flight")
+    large = made.next()
+    assert large is not None
+    assert large.tag == 2
+    made.hold(large)
+    made.landed(1)
+    assert start(made) == [2, 3]
 
 
 @settings(deadline=None)  # up to 600 turns an example, on machines that have other things to do

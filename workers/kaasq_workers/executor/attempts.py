@@ -15,6 +15,7 @@ from kaasq.errors import (
     DeadlineExceeded,
     KaasqError,
     OutOfMemory,
+    QuotaExceeded,
     StoreFull,
     StoreUnavailable,
     UnknownGraph,
@@ -23,15 +24,17 @@ from kaasq.errors import (
 from kaasq.log import get_logger
 from kaasq.messages import Request
 from kaasq.model import GraphSpec
+from kaasq.quotas import LimitsByTenant, check_inline
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore
+from kaasq_workers.executor.device_time import DeviceTime
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.outcomes import Ended, cancelled, conflict, digest, matches
 from kaasq_workers.link import Job, Vitals
 
 # Another try may well succeed, so these are answers but not outcomes: the same id may be sent again.
-TRANSIENT = (OutOfMemory, StoreFull, StoreUnavailable, UnknownGraph)
+TRANSIENT = (OutOfMemory, QuotaExceeded, StoreFull, StoreUnavailable, UnknownGraph)
 
 log = get_logger()
 
@@ -43,6 +46,8 @@ class Attempts:
         self._engine = engine
         self._store = store
         self._longest_run_s = settings.longest_run
+        self._limits = LimitsByTenant(settings.quotas)
+        self._device_time = DeviceTime()
         self._decoder = RequestDecoder(settings.graph_limits)
         self._log = log.bind(device=engine.device.name)
 
@@ -68,6 +73,7 @@ class Attempts:
         with self._answered(ended):
             ended.executed = executed = self._engine.end(flight)
             job, kernel_us = ended.job, executed.timings.kernel
+            self._device_time.charge(job.tenant, self._limits.of(job.tenant), kernel_us / 1e6, time.monotonic())
             self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=ended.graph, kernel_us=kernel_us)
 
     @contextmanager
@@ -118,6 +124,9 @@ class Attempts:
                 raise cancelled(job.id)
 
         proceed()
+        limits = self._limits.of(job.tenant)
+        check_inline(limits, sum([len(each) for each in request.bind.values() if isinstance(each, bytes)]))
+        self._device_time.check(job.tenant, limits, time.monotonic())
         return self._engine.begin(job.tenant, graph, request, proceed)
 
 

@@ -1,8 +1,12 @@
-"""The requests that an executor has, in order: waiting, on their way, ended and not yet committed. Pure."""
+"""The requests that an executor has: waiting, on their way, ended and not yet committed. Pure.
+
+Tenants start in turn, each one's requests in their order: a thousand of one do not hold up another's only one.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from kaasq_workers.executor.outcomes import Ended
@@ -17,7 +21,7 @@ class Line(Generic[F]):
     def __init__(self, most: int) -> None:
         """``most``: requests on their way at once."""
         self._most = most
-        self.waiting: deque[Job] = deque()
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by tenant; the first one's turn is next
         self.flying: dict[int, tuple[Ended, F]] = {}  # by tag, oldest first
         self.ended: list[Ended] = []
         self._alone = False  # who is on its way is
@@ -26,20 +30,32 @@ class Line(Generic[F]):
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.waiting or self.flying or self.ended)
+        return bool(self._waiting or self.flying or self.ended)
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """They wait now; a tenant who had none waiting comes after those who had."""
+        for job in jobs:
+            self._waiting.setdefault(job.tenant, deque()).append(job)
 
     def next(self) -> Job | None:
         """The request that may start now; it leaves the line. None if there is none, or something has to end first."""
-        if not self.waiting or len(self.flying) >= self._most:
+        if not self._waiting or len(self.flying) >= self._most:
             return None
-        first = self.waiting[0]
         if not self.flying:
             self._held = False
         occupied = bool(self.flying or self.ended)
-        if occupied and (first.alone or self._alone or self._held or self._repeated(first)):
+        if occupied and (self._alone or self._held):
             return None
-        self._alone = first.alone
-        return self.waiting.popleft()
+        for tenant, jobs in self._waiting.items():
+            first = jobs[0]
+            if occupied and first.alone:
+                return None  # nobody passes it, or it would never be alone
+            if occupied and self._repeated(first):
+                continue
+            self._alone = first.alone
+            self._leave(tenant, jobs)
+            return first
+        return None
 
     def started(self, ended: Ended, flight: F) -> None:
         """It is on its way."""
@@ -50,7 +66,8 @@ class Line(Generic[F]):
 
         So small requests do not pass it for ever, and wait no longer than for what is running.
         """
-        self.waiting.appendleft(job)
+        self._waiting.setdefault(job.tenant, deque()).appendleft(job)
+        self._waiting.move_to_end(job.tenant, last=False)
         self._held = True
 
     def landed(self, tag: int) -> None:
@@ -62,6 +79,14 @@ class Line(Generic[F]):
         """What has ended, to be committed together."""
         ended, self.ended = self.ended, []
         return ended
+
+    def _leave(self, tenant: str, jobs: deque[Job]) -> None:
+        """The first of a tenant's requests leaves; the others wait for its next turn."""
+        jobs.popleft()
+        if jobs:
+            self._waiting.move_to_end(tenant)
+        else:
+            del self._waiting[tenant]
 
     def _repeated(self, job: Job) -> bool:
         """A repeat of a request must find its outcome."""

@@ -12,6 +12,7 @@ from kaasq.builtins import builtin_names
 from kaasq.errors import KaasqError
 from kaasq.log import get_logger
 from kaasq.messages import ErrorBody, WorkerInfo
+from kaasq.quotas import stored_limits
 from kaasq_storage import open_store
 from kaasq_workers.devices.opening import open_device
 from kaasq_workers.executor.serving import Executor
@@ -33,6 +34,9 @@ def serve(sock: socket.socket, vitals: Vitals, orders: Orders) -> bool:
         try:
             store = open_store(settings.store_path, capacity=settings.store_capacity, sync=settings.store_sync)
             opened.callback(store.close)
+            everybody, by_tenant = stored_limits(settings.quotas)
+            if everybody is not None or by_tenant:
+                store.set_quotas(everybody, by_tenant)
             builtin_names()  # loads what other packages add: what cannot be is logged now, not at its first use
             device = open_device(settings, orders.sharing)
             opened.callback(device.close)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from kaasq.errors import KaasqError, StoreFull, WorkerFailed
+from kaasq.errors import KaasqError, QuotaExceeded, StoreFull, WorkerFailed
 from kaasq.log import get_logger
 from kaasq.messages import WorkerInfo
 from kaasq.settings import Settings
@@ -105,7 +105,7 @@ class Executor:
         withdrawn = [each for each in received if isinstance(each, Withdraw)]
         if withdrawn:
             channel.send([Withdrawn([each.tag for each in withdrawn], durable=self._withdraw(withdrawn))])
-        line.waiting.extend(each for each in received if isinstance(each, Job))
+        line.add(each for each in received if isinstance(each, Job))
 
     def close(self) -> None:
         """Give device and store back what it holds of them."""
@@ -161,7 +161,11 @@ class Executor:
             self._log.warning("commit.failed", request=ended.job.id, error=str(error), exc_info=not known)
             ended.discard()
             ended.digest, ended.replay, ended.queued_us = None, None, 0
-            ended.error = error if isinstance(error, StoreFull) else WorkerFailed(f"the outcome was lost: {error}")
+            ended.error = (
+                error
+                if isinstance(error, (StoreFull, QuotaExceeded))
+                else WorkerFailed(f"the outcome was lost: {error}")
+            )
             return self._committer.commit(group)
 
     def _collect(self) -> None:

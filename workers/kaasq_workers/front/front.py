@@ -6,15 +6,17 @@ does, heartbeats go on, and if the executor dies its supervisor starts another a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
 
 from kaasq import codec
 from kaasq.broker import Broker, Delivery
-from kaasq.errors import KaasqError, KernelFailed
+from kaasq.errors import KaasqError, KernelFailed, QuotaExceeded
 from kaasq.log import get_logger
 from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status
+from kaasq.quotas import LimitsByTenant
 from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.executors import Executors
@@ -38,6 +40,33 @@ class _Pending(msgspec.Struct):
     delivery: Delivery
 
 
+class _Pendings:
+    """Those requests by tag, and how many each tenant has."""
+
+    def __init__(self) -> None:
+        self._by_tag: dict[int, _Pending] = {}
+        self._of: Counter[str] = Counter()
+
+    def __bool__(self) -> bool:
+        return bool(self._by_tag)
+
+    def add(self, tag: int, pending: _Pending) -> None:
+        self._by_tag[tag] = pending
+        self._of[pending.accepted.tenant] += 1
+
+    def pop(self, tag: int) -> _Pending | None:
+        pending = self._by_tag.pop(tag, None)
+        if pending is not None:
+            tenant = pending.accepted.tenant
+            self._of[tenant] -= 1
+            if not self._of[tenant]:
+                del self._of[tenant]
+        return pending
+
+    def of(self, tenant: str) -> int:
+        return self._of[tenant]
+
+
 class _Withdrawal(msgspec.Struct):
     """A withdrawal until it is durable."""
 
@@ -53,7 +82,8 @@ class Front:
         self._answers = answers
         self._on_ready: Ready | None = on_ready
         self._executors = Executors(broker, settings, starter, self)
-        self._pending: dict[int, _Pending] = {}
+        self._limits = LimitsByTenant(settings.quotas)
+        self._pending = _Pendings()
         self._next_tag = 1
         self._withdrawals: dict[int, _Withdrawal] = {}  # heard, and not yet durable
         self._idle_callbacks: list[Callable[[], None]] = []
@@ -67,7 +97,7 @@ class Front:
     def lost(self) -> None:
         """The broker takes back what we hold: forget what has not been started, it will be delivered again."""
         for tag in self._executors.forget_waiting():
-            self._pending.pop(tag, None)
+            self._pending.pop(tag)
         self._withdrawals.clear()
         self._check_idle()
 
@@ -103,8 +133,24 @@ class Front:
                     message.timestamp_ms,
                     message.expiration_ms,
                 )
-                self._pending[job.tag] = _Pending(accepted, delivery)
+                limit, held = self._limits.of(job.tenant).queued, self._pending.of(job.tenant)
+                if limit and held >= limit:
+                    self._over_quota(job, accepted, delivery, limit, held)
+                    return
+                self._pending.add(job.tag, _Pending(accepted, delivery))
                 self._executors.take(job)
+
+    def _over_quota(self, job: Job, accepted: Accepted, delivery: Delivery, limit: int, held: int) -> None:
+        """Answered at once: what is held back here would hold up the others behind it in the queue."""
+        error = QuotaExceeded(
+            f"this worker holds {held} requests of tenant {job.tenant!r}, its quota is {limit}: try again once some of "
+            "them have ended",
+            which="queued",
+            limit=limit,
+            used=held,
+        )
+        log.info("request.failed", request=job.id, tenant=job.tenant, code=error.code, error=error.message)
+        self._answers.answer(delivery, accepted, _error_answer(job, error, "error"), self._check_idle)
 
     def _refuse(self, delivery: Delivery, refused: Refused) -> None:
         log.warning("request.refused", code=refused.error.code, error=refused.error.message)
@@ -154,7 +200,7 @@ class Front:
 
     def answered(self, answer: Answer) -> None:
         """The executor answered a request."""
-        pending = self._pending.pop(answer.tag, None)
+        pending = self._pending.pop(answer.tag)
         if pending is None:
             return
         try:
@@ -166,18 +212,22 @@ class Front:
     def stopped(self, stopped: Stopped) -> None:
         """A request was stopped, together with its executor."""
         pending = self._pending.pop(stopped.job.tag)
+        assert pending is not None
         answer = _error_answer(stopped.job, stopped.error, stopped.status)
         self._answers.answer(pending.delivery, pending.accepted, answer, self._check_idle)
 
     def killed(self, job: Job, error: KernelFailed) -> None:
         """A request killed executors once too often."""
         pending = self._pending.pop(job.tag)
+        assert pending is not None
         answer = _error_answer(job, error, "error")
         self._answers.bury(pending.delivery, pending.accepted, answer, error, self._check_idle)
 
     def unsendable(self, job: Job) -> None:
         """A request that no executor can be handed: kept in the dead-letter queue."""
-        self._pending.pop(job.tag).delivery.reject()
+        pending = self._pending.pop(job.tag)
+        assert pending is not None
+        pending.delivery.reject()
 
     # -- executors ------------------------------------------------------------------------------------------------
 
