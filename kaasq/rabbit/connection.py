@@ -114,6 +114,9 @@ class Connection:
         assert isinstance(connection, WireConnection)
         log.debug("connection.up", role=self._role, broker=str(self._where))
         self._up_since = self._io.loop.time()
+        assert self._services.wire is not None
+        connection.wire = self._services.wire
+        connection.wire.beats = bool(connection.params.heartbeat)
         on_blocked = self._callbacks.on_blocked
         connection.add_on_connection_blocked_callback(lambda *_: on_blocked(True))
         connection.add_on_connection_unblocked_callback(lambda *_: on_blocked(False))

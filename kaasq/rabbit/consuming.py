@@ -6,60 +6,52 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pika.channel import Channel
-from pika.spec import Basic, BasicProperties
 
-from kaasq.broker import Message, OnDelivery
+from kaasq.broker import OnDelivery
 from kaasq.errors import KaasqError
 from kaasq.io_thread import IoThread, invoke
 from kaasq.log import get_logger
 from kaasq.rabbit.connection import Backoff
 from kaasq.rabbit.errors import ACCESS_REFUSED, reply_code, reply_text, translate
-from kaasq.rabbit.properties import to_message
+from kaasq.rabbit.lanes import Delivered, Lane
+from kaasq.rabbit.properties import FRAME_MAX_BYTES
 from kaasq.rabbit.state_log import Seldom
-from kaasq.rabbit.wire import WireConnection
+from kaasq.rabbit.wire import Wire, WireConnection
 
 if TYPE_CHECKING:
     from pika.frame import Method
+    from pika.spec import Basic
 
 log = get_logger()
+
+Settle = Callable[[Lane, int], None]
 
 
 class RabbitDelivery:
     """A message from a queue. It is settled on the channel that it came on, or not at all."""
 
-    __slots__ = ("_channel", "_subscription", "_tag", "exchange", "message", "queue", "redelivered", "routing_key")
+    __slots__ = ("_lane", "_subscription", "_tag", "exchange", "message", "queue", "redelivered", "routing_key")
 
-    def __init__(
-        self, subscription: Subscription, channel: Channel | None, method: Basic.Deliver, message: Message
-    ) -> None:
-        """``channel`` None: there is nothing to settle."""
-        key: str | bytes = method.routing_key or ""
-        self.message = message
+    def __init__(self, subscription: Subscription, lane: Lane | None, delivered: Delivered) -> None:
+        """``lane`` None: there is nothing to settle."""
+        self._tag, self.redelivered, self.exchange, self.routing_key, self.message = delivered
         self.queue = subscription.queue
-        self.exchange = method.exchange or ""
-        self.routing_key = key if isinstance(key, str) else key.decode(errors="replace")
-        self.redelivered: bool = method.redelivered
         self._subscription = subscription
-        self._channel = channel
-        self._tag = method.delivery_tag or 0
+        self._lane = lane
 
     def ack(self) -> None:
-        self._settle(Channel.basic_ack)
+        self._settle(Lane.ack)
 
     def requeue(self) -> None:
-        self._settle(Channel.basic_reject)  # its default is to requeue
+        self._settle(Lane.requeue)
 
     def reject(self) -> None:
-        self._settle(_reject)
+        self._settle(Lane.reject)
 
-    def _settle(self, how: Callable[[Channel, int], None]) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            self._subscription.settle(channel, self._tag, how)
-
-
-def _reject(channel: Channel, tag: int) -> None:
-    channel.basic_reject(tag, requeue=False)
+    def _settle(self, how: Settle) -> None:
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            self._subscription.settle(lane, self._tag, how)
 
 
 class Subscription:
@@ -84,6 +76,7 @@ class Subscription:
         self._on_gap = on_gap
         self._ran_before = False
         self._channel: Channel | None = None
+        self._lane: Lane | None = None
         self._tag = ""
         self._unsettled = 0
         self._cancelled = False
@@ -94,14 +87,14 @@ class Subscription:
         """Take no more messages; the channel stays until those that are here are settled."""
         self._consumers.io.post(self._cancel)
 
-    def settle(self, channel: Channel, tag: int, how: Callable[[Channel, int], None]) -> None:
+    def settle(self, lane: Lane, tag: int, how: Settle) -> None:
         """Settle a delivery. This is the one place to change if settling several at once becomes worth it; one by
         one they cost no more system calls, as the wire joins what is written.
         """
         if self._consumers.io.inside:
-            self._settle(channel, tag, how)
+            self._settle(lane, tag, how)
         else:
-            self._consumers.io.post(self._settle, channel, tag, how)
+            self._consumers.io.post(self._settle, lane, tag, how)
 
     def start(self) -> None:
         """Open a channel on the present connection and consume on it."""
@@ -117,12 +110,15 @@ class Subscription:
     def lost(self) -> None:
         """The connection is gone."""
         self.running = False
-        self._channel = None
+        self._channel = self._lane = None
         self._tag = ""
 
-    def _settle(self, channel: Channel, tag: int, how: Callable[[Channel, int], None]) -> None:
-        if channel is self._channel and channel.is_open:  # else the broker delivers it again by itself
-            how(channel, tag)
+    def _settle(self, lane: Lane, tag: int, how: Settle) -> None:
+        channel = self._channel
+        if (
+            lane is self._lane and channel is not None and channel.is_open
+        ):  # else the broker delivers it again by itself
+            how(lane, tag)
             self._unsettled -= 1
             if self._cancelled:
                 self._close_when_idle()
@@ -131,12 +127,14 @@ class Subscription:
         if self._cancelled:
             channel.close()
         else:
+            wire, number = self._consumers.wire, channel.channel_number
+            self._lane = wire.lanes[number] = Lane(wire, number, FRAME_MAX_BYTES, on_delivered=self._deliver)
             channel.basic_qos(prefetch_count=self._prefetch)
             self._consume(channel)
 
     def _consume(self, channel: Channel) -> None:
         self._tag = channel.basic_consume(
-            self.queue, self._deliver, auto_ack=self._on_gap is not None, callback=lambda _: self._running()
+            self.queue, _never, auto_ack=self._on_gap is not None, callback=lambda _: self._running()
         )
 
     def _running(self) -> None:
@@ -147,10 +145,15 @@ class Subscription:
         self._ran_before = True
         self._consumers.check_ready()
 
-    def _deliver(self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
-        settles = channel if self._on_gap is None else None
-        self._unsettled += settles is not None
-        invoke(self._on_delivery, RabbitDelivery(self, settles, method, to_message(properties, body)))
+    def _deliver(self, lane: Lane, delivered: Delivered) -> None:
+        if self._on_gap is not None:
+            if not self._cancelled:
+                invoke(self._on_delivery, RabbitDelivery(self, None, delivered))
+        elif self._cancelled:  # sent before the broker heard of it
+            lane.requeue(delivered.tag)
+        else:
+            self._unsettled += 1
+            invoke(self._on_delivery, RabbitDelivery(self, lane, delivered))
 
     def _cancelled_by_broker(self, _: Method[Basic.Cancel]) -> None:
         # The queue was deleted or moved, or (4.3) a message was unacknowledged for too long. Deliveries that are here
@@ -206,6 +209,10 @@ class Subscription:
             self._channel.close()
 
 
+def _never(*_: object) -> None:
+    """What pika is to call for deliveries: they come on the lane."""
+
+
 class Consumers:
     """All subscriptions of a broker."""
 
@@ -225,6 +232,12 @@ class Consumers:
         self._on_ready = on_ready
         self._subscriptions: list[Subscription] = []
         self._starting = False
+
+    @property
+    def wire(self) -> Wire:
+        """That of the present connection."""
+        assert self.connection is not None
+        return self.connection.wire
 
     @property
     def ready(self) -> bool:

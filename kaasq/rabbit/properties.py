@@ -1,4 +1,4 @@
-"""A Message as AMQP properties, and back."""
+"""A Message as pika's properties, and back: for what encoding.py does not do by itself."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FRAME_MAX_BYTES: Final = 131_072
 """RabbitMQ's default: what a frame may have, and with it all properties of a message together."""
 
 _FRAME_BYTES: Final = 20  # of a header frame, besides the properties: 7 + 12 before them, 1 after
-_MAX_TIMESTAMP_MS: Final = 2**53
+MAX_TIMESTAMP_MS: Final = 2**53
 _MAX_EXPIRATION_MS: Final = 2**32
-_PERSISTENT: Final = 2
-_TRANSIENT: Final = 1
+PERSISTENT: Final = 2
+TRANSIENT: Final = 1
 
 
 class _OneFrame(BasicProperties):
@@ -67,7 +67,7 @@ def to_properties(message: Message, frame_max: int = FRAME_MAX_BYTES) -> BasicPr
     properties = _OneFrame(
         content_type=message.content_type,
         headers=headers,
-        delivery_mode=_PERSISTENT if message.persistent else _TRANSIENT,
+        delivery_mode=PERSISTENT if message.persistent else TRANSIENT,
         priority=message.priority,
         correlation_id=message.correlation_id,
         reply_to=message.reply_to,
@@ -84,10 +84,9 @@ def to_properties(message: Message, frame_max: int = FRAME_MAX_BYTES) -> BasicPr
 def to_message(properties: BasicProperties, body: bytes) -> Message:
     """The message in a delivery. Anybody may have sent it: odd values are passed over, not believed."""
     headers = cast(dict[str, Any], properties.headers or {})
-    timestamp = _bounded(headers.pop(TIMESTAMP_MS, None) if headers else None, _MAX_TIMESTAMP_MS)
+    timestamp = bounded(headers.pop(TIMESTAMP_MS, None) if headers else None, MAX_TIMESTAMP_MS)
     if timestamp is None and properties.timestamp is not None:
-        timestamp = _bounded(properties.timestamp * 1000, _MAX_TIMESTAMP_MS)
-    expiration = _text(properties.expiration)
+        timestamp = bounded(properties.timestamp * 1000, MAX_TIMESTAMP_MS)
     return Message(
         body=body,
         content_type=_text(properties.content_type),
@@ -96,15 +95,21 @@ def to_message(properties: BasicProperties, body: bytes) -> Message:
         user_id=_text(properties.user_id),
         reply_to=_text(properties.reply_to),
         priority=properties.priority,
-        expiration_ms=_bounded(int(expiration), _MAX_EXPIRATION_MS) if expiration and expiration.isdecimal() else None,
+        expiration_ms=expiration_ms(_text(properties.expiration)),
         timestamp_ms=timestamp,
         type=_text(properties.type),
         headers=headers,
-        persistent=properties.delivery_mode == _PERSISTENT,
+        persistent=properties.delivery_mode == PERSISTENT,
     )
 
 
-def _bounded(value: object, below: int) -> int | None:
+def expiration_ms(text: str | None) -> int | None:
+    """A message's expiration, if that is what it is."""
+    return bounded(int(text), _MAX_EXPIRATION_MS) if text and text.isdecimal() else None
+
+
+def bounded(value: object, below: int) -> int | None:
+    """The number, if it is one that can be believed."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < below:
         return None
     return int(value)  # pika has its own kind of int, which msgpack does not know

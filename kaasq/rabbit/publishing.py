@@ -9,15 +9,14 @@ from itertools import takewhile
 
 import msgspec
 from pika.channel import Channel
-from pika.frame import Method
-from pika.spec import Basic, BasicProperties
 
 from kaasq.broker import Done, Message
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, Unroutable
 from kaasq.io_thread import invoke
 from kaasq.log import get_logger
 from kaasq.rabbit.errors import ENCODING_ERRORS, culprit, reply_code, reply_text, translate
-from kaasq.rabbit.properties import FRAME_MAX_BYTES, to_properties
+from kaasq.rabbit.lanes import Lane, Returned
+from kaasq.rabbit.properties import FRAME_MAX_BYTES
 from kaasq.rabbit.wire import WireConnection
 
 log = get_logger()
@@ -60,6 +59,7 @@ class Publisher:
         self._on_ready = on_ready
         self._connection: WireConnection | None = None
         self._channel: Channel | None = None
+        self._lane: Lane | None = None
         self._allowed = False
         self._blocked = False
         self._over: KaasqError | None = None
@@ -174,13 +174,12 @@ class Publisher:
             self._send(item)
 
     def _send(self, item: Publish) -> None:
-        assert self._channel is not None
+        assert self._lane is not None
         message = item.message
         try:
-            properties = to_properties(message, self._frame_max)
-            self._channel.basic_publish(item.exchange, item.routing_key, message.body, properties, item.mandatory)
+            self._lane.publish(message, item.exchange, item.routing_key, mandatory=item.mandatory)
         except (BrokerRefused, *ENCODING_ERRORS) as error:
-            # pika encodes all frames before it sends the first, so nothing has gone out and no tag is used
+            # All is encoded before anything is sent, so nothing has gone out and no tag is used.
             self._finish(item, translate(error, "the message cannot be sent"))
             return
         self._tag += 1
@@ -188,11 +187,8 @@ class Publisher:
         self._unconfirmed[self._tag] = item
         self._unconfirmed_bytes += len(message.body)
 
-    def _on_confirm(self, frame: Method[Basic.Ack | Basic.Nack]) -> None:
-        method = frame.method
-        refused = isinstance(method, Basic.Nack)
-        tag: int = method.delivery_tag
-        if method.multiple:
+    def _on_confirm(self, tag: int, multiple: bool, refused: bool) -> None:
+        if multiple:
             first, self._settled = self._settled + 1, tag
             for each in range(first, tag + 1):
                 self._confirm(each, refused)
@@ -212,18 +208,18 @@ class Publisher:
         elif item.done is not None:
             invoke(item.done, None)
 
-    def _on_return(self, _: Channel, method: Basic.Return, properties: BasicProperties, body: bytes) -> None:
+    def _on_return(self, returned: Returned) -> None:
         # It comes before the confirm, and without its tag: the oldest publish that is equal in all that counts.
         for item in self._unconfirmed.values():
             message = item.message
             if (
                 item.mandatory
                 and not item.returned
-                and item.routing_key == method.routing_key
-                and item.exchange == method.exchange
-                and message.message_id == properties.message_id
-                and message.correlation_id == properties.correlation_id
-                and message.body == body
+                and item.routing_key == returned.routing_key
+                and item.exchange == returned.exchange
+                and message.message_id == returned.message.message_id
+                and message.correlation_id == returned.message.correlation_id
+                and message.body == returned.message.body
             ):
                 item.returned = True
                 return
@@ -232,13 +228,17 @@ class Publisher:
         assert self._connection is not None
         channel = self._connection.channel(on_open_callback=self._channel_opened)
         channel.add_on_close_callback(self._channel_closed)
-        channel.add_on_return_callback(self._on_return)
 
     def _channel_opened(self, channel: Channel) -> None:
-        channel.confirm_delivery(self._on_confirm, callback=lambda _: self._channel_ready(channel))
+        channel.confirm_delivery(lambda _: None, callback=lambda _: self._channel_ready(channel))
 
     def _channel_ready(self, channel: Channel) -> None:
+        assert self._connection is not None
+        wire, number = self._connection.wire, channel.channel_number
         self._channel = channel
+        self._lane = wire.lanes[number] = Lane(
+            wire, number, self._frame_max, on_confirm=self._on_confirm, on_returned=self._on_return
+        )
         self._tag = self._settled = 0
         self._on_ready()
         self._pump()

@@ -18,18 +18,19 @@ from collections.abc import Callable, Coroutine, Sequence
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pika import BaseConnection, BasicProperties
+from pika import BaseConnection
 from pika.adapters.utils import nbio_interface
 
 from kaasq.io_thread import IoThread
+from kaasq.rabbit.lanes import Lane
 
 READ_BYTES = 256 * 1024
 FEED_BYTES = 4 * 1024
-_PAYLOAD_BYTES = struct.Struct(">I")
+ALIVE_S = 1.0  # pika is told at most so often that the broker is there
+_FRAME = struct.Struct(">BHI")
 _FRAME_OVERHEAD = 8  # type, channel, size; end mark
-_HEADER_FRAME = 2
-_PROPERTIES_AT = 7 + 12  # after the frame's type, channel and size, and the header's class, weight and body size
-_NO_PROPERTIES = b"\x00\x00"
+_HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+_PAYLOAD_AT = 7  # after a frame's type, channel and size
 
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ else:
 
 class WireConnection(_Base):
     """pika's AMQP over our transport. Only to be used on the loop's thread."""
+
+    wire: Wire
+    """What it speaks over, once it is open."""
 
     @classmethod
     def create_connection(cls, *_args: Any, **_kwargs: Any) -> NoReturn:  # for callers with several hosts: none here
@@ -52,9 +56,9 @@ class IoServices(nbio_interface.AbstractIOServices):
     def __init__(self, io: IoThread) -> None:
         self.io = io
         self._loop = io.loop
-        self.wary = False
-        """Set once pika has failed on what it read: see ``Wire``."""
         self.wires: weakref.WeakSet[Wire] = weakref.WeakSet()
+        self.wire: Wire | None = None
+        """The one that was connected last."""
 
     def drop(self) -> None:
         """End what is open without a word to the broker."""
@@ -115,11 +119,8 @@ class IoServices(nbio_interface.AbstractIOServices):
 class Wire(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
     """A transport to pika, a protocol to asyncio.
 
-    It hands pika whole frames: pika keeps a partial one as bytes and copies them with every piece that arrives.
-
-    Some properties that anybody may send make pika raise while it decodes them (a NaN in a header, a date beyond
-    year 9999), which costs the connection; and as the broker then delivers the message again, the next one. So after
-    the first time each message's properties are tried beforehand, and dropped if they are of that kind.
+    Whole frames only: those of lanes (``lanes.py``) to them, the others to pika, which keeps a partial frame as bytes
+    and copies them with every piece that arrives. Their order stays.
     """
 
     def __init__(self, services: IoServices, amqp: nbio_interface.AbstractStreamProtocol) -> None:
@@ -133,23 +134,25 @@ class Wire(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
         self._filled = 0
         self._out: list[bytes] = []
         self._dropped = False
+        self.lanes: dict[int, Lane] = {}
+        """By channel. A channel that is opened again under its number gets a new one."""
+        self.beats = False
+        """Whether pika gives the connection up when it hears nothing for long."""
+        self._told_at = 0.0
 
     # asyncio below
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._services.wire = self
         self._amqp.connection_made(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # asyncio's hint is always -1
         return self._view[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        try:
-            self._io.turn(self._feed, self._filled + nbytes)
-        except BaseException:
-            self._services.wary = True
-            raise
+        self._io.turn(self._feed, self._filled + nbytes)
 
     def eof_received(self) -> bool:
         return bool(self._amqp.eof_received())
@@ -191,18 +194,24 @@ class Wire(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
                 self._transport.writelines(out)
 
     def _feed(self, end: int) -> None:
-        buffer, view, wary = self._buffer, self._view, self._services.wary
+        buffer, view, lanes = self._buffer, self._view, self.lanes
         if buffer.startswith(b"AMQP"):  # not a frame: a broker that speaks another version says so and hangs up
             self._amqp.data_received(bytes(view[:end]))
             return
-        start = cut = 0  # from start to cut: whole frames
+        start = cut = 0  # from start to cut: whole frames for pika
+        taken = False
         while end - cut >= _FRAME_OVERHEAD:
-            after = cut + _PAYLOAD_BYTES.unpack_from(buffer, cut + 3)[0] + _FRAME_OVERHEAD
+            kind, channel, size = _FRAME.unpack_from(buffer, cut)
+            after = cut + size + _FRAME_OVERHEAD
             if after > end:
                 break
-            if wary and buffer[cut] == _HEADER_FRAME and not _decodes(view[cut + _PROPERTIES_AT : after - 1]):
-                self._amqp.data_received(bytes(view[start:cut]) + _without_properties(view[cut:after]))
+            lane = lanes.get(channel)
+            if lane is not None and lane.is_for(kind, buffer, cut + _PAYLOAD_AT):
+                if cut > start:  # what came before goes before
+                    self._amqp.data_received(bytes(view[start:cut]))
+                lane.take(kind, view[cut + _PAYLOAD_AT : after - 1])
                 start = cut = after
+                taken = True
                 continue
             cut = after
             if cut - start >= FEED_BYTES:  # few at a time: pika copies the rest after each one
@@ -210,26 +219,20 @@ class Wire(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
                 start = cut
         if cut > start:
             self._amqp.data_received(bytes(view[start:cut]))
+        elif taken and self.beats:
+            self._tell_alive()
         self._filled = end - cut
         if self._filled and cut:
             view[: self._filled] = view[cut:end]
         elif self._filled == len(buffer):
             raise ConnectionError(f"a frame of more than {READ_BYTES} bytes: is this an AMQP broker?")
 
-
-def _decodes(properties: memoryview, deeper: int = 32) -> bool:
-    if deeper:  # nested tables may reach the limit of recursion: pika decodes further down the stack than this
-        return _decodes(properties, deeper - 1)
-    try:
-        BasicProperties().decode(bytes(properties))
-    except Exception:  # noqa: BLE001  # struct.error, ValueError, OverflowError, pika's own: all mean the same
-        return False
-    return True
-
-
-def _without_properties(frame: memoryview) -> bytes:
-    payload = bytes(frame[7:_PROPERTIES_AT]) + _NO_PROPERTIES
-    return bytes(frame[:3]) + _PAYLOAD_BYTES.pack(len(payload)) + payload + bytes(frame[-1:])
+    def _tell_alive(self) -> None:
+        """Of what lanes take pika hears nothing, and a busy broker sends no heartbeats."""
+        now = self._io.loop.time()
+        if now - self._told_at > ALIVE_S:
+            self._told_at = now
+            self._amqp.data_received(_HEARTBEAT)
 
 
 class _Timer(nbio_interface.AbstractTimerReference):
