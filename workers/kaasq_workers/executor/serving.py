@@ -23,6 +23,7 @@ from kaasq_workers.executor.outcomes import Committer, Ended, withdrawal
 from kaasq_workers.link import Answer, BlockingChannel, Job, ToExecutor, Vitals, Withdraw, Withdrawn
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
+HEAR_S = 1e-3  # while requests wait here, what else the front says is looked for only so often
 GROUP_TIME_S = 2e-3  # a group is committed once running it has taken this long
 GC_INTERVAL_S = 60.0
 TURN_S = 1.0  # a loop with nothing to do goes round all the same: the front sees that it is not stuck
@@ -56,7 +57,7 @@ class Executor:
         self._committer = Committer(store, worker, ttl_s=settings.result_ttl)
         self._worker = worker
         self._ttl_s = settings.result_ttl
-        self._group_since_s = self._begun_s = self._landed_s = 0.0
+        self._group_since_s = self._begun_s = self._landed_s = self._heard_s = 0.0
         self._log = log.bind(device=device.name)
 
     def serve(self, channel: BlockingChannel, vitals: Vitals) -> bool:
@@ -70,8 +71,9 @@ class Executor:
         gone = False
         while not (gone and not line.busy):
             vitals.turn()
-            if not gone:
+            if not gone and (not line.waiting or time.monotonic() - self._heard_s > HEAR_S):
                 received = channel.receive(timeout_s=0.0 if line.busy else TURN_S)
+                self._heard_s = time.monotonic()
                 gone = received is None
                 self._receive(received or [], line, channel)
             if time.monotonic() >= next_gc:
@@ -93,8 +95,9 @@ class Executor:
         if finished is not None and not self._device.poisoned:
             self._landed_s = now
             self._end(finished, line, vitals)
-        due = len(line.ended) >= GROUP_SIZE or time.monotonic() - self._group_since_s > GROUP_TIME_S
-        if line.ended and (finished is None or due or self._device.poisoned):
+        full = len(line.ended) >= GROUP_SIZE or time.monotonic() - self._group_since_s > GROUP_TIME_S
+        alone = not line.waiting and not line.flying  # nobody is left to share the commit with
+        if line.ended and (finished is None or full or alone or self._device.poisoned):
             channel.send(self._commit(line.take_ended()))
         elif finished is None and line.flying:
             waited = now - max(self._landed_s, self._begun_s)
