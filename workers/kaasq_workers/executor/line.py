@@ -32,6 +32,11 @@ class Line(Generic[F]):
         """Whether there is anything to do."""
         return bool(self._waiting or self.flying or self.ended)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is a request that has not started."""
+        return bool(self._waiting)
+
     def add(self, jobs: Iterable[Job]) -> None:
         """They wait now; a tenant who had none waiting comes after those who had."""
         for job in jobs:
