@@ -43,8 +43,14 @@ if TYPE_CHECKING:
     from kaasq_producers import BufferRef as BufferRef
     from kaasq_producers import Client as Client
     from kaasq_producers import Completion as Completion
+    from kaasq_producers import Event as Event
     from kaasq_producers import Keep as Keep
     from kaasq_producers import Result as Result
+    from kaasq_producers import Retries as Retries
+    from kaasq_producers import Service as Service
+    from kaasq_producers import Step as Step
+    from kaasq_producers import on as on
+    from kaasq_producers import serve as serve
 
 __version__ = "0.1.0"
 
@@ -63,6 +69,7 @@ __all__ = [
     "Conflict",
     "DeadlineExceeded",
     "DeviceUnavailable",
+    "Event",
     "Forbidden",
     "Graph",
     "KaasqError",
@@ -75,7 +82,10 @@ __all__ = [
     "QuotaExceeded",
     "ReplyTimeout",
     "Result",
+    "Retries",
+    "Service",
     "SlotTaken",
+    "Step",
     "StoreFull",
     "StoreUnavailable",
     "Stored",
@@ -84,6 +94,8 @@ __all__ = [
     "WorkerFailed",
     "local",
     "local_async",
+    "on",
+    "serve",
 ]
 
 # Loaded on first use (PEP 562): the layers above import this package, and a program that only builds graphs needs
@@ -93,10 +105,16 @@ _LAZY = {
     "BufferRef": "kaasq_producers",
     "Client": "kaasq_producers",
     "Completion": "kaasq_producers",
+    "Event": "kaasq_producers",
     "Keep": "kaasq_producers",
     "Result": "kaasq_producers",
+    "Retries": "kaasq_producers",
+    "Service": "kaasq_producers",
+    "Step": "kaasq_producers",
     "local": "kaasq.embedded",
     "local_async": "kaasq.embedded",
+    "on": "kaasq_producers",
+    "serve": "kaasq_producers",
 }
 
 

@@ -18,6 +18,8 @@ _COMMANDS = {
     "worker": "kaasq_workers.cli:worker",
     "doctor": "kaasq_workers.doctor.command:doctor",
     "run": "kaasq_producers.commands.run:run",
+    "events": "kaasq_producers.commands.events:events",
+    "serve": "kaasq_producers.commands.serve:serve",
     "put": "kaasq_producers.commands.store:put",
     "get": "kaasq_producers.commands.store:get",
     "ls": "kaasq_producers.commands.store:ls",

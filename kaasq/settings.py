@@ -24,6 +24,7 @@ DEFAULT_POOL = "default"
 INLINE_LIMIT_BYTES = 256 << 10
 GUARD_BAND_BYTES = 64 << 10  # a row of 16,384 floats: an index that is wrong by one row is seen, too
 PINNED_BYTES = 2 << 30
+MOST_TTL_S = 4_294_967  # 49 days: RabbitMQ counts milliseconds in 32 bits
 PREFIX = "KAASQ_"
 FILE_NAME = "kaasq.toml"
 TABLES = {"graph_limits", "quotas"}
@@ -59,6 +60,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout: Seconds = 10.0
     pending_limit: Positive = 10_000
     """Requests of one client without a reply; more wait."""
+    event_limit: Positive = 100_000
+    """Events that a named subscription holds; a full one gets no more until some are taken."""
+    event_ttl: Annotated[float, msgspec.Meta(gt=0, le=MOST_TTL_S)] = 7 * 24 * 3600.0
+    """How long a named subscription keeps an event, and itself if nobody listens to it."""
 
     # workers
     device: str = "auto"

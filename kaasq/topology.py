@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -24,6 +25,9 @@ CONTROL_EXPIRES_MS = 24 * 3600 * 1000  # a worker that is away for a while still
 CONTROL_LENGTH = 100_000
 LISTENER_EXPIRES_MS = 10 * 60 * 1000  # a subscription without a name outlives its connection by this
 LISTENER_LENGTH = 10_000
+REGISTER_LENGTH = 10_000
+NOTE = "note"
+"""Routing key of a note on the tenant's own exchange."""
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 
@@ -57,14 +61,17 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     queues: tuple[Queue, ...] = ()
     bindings: tuple[Binding, ...] = ()
 
-    def without(self, removed: Topology) -> Topology:
-        """What is left once queues and bindings were removed; a removed queue takes its bindings along."""
-        gone = {each.name for each in removed.queues}
-        return Topology(
-            exchanges=self.exchanges,
-            queues=tuple(each for each in self.queues if each.name not in gone),
-            bindings=tuple(each for each in self.bindings if each.queue not in gone and each not in removed.bindings),
-        )
+
+def without(declared: Iterable[Topology], removed: Topology) -> list[Topology]:
+    """What is left of topologies once queues and bindings were removed; a removed queue takes its bindings along."""
+    gone = {each.name for each in removed.queues}
+    left: list[Topology] = []
+    for each in declared:
+        queues = tuple(queue for queue in each.queues if queue.name not in gone)
+        bindings = tuple(one for one in each.bindings if one.queue not in gone and one not in removed.bindings)
+        if queues or bindings or not (each.queues or each.bindings):
+            left.append(Topology(exchanges=each.exchanges, queues=queues, bindings=bindings))
+    return left
 
 
 _EXCHANGES = tuple(Exchange(name) for name in (REQUESTS, REPLIES, EVENTS, DEAD, CONTROL))
@@ -104,19 +111,22 @@ def subscription_topology(tenant: str, name: str, keys: tuple[str, ...], *, max_
     """What a durable subscription declares: a queue that collects the events of those binding keys.
 
     A full queue refuses: an event that it does not get, others do. What is too old, or delivered too often, is dead
-    (never lost on the way); a queue that nobody listened to for ``ttl_ms`` goes, with what is in it.
+    (never lost on the way); a queue that nobody listened to for ``ttl_ms`` goes, with what is in it. Dead events are
+    the tenant's, in a queue of its own: who may write ``kaasq.dead`` could have requests published in any name.
     """
-    queue = event_queue(tenant, name)
+    queue, own, dead = event_queue(tenant, name), register(tenant), dead_events(tenant)
     arguments = {
         **_work_arguments("quorum"),
+        "x-dead-letter-exchange": own,
+        "x-dead-letter-routing-key": dead_event_key(name),
         "x-max-length": max_length,
         "x-message-ttl": ttl_ms,
         "x-expires": ttl_ms,
     }
     return Topology(
-        exchanges=_EXCHANGES,
-        queues=(Queue(name=queue, arguments=arguments),),
-        bindings=tuple(Binding(EVENTS, queue, key) for key in keys),
+        exchanges=(Exchange(own), *_EXCHANGES),  # first: a tenant may declare its own, and none after one it may not
+        queues=(Queue(name=dead), Queue(name=queue, arguments=arguments)),
+        bindings=(Binding(own, dead, "dead.#"), *(Binding(EVENTS, queue, key) for key in keys)),
     )
 
 
@@ -128,6 +138,17 @@ def listener_topology(tenant: str, listener: str, keys: tuple[str, ...]) -> Topo
         exchanges=_EXCHANGES,
         queues=(Queue(name=queue, arguments=arguments),),
         bindings=tuple(Binding(EVENTS, queue, key) for key in keys),
+    )
+
+
+def register_topology(tenant: str) -> Topology:
+    """Where those who subscribe under a name leave a note; one at a time looks at the notes."""
+    name = register(tenant)
+    arguments: dict[str, str | int] = {"x-single-active-consumer": True, "x-max-length": REGISTER_LENGTH}
+    return Topology(
+        exchanges=(Exchange(name),),
+        queues=(Queue(name=name, arguments=arguments),),
+        bindings=(Binding(name, name, NOTE),),
     )
 
 
@@ -164,6 +185,23 @@ def reply_queue(tenant: str, reply_id: str) -> str:
 def event_queue(tenant: str, name: str) -> str:
     """The queue that collects a subscription's events."""
     return f"kaasq.events.{tenant}.{name}"
+
+
+def register(tenant: str) -> str:
+    """The queue with the notes of a tenant's subscriptions, and the exchange by which the tenant writes to its own
+    queues. No subscription has this name: a dot.
+    """
+    return f"kaasq.events.{tenant}.subscriptions.all"
+
+
+def dead_events(tenant: str) -> str:
+    """The queue with the events that a tenant's named subscriptions gave up."""
+    return f"kaasq.events.{tenant}.subscriptions.dead"
+
+
+def dead_event_key(name: str) -> str:
+    """Routing key, on the tenant's own exchange, of an event that a subscription gives up."""
+    return f"dead.{name}"
 
 
 def request_key(tenant: str, pool: str, slot: str = "any") -> str:

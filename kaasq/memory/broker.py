@@ -8,7 +8,7 @@ from kaasq.broker import Consumer, Done, Message, OnDelivery, State
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
 from kaasq.io_thread import IoBroker, invoke
 from kaasq.memory.node import Held, MemoryNode
-from kaasq.topology import Queue, Topology
+from kaasq.topology import Queue, Topology, without
 
 EXPIRY_CHECK_S = 0.05
 
@@ -180,13 +180,17 @@ class MemoryBroker(IoBroker):
         self._again(consumer)
 
     def _declare(self, topology: Topology, done: Done) -> None:
-        invoke(done, self._try(lambda: self.node.declare(topology), lambda: self._topologies.append(topology)))
+        invoke(done, self._try(lambda: self.node.declare(topology), lambda: self._remember(topology)))
+
+    def _remember(self, topology: Topology) -> None:
+        if topology not in self._topologies:
+            self._topologies.append(topology)
 
     def _remove(self, topology: Topology, done: Done) -> None:
         if self._over:
             invoke(done, BrokerLost("the broker connection was closed"))
             return
-        self._topologies = [each.without(topology) for each in self._topologies]
+        self._topologies = without(self._topologies, topology)
         self.node.remove(topology)
         invoke(done, None)
 

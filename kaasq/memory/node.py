@@ -31,6 +31,7 @@ class Held(msgspec.Struct):
     routing_key: str
     expires_at: float | None = None
     deliveries: int = 0  # how often it was given back
+    place: int = 0  # among all messages, by when they came
 
 
 class Consumer(Protocol):
@@ -72,6 +73,7 @@ class MemoryNode:
         self._bindings: dict[str, list[Binding]] = {}
         self._queues: dict[str, _Queue] = {}
         self._routes: dict[tuple[str, str], list[_Queue]] = {}
+        self._places = 0
 
     def declare(self, topology: Topology) -> None:
         """Raises BrokerRefused if a queue exists with other properties, or a binding names what does not exist."""
@@ -131,11 +133,13 @@ class MemoryNode:
             if not queues:
                 what = f"the message for {routing_key!r} of exchange {exchange!r} goes to no queue"
                 return Unroutable(what, routing_key=routing_key) if mandatory else None
-            if any(queue.full for queue in queues):
-                return BrokerRefused(f"the message for {routing_key!r} was rejected: a queue it goes to is full")
+            full = [queue for queue in queues if queue.full]
             for queue in queues:
-                self._put(queue, message, exchange, routing_key)
-        return None
+                if queue not in full:
+                    self._put(queue, message, exchange, routing_key)
+        return (
+            BrokerRefused(f"the message for {routing_key!r} was rejected: a queue it goes to is full") if full else None
+        )
 
     def subscribe(self, queue: str, consumer: Consumer) -> bool:
         """Returns False if there is no such queue."""
@@ -170,7 +174,7 @@ class MemoryNode:
             return any(each.expires_at is not None for queue in self._queues.values() for each in queue.held)
 
     def requeue(self, queue: str, held: Held) -> None:
-        """Back to where it was: the head. Beyond the queue's delivery limit it is dead-lettered."""
+        """Back to where it was. Beyond the queue's delivery limit it is dead-lettered."""
         with self._lock:
             found = self._queues.get(queue)
             if found is None:
@@ -183,7 +187,8 @@ class MemoryNode:
             if found.argument("x-queue-type") == "quorum":
                 headers = {**held.message.headers, "x-delivery-count": held.deliveries}
                 held.message = msgspec.structs.replace(held.message, headers=headers)
-            found.held.appendleft(held)
+            ahead = next((at for at, each in enumerate(found.held) if each.place > held.place), len(found.held))
+            found.held.insert(ahead, held)
             self._dispatch(found)
 
     def reject(self, queue: str, held: Held) -> None:
@@ -232,7 +237,11 @@ class MemoryNode:
     def _put(self, queue: _Queue, message: Message, exchange: str, routing_key: str) -> None:
         limits = [each for each in (message.expiration_ms, queue.argument("x-message-ttl")) if each is not None]
         expires_at = time.monotonic() + min(limits) / 1000 if limits else None
-        queue.held.append(Held(message, exchange, routing_key, expires_at))
+        limit = queue.argument("x-max-length")
+        if limit is not None and len(queue.held) >= limit:  # one that drops its oldest; others refused it before
+            self._dead_letter(queue, queue.held.popleft(), "maxlen")
+        self._places += 1
+        queue.held.append(Held(message, exchange, routing_key, expires_at, place=self._places))
         self._dispatch(queue)
 
     def _dispatch(self, queue: _Queue) -> None:

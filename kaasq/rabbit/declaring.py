@@ -23,7 +23,7 @@ from kaasq.rabbit.errors import (
 )
 from kaasq.rabbit.state_log import Seldom
 from kaasq.rabbit.wire import WireConnection
-from kaasq.topology import Binding, Exchange, Queue, Topology, slot_taken
+from kaasq.topology import Binding, Exchange, Queue, Topology, slot_taken, without
 
 log = get_logger()
 
@@ -85,7 +85,7 @@ class Declarer:
         """Declare it, and after every reconnect again unless it was refused."""
 
         def remember(error: KaasqError | None) -> None:
-            if error is None:
+            if error is None and topology not in self._topologies:
                 self._topologies.append(topology)
             done(error)
 
@@ -96,7 +96,7 @@ class Declarer:
 
         def forget(error: KaasqError | None) -> None:
             if error is None:
-                self._topologies = [each.without(topology) for each in self._topologies]
+                self._topologies = without(self._topologies, topology)
             done(error)
 
         doomed: tuple[Queue | Binding, ...] = (*topology.bindings, *topology.queues)

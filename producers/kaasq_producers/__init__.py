@@ -4,7 +4,27 @@ from kaasq.messages import Stored
 from kaasq_producers.async_client import AsyncClient
 from kaasq_producers.client import Client
 from kaasq_producers.completions import Completion
+from kaasq_producers.events.event import Event
+from kaasq_producers.events.program import serve
+from kaasq_producers.events.retrying import Retries
+from kaasq_producers.events.service import Service, on
+from kaasq_producers.events.step import AsyncStep, Step
 from kaasq_producers.references import BufferRef, Keep
 from kaasq_producers.result import Result
 
-__all__ = ["AsyncClient", "BufferRef", "Client", "Completion", "Keep", "Result", "Stored"]
+__all__ = [
+    "AsyncClient",
+    "AsyncStep",
+    "BufferRef",
+    "Client",
+    "Completion",
+    "Event",
+    "Keep",
+    "Result",
+    "Retries",
+    "Service",
+    "Step",
+    "Stored",
+    "on",
+    "serve",
+]

@@ -11,12 +11,20 @@ from typing import Any, Self
 
 from kaasq.broker import Broker
 from kaasq.errors import BadRequest, BrokerLost, KaasqError
-from kaasq.names import check_request_id
+from kaasq.names import check_request_id, check_word
 from kaasq.settings import Settings
 from kaasq_producers.base import ClientBase
 from kaasq_producers.buffers import Array
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.completions import Completion, Inputs, completions
+from kaasq_producers.events.event import Event
+from kaasq_producers.events.iterating import AsyncEvents
+from kaasq_producers.events.register import Note
+from kaasq_producers.events.served import AsyncServed
+from kaasq_producers.events.service import Handler, Service, service_of
+from kaasq_producers.events.serving import DRAIN_TIMEOUT_S, Serving
+from kaasq_producers.events.subscription import PREFETCH, Wanted
+from kaasq_producers.events.subscriptions import look, remove
 from kaasq_producers.loop_side import CLOSED, LoopSide
 from kaasq_producers.outbox import RequestFuture
 from kaasq_producers.prepare import AnyGraph
@@ -127,12 +135,50 @@ class AsyncClient(ClientBase):
 
         return completions(submit, inputs, limit)
 
-    async def fetch(self, result: Result) -> Result:
-        """The same result with all its outputs read from the store, also those kept under a name.
+    def events(self, *patterns: str, name: str | None = None, prefetch: int = PREFETCH) -> AsyncEvents:
+        """How requests of this tenant end: ``async for event in client.events("saxpy.*"): ...``; see Client.events.
 
-        Raises NameNotFound, StoreUnavailable.
+        It listens from the beginning of its ``async with`` block, or from the first event that is asked for.
         """
-        await self._here().threads.call(result.read)
+        side = self._here()
+        return AsyncEvents(self._core_of_loop, side.inbox, Wanted(patterns, self.tenant, name, prefetch), self.settings)
+
+    async def subscriptions(self) -> list[Note]:
+        """The tenant's named subscriptions; see Client.subscriptions."""
+        core = await self._core_of_loop()
+        return await self._here().threads.call(look, core, self.settings.connect_timeout)
+
+    async def unsubscribe(self, name: str) -> bool:
+        """Remove a named subscription with the events that it holds; see Client.unsubscribe."""
+        core = await self._core_of_loop()
+        return await self._here().threads.call(
+            remove, core, check_word(name, "subscription"), self.settings.connect_timeout
+        )
+
+    def serve(self, service: Service | Handler | Iterable[Handler], *, drain: float = DRAIN_TIMEOUT_S) -> AsyncServed:
+        """Run a service's handlers: ``async with client.serve(service): ...``, in a FastAPI lifespan for one.
+
+        ``async`` functions run in this loop, others on threads. See Client.serve.
+        """
+        side = self._here()
+        served = service_of(service)
+
+        async def make() -> Serving:
+            core = await self._core_of_loop()
+            return Serving(served, core, self._preparer, self.settings, side.inbox, side.threads)
+
+        return AsyncServed(make, drain)
+
+    async def fetch(self, result: Result | Event) -> Result:
+        """The same result with all its outputs read from the store, also those kept under a name; or an event's.
+
+        Raises NameNotFound, StoreUnavailable; of an event what its request failed with, and BufferMissing if its
+        outcome is not in this client's store.
+        """
+        threads = self._here().threads
+        if isinstance(result, Event):
+            result = await threads.call(result.read)
+        await threads.call(result.read)
         return result
 
     async def put(

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kaasq import codec
 from kaasq.dtypes import canonical
 from kaasq.errors import BadRequest, BufferMissing
+from kaasq.messages import Reply
 from kaasq.names import is_ref
 from kaasq_producers.references import BufferRef
 from kaasq_producers.values import RAW_FORMATS, flat
@@ -89,6 +91,14 @@ class Buffers:
         """The names that start so, in order."""
         with self._store() as store:
             return list(store.names(self.tenant, prefix))
+
+    def outcome(self, request_id: str) -> Reply | None:
+        """How one of the tenant's requests ended, its small outputs inline; None if the store does not know (any
+        more).
+        """
+        with self._store() as store:
+            found = store.outcome(self.tenant, request_id)
+        return None if found is None else codec.decode_reply(found.reply, codec.MSGPACK)
 
     def objects(self) -> list[Object]:
         """All objects, named or not."""

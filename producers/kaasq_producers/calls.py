@@ -32,6 +32,19 @@ class Route:
         self.reply_id = new_id()
         self.key = topology.request_key(tenant, pool)
 
+    def refused(self, error: KaasqError, request_id: str) -> KaasqError:
+        """What to tell when the broker did not take a request."""
+        if isinstance(error, Unroutable):
+            error = Unroutable(
+                f"no worker ever served pool {self.pool!r} on this broker: start one with "
+                f"`kaasq worker --pool {self.pool}`",
+                pool=self.pool,
+            )
+        elif isinstance(error, BrokerRefused):
+            error.detail.setdefault("pool", self.pool)
+        error.detail.setdefault("request_id", request_id)
+        return error
+
 
 class Call:
     """A request without a reply yet. ``id`` is also its idempotency key: published twice, it runs once."""
@@ -52,13 +65,17 @@ class Call:
     )
 
     def __init__(
-        self, prepared: Prepared, on_result: OnResult, on_unpublished: Callable[[Call, KaasqError], None]
+        self,
+        prepared: Prepared,
+        on_result: OnResult,
+        on_unpublished: Callable[[Call, KaasqError], None],
+        request_id: str | None = None,
     ) -> None:
         self.graph = prepared.graph
         self.timeout_s = prepared.timeout_s
         self.whole = self.graph.lessons > 0
         self.body = encode(self.graph, prepared.bound, round(self.timeout_s * 1000), whole=self.whole)
-        self.id = new_id()
+        self.id = request_id or new_id()
         self.confirmed = False
         self.on_result = on_result
         self._on_unpublished = on_unpublished
@@ -100,19 +117,6 @@ class Call:
         """Call back, once. Call and callback refer to each other: no cycle is left to the collector."""
         on_result, self.on_result = self.on_result, _ignore
         on_result(result)
-
-    def refused(self, error: KaasqError, route: Route) -> KaasqError:
-        """What to tell when the broker did not take it."""
-        if isinstance(error, Unroutable):
-            error = Unroutable(
-                f"no worker ever served pool {route.pool!r} on this broker: start one with "
-                f"`kaasq worker --pool {route.pool}`",
-                pool=route.pool,
-            )
-        elif isinstance(error, BrokerRefused):
-            error.detail.setdefault("pool", route.pool)
-        error.detail.setdefault("request_id", self.id)
-        return error
 
     def timed_out(self, route: Route, *, connected: bool) -> ReplyTimeout:
         """What to tell when no reply came in time, with the likeliest reason."""

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from kaasq.errors import BadRequest
-from kaasq.names import check_request_id
+from kaasq.names import check_request_id, check_word
 from kaasq_producers.base import ClientBase
 from kaasq_producers.buffers import Array
 from kaasq_producers.calls import Call, OnResult
 from kaasq_producers.client_core import ClientCore
+from kaasq_producers.events.iterating import Events
+from kaasq_producers.events.register import Note
+from kaasq_producers.events.served import Served
+from kaasq_producers.events.service import Handler, Service, service_of
+from kaasq_producers.events.serving import DRAIN_TIMEOUT_S
+from kaasq_producers.events.subscription import PREFETCH, Wanted
+from kaasq_producers.events.subscriptions import look, remove
 from kaasq_producers.futures import ResultFuture, Waiter
 from kaasq_producers.prepare import AnyGraph, Prepared
 from kaasq_producers.references import BufferRef
@@ -91,6 +98,45 @@ class Client(ClientBase):
         """
         check_request_id(request_id)
         self._usable().withdraw(request_id)
+
+    def events(self, *patterns: str, name: str | None = None, prefetch: int = PREFETCH) -> Events:
+        """How requests of this tenant end, as they do: ``for event in client.events("saxpy.*"): ...``.
+
+        A pattern is ``<graph name>.<completed|failed|cancelled|expired>``, with ``*`` for one word and ``#`` for any
+        number of words; without any, all. Without a ``name`` it hears what is told from now on until it is closed, and
+        may miss events while the connection is lost. With one the subscription is durable: its queue collects while
+        nobody listens (``settings.event_limit``, ``event_ttl``), programs that listen under one name share what comes,
+        and an event is delivered again until it is acked, which asking for the next one does. Other patterns under a
+        name replace those that it had. At most ``prefetch`` events are read ahead.
+
+        Raises BadRequest, BrokerLost, BrokerRefused.
+        """
+        wanted = Wanted(patterns, self.tenant, name, prefetch)
+        core = self._usable()
+        if threading.get_ident() == core.io_thread:
+            raise BadRequest("events() in a callback would wait for itself: use another thread")
+        return Events(core, wanted, self.settings)
+
+    def subscriptions(self) -> list[Note]:
+        """The tenant's named subscriptions: name, binding keys, and when a program last subscribed."""
+        return look(self._usable(), self.settings.connect_timeout)
+
+    def unsubscribe(self, name: str) -> bool:
+        """Remove a named subscription with the events that it holds. Whether there was one.
+
+        A program that listens to it makes it anew.
+        """
+        return remove(self._usable(), check_word(name, "subscription"), self.settings.connect_timeout)
+
+    def serve(self, service: Service | Handler | Iterable[Handler], *, drain: float = DRAIN_TIMEOUT_S) -> Served:
+        """Run a service's handlers until the block ends: ``with client.serve(service): ...``.
+
+        Functions run on threads, ``async`` ones in a loop on a thread of its own. At the end those that run have
+        ``drain`` seconds; events of those that take longer are delivered again. ``kaasq.serve`` is the same for a
+        whole program. Raises BadRequest, BrokerLost, BrokerRefused.
+        """
+        served = service_of(service)
+        return Served(served, self._usable(), self._preparer, self.settings, drain)
 
     def put(
         self,

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from kaasq import codec, topology
 from kaasq.broker import Broker, Consumer, Delivery, Done, Message, State
@@ -29,6 +30,19 @@ from kaasq_producers.result import Result, failure
 RESEND_DELAY_S = 0.1
 
 log = get_logger()
+
+
+class Listener(Protocol):
+    """Who also lives on the client's connection, and is told of it on the I/O thread."""
+
+    def lost(self) -> None:
+        """It is gone: what was delivered can no longer be settled."""
+
+    def connected(self) -> None:
+        """It is back."""
+
+    def over(self, error: KaasqError) -> None:
+        """It will not come back; on any thread, once."""
 
 
 class ClientCore:
@@ -51,6 +65,7 @@ class ClientCore:
         self._consumer: Consumer | None = None
         self._connected = False
         self._over: KaasqError | None = None
+        self._listeners: list[Listener] = []
         self._telling = 0  # cancellations that the broker has not confirmed yet
         self._told = threading.Condition()
         self.io_thread = 0
@@ -75,14 +90,15 @@ class ClientCore:
         self.broker.watch(self._on_state)
         self.broker.declare(topology.reply_topology(self.route.tenant, self.route.reply_id), declared)
 
-    def send(self, prepared: Prepared, on_result: OnResult) -> Call | None:
-        """Publish a request; ``on_result`` is called once with what became of it.
+    def send(self, prepared: Prepared, on_result: OnResult, request_id: str | None = None) -> Call | None:
+        """Publish a request; ``on_result`` is called once with what became of it. Its id is new, unless one is given
+        that no other request of this client has now.
 
         None if there is no room: ``pending_limit`` requests have no reply. Raises BrokerLost after ``stop``.
         """
         if len(self._pending) >= self.limit and self._over is None:
             return None  # looked at again below; a call for nothing would be encoded for nothing
-        call = Call(prepared, on_result, self._on_unpublished)
+        call = Call(prepared, on_result, self._on_unpublished, request_id)
         with self._room:
             if self._over is not None:
                 raise copy.copy(self._over)  # a raised exception collects its raiser's traceback
@@ -165,6 +181,21 @@ class ClientCore:
                 callback()
         return True
 
+    def attach(self, listener: Listener) -> None:
+        """Tell it of the connection from now on."""
+        with self._room:
+            over = self._over
+            if over is None:
+                self._listeners.append(listener)
+        if over is not None:
+            listener.over(over)
+
+    def detach(self, listener: Listener) -> None:
+        """Tell it no more."""
+        with self._room:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
     def stop(self, error: KaasqError | None = None) -> None:
         """Send nothing more, and tell everybody who waits."""
         with self._room:
@@ -173,8 +204,11 @@ class ClientCore:
             calls = list(self._pending.values())
             self._room.notify_all()
             callbacks, self._callbacks = self._callbacks, deque()
+            listeners, self._listeners = self._listeners, []
         for callback in callbacks:
             callback()
+        for listener in listeners:
+            listener.over(self._over)
         self._deadlines.cancel()
         if self._consumer is not None:
             self._consumer.cancel()
@@ -195,7 +229,7 @@ class ClientCore:
         if call.id not in self._pending:
             return
         if not isinstance(error, BrokerLost) or self._over is not None:
-            self._end(call, call.refused(error, self.route))
+            self._end(call, self.route.refused(error, call.id))
             return
         # It may have arrived or not. Repeating it is safe: a request runs once per id.
         self._resend.append(call)
@@ -267,10 +301,14 @@ class ClientCore:
             case State.CONNECTED:
                 self._connected = True
                 self._resend_all()
+                for listener in list(self._listeners):
+                    listener.connected()
             case State.LOST:
                 with self._told:
                     self._connected = False
                     self._told.notify_all()
+                for listener in list(self._listeners):
+                    listener.lost()
             case State.FAILED:
                 self.stop(error or BrokerLost("the broker connection failed for good"))
             case State.BLOCKED | State.UNBLOCKED:

@@ -24,9 +24,9 @@ class LoopSide:
         self, loop: asyncio.AbstractEventLoop, connect: Callable[[], ClientCore], *, fetch: bool, threads: int
     ) -> None:
         self.loop = loop
-        self._inbox = LoopInbox(loop)
-        self.threads = SideThreads(self._inbox, threads)
-        self._outbox = Outbox(self._inbox, self._deliver)
+        self.inbox = LoopInbox(loop)
+        self.threads = SideThreads(self.inbox, threads)
+        self._outbox = Outbox(self.inbox, self._deliver)
         self._connect = connect
         self._fetch = fetch
         self._connecting: asyncio.Future[ClientCore] | None = None
@@ -57,7 +57,7 @@ class LoopSide:
         if self._closing is None:
             self._outbox.close(BrokerLost(CLOSED))
             self.threads.close(BrokerLost(CLOSED))
-            self._closing = SideThreads(self._inbox, 1).call(self._end, disconnect)
+            self._closing = SideThreads(self.inbox, 1).call(self._end, disconnect)
         await asyncio.shield(self._closing)  # it goes on although whoever closes is cancelled
 
     def _end(self, disconnect: Callable[[], None]) -> None:

@@ -58,7 +58,7 @@ class Result(Mapping[str, Array]):
     @property
     def refs(self) -> dict[str, BufferRef]:
         """The outputs that lie in the store, to be bound to the next graph without reading them here."""
-        return {name: _reference(each) for name, each in self._reply.outputs.items() if each.ref is not None}
+        return {name: reference(each) for name, each in self._reply.outputs.items() if each.ref is not None}
 
     @property
     def unread(self) -> list[str]:
@@ -165,7 +165,8 @@ def failure(reply: Reply, buffers: Buffers | None = None) -> KaasqError:
     return error
 
 
-def _reference(output: Output) -> BufferRef:
+def reference(output: Output) -> BufferRef:
+    """An output that lies in the store, as a user holds it."""
     assert output.ref is not None
     return BufferRef(
         ref=output.ref,

@@ -300,6 +300,20 @@ def test_a_full_queue_refuses(connect: Connect) -> None:
     assert "full" in str(error)
 
 
+def test_a_full_queue_refuses_for_itself_alone(connect: Connect) -> None:
+    full = Queue(name="t.full", arguments={"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"})
+    oldest_goes = Queue(name="t.last", arguments={"x-max-length": 2})
+    mq = connect()
+    both = tuple(Binding(EXCHANGE, each.name, "f") for each in (full, oldest_goes))
+    topology = Topology(exchanges=(Exchange(EXCHANGE),), queues=(full, oldest_goes), bindings=both)
+    assert declare(mq, topology) is None
+    refused = [publish(mq, b"%d" % number, "f") for number in range(9)]
+    assert refused[0] is None  # RabbitMQ's quorum queues let a few more in before they refuse
+    assert isinstance(refused[-1], BrokerRefused)
+    last = Deliveries(mq, "t.last").some(2)
+    assert [each.message.body for each in last] == [b"7", b"8"]
+
+
 def test_a_forged_user_id_is_refused(mq: Broker) -> None:
     error = publish(mq, Message(body=b"", user_id="somebody-else"))
     assert isinstance(error, BrokerRefused)

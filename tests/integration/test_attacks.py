@@ -411,3 +411,49 @@ def test_anothers_stored_library_is_not_run(ann, mallory):
     graph.launch(module.kernel("saxpy"), grid=1, block=4, args=[out])
     reply = mallory.reply(mallory.request(Request(graph=graph.freeze())))
     assert reply.error.code == "module_rejected"
+
+
+def test_a_tenant_subscribes_and_serves_with_no_more_permissions_than_these(world, ann):
+    seen: list[str] = []
+    poison = world.client(world.ann)
+
+    @kaasq.on("saxpy.completed")
+    def fails(event, step):
+        seen.append(event.request_id)
+        raise ValueError("a bug")
+
+    service = kaasq.Service("chain", [fails], retries=kaasq.Retries(attempts=1))
+    with poison, poison.events("saxpy.*", name="billing") as events, poison.serve(service):
+        wanted = ann.submit(graphs.saxpy(), x=X, y=X)
+        assert events.next(20).request_id == wanted.result(20).request_id
+        letters = Attacker(world, world.ann)  # she may read her own
+        deadline = time.monotonic() + 20
+        while (letter := letters.channel.basic_get(topology.dead_events(world.ann)))[0] is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert letter[1].headers["kaasq-code"] == "handler_failed"
+        assert seen == [wanted.result().request_id]
+        letters.close()
+        names = [each.name for each in poison.subscriptions()]
+        assert names == ["billing", "chain-fails"]
+        assert all(poison.unsubscribe(each) for each in names)
+
+
+def test_anothers_subscriptions_cannot_be_reached(world, ann, mallory):
+    ann.events("saxpy.*", name="secret").close()
+    for queue in (
+        topology.event_queue(world.ann, "secret"),
+        topology.register(world.ann),
+        topology.dead_events(world.ann),
+    ):
+        for attempt in (
+            lambda channel, queue=queue: channel.queue_purge(queue),
+            lambda channel, queue=queue: channel.queue_delete(queue),
+            lambda channel, queue=queue: channel.basic_get(queue),
+            lambda channel, queue=queue: channel.queue_bind(queue, topology.EVENTS, f"{world.mallory}.#"),
+        ):
+            channel = mallory.connection.channel()
+            with pytest.raises(ChannelClosedByBroker) as caught:
+                attempt(channel)
+            assert caught.value.reply_code == REFUSED
+    assert ann.unsubscribe("secret")

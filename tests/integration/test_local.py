@@ -178,5 +178,6 @@ def test_snippets_of_the_documentation_run(
         exec(code, names)
 
 
-def test_page_of_the_client_has_snippets() -> None:
-    assert len(SNIPPET.findall((ROOT / "docs" / "client.md").read_text())) >= 7
+@pytest.mark.parametrize(("page", "least"), [("client.md", 7), ("events.md", 5)])
+def test_pages_about_clients_have_snippets(page: str, least: int) -> None:
+    assert len(SNIPPET.findall((ROOT / "docs" / page).read_text())) >= least

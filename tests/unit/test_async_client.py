@@ -376,7 +376,7 @@ def test_inputs_that_are_ready_when_the_client_is_closed(on: Bench, monkeypatch:
         side = client._side
         assert side is not None
         while not future.done():
-            side._inbox._run()  # what the threads posted; their futures' callbacks come in the loop's next turn
+            side.inbox._run()  # what the threads posted; their futures' callbacks come in the loop's next turn
             await client.close()
         with pytest.raises(BrokerLost):
             await future

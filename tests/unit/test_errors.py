@@ -56,14 +56,20 @@ def test_exported_names_are_pinned() -> None:
             "BufferRef",
             "Client",
             "Completion",
+            "Event",
             "Graph",
             "KaasqError",
             "Keep",
             "Module",
             "Result",
+            "Retries",
+            "Service",
+            "Step",
             "Stored",
             "local",
             "local_async",
+            "on",
+            "serve",
         ]
     )
     for name in kaasq.__all__:

@@ -72,14 +72,18 @@ def test_a_slot_lock_is_an_exclusive_queue_that_names_pool_and_slot() -> None:
 def test_a_named_subscription_keeps_what_it_collects_and_one_without_a_name_does_not() -> None:
     keys = ("ann.saxpy.*", "ann.images.#")
     declared = topology.subscription_topology("ann", "billing", keys, max_length=1000, ttl_ms=60_000)
+    own = "kaasq.events.ann.subscriptions.all"
+    assert declared.exchanges[0].name == own
     assert declared.queues == (
+        Queue(name="kaasq.events.ann.subscriptions.dead"),
         Queue(
             name="kaasq.events.ann.billing",
             arguments={
                 "x-queue-type": "quorum",
                 "x-delivery-limit": 20,
                 "x-overflow": "reject-publish",
-                "x-dead-letter-exchange": "kaasq.dead",
+                "x-dead-letter-exchange": own,
+                "x-dead-letter-routing-key": "dead.billing",
                 "x-dead-letter-strategy": "at-least-once",
                 "x-max-length": 1000,
                 "x-message-ttl": 60_000,
@@ -87,7 +91,10 @@ def test_a_named_subscription_keeps_what_it_collects_and_one_without_a_name_does
             },
         ),
     )
-    assert declared.bindings == tuple(Binding("kaasq.events", "kaasq.events.ann.billing", key) for key in keys)
+    assert declared.bindings == (
+        Binding(own, "kaasq.events.ann.subscriptions.dead", "dead.#"),
+        *(Binding("kaasq.events", "kaasq.events.ann.billing", key) for key in keys),
+    )
     listener = topology.listener_topology("ann", "l1", keys[:1])
     assert listener.queues == (
         Queue(name="kaasq.events.ann.l1", arguments={"x-expires": 600_000, "x-max-length": 10_000}),
@@ -100,5 +107,10 @@ def test_what_is_removed_is_not_declared_again() -> None:
         queues=(Queue(name="a"), Queue(name="b")),
         bindings=(Binding("x", "a", "1"), Binding("x", "a", "2"), Binding("x", "b", "1")),
     )
-    left = two.without(topology.Topology(queues=(Queue(name="b"),), bindings=(Binding("x", "a", "1"),)))
-    assert left == topology.Topology(queues=(Queue(name="a"),), bindings=(Binding("x", "a", "2"),))
+    exchange = topology.Topology(exchanges=(topology.Exchange("x"),))
+    removed = topology.Topology(queues=(Queue(name="b"),), bindings=(Binding("x", "a", "1"),))
+    assert topology.without([two, exchange], removed) == [
+        topology.Topology(queues=(Queue(name="a"),), bindings=(Binding("x", "a", "2"),)),
+        exchange,
+    ]
+    assert topology.without([two], topology.Topology(queues=two.queues)) == []

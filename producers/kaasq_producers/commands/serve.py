@@ -1,0 +1,71 @@
+"""``kaasq serve``: a Python module's handlers as a program."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kaasq.cli import settings_options
+from kaasq.errors import BadRequest
+from kaasq.log import configure
+from kaasq.settings import load_settings
+from kaasq_producers.client import Client
+from kaasq_producers.events import program
+from kaasq_producers.events.service import Handler, Service
+from kaasq_producers.events.serving import DRAIN_TIMEOUT_S
+
+
+@click.command(short_help="Run a service: functions that events call.")
+@click.argument("service", metavar="MODULE[:NAME]")
+@settings_options("broker_url", "store", "pool", "connect_timeout", "log_format", "log_level")
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=DRAIN_TIMEOUT_S,
+    show_default=True,
+    help="Seconds for handlers to end in when told to stop.",
+)
+def serve(service: str, drain: float, **flags: Any) -> None:
+    r"""Run the kaasq.Service NAME of a Python module, or all functions in it that @kaasq.on made steps.
+
+    The module is looked for here, too. SIGTERM or Ctrl-C drains: it takes no more events, lets the handlers that run
+    end, and exits 0, or 3 if some did not; a second one stops at once. Their events are delivered again.
+
+    \b
+    kaasq serve thumbnails                 # every @kaasq.on of thumbnails.py
+    kaasq serve pipeline.steps:service     # service = kaasq.Service("pipeline")
+    """
+    settings = load_settings(flags)
+    configure(settings.log_level, settings.log_format)
+    found = find_service(service)
+    with Client(settings=settings) as client:
+        sys.exit(0 if program.serve(found, client=client, drain=drain) else 3)
+
+
+def find_service(where: str) -> Service | list[Handler]:
+    """What ``module:name`` stands for, or all handlers of ``module``. Raises BadRequest."""
+    module_name, _, attribute = where.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and misses one itself
+        raise BadRequest(f"there is no module {module_name!r}, here or installed", at="serve") from None
+    except (ValueError, TypeError) as error:  # an empty or relative name
+        raise BadRequest(f"{module_name!r} is no module's name: {error}", at="serve") from None
+    if attribute:
+        found = getattr(module, attribute, None)
+        if isinstance(found, Handler):
+            return [found]
+        if not isinstance(found, Service):
+            what = "nothing" if found is None else f"a {type(found).__name__}"
+            raise BadRequest(f"expected a kaasq.Service as {attribute!r} in {module_name}, found {what}", at="serve")
+        return found
+    return list(dict.fromkeys(each for each in vars(module).values() if isinstance(each, Handler)))

@@ -1,0 +1,136 @@
+"""A service: functions that are steps of a chain, each called with the events that it is about."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from kaasq.errors import BadRequest
+from kaasq.event_patterns import binding_keys
+from kaasq.names import check_word
+from kaasq_producers.events.retrying import Retries
+from kaasq_producers.prepare import checked_timeout
+
+CONCURRENCY = 8
+MOST_CONCURRENCY = 1000
+STEP_TIMEOUT_S = 3600.0
+"""Nobody waits for what a step publishes, so it may wait for workers longer than a client would."""
+
+
+class Handler:
+    """A function ``(event, step)`` that is called with each event that matches; as callable as it was.
+
+    ``name`` is part of the name of its durable subscription and of the ids of what it publishes.
+    """
+
+    def __init__(self, function: Callable[..., Any], patterns: tuple[str, ...], name: str | None) -> None:
+        """Raises BadRequest for patterns that match nothing, or a name that is none."""
+        if not patterns:
+            raise BadRequest("say which events the function is for: @kaasq.on('images.resize.completed')", at="on")
+        binding_keys(patterns, "-")  # here, where the mistake is, and not where it is served
+        self.function = function
+        self.patterns = patterns
+        self.name = check_word(function.__name__.strip("_") if name is None else name, "handler")
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return self.function(*args, **named)
+
+    def __repr__(self) -> str:
+        return f"<Handler {self.name!r} of {', '.join(self.patterns)}>"
+
+
+def on(*patterns: str, name: str | None = None) -> Callable[[Callable[..., Any]], Handler]:
+    """Make a function a step: ``@kaasq.on("images.resize.completed")``, to be run by ``kaasq.serve``.
+
+    It is called as ``function(event, step)``, on a thread, or on the loop if it is ``async``. What it publishes with
+    ``step.submit`` is confirmed before the event is acked. An event comes at least once; then the same requests are
+    published again, under the same ids, and run once. ``name`` (default: the function's) names its subscription.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Handler:
+        return Handler(function, patterns, name)
+
+    return decorate
+
+
+class Service:
+    """Handlers that are run together. Each has a durable subscription of its own, ``<service>-<handler>``.
+
+    ``concurrency``: events that each handler has at a time. ``retries``: what happens when one raises; after the last
+    attempt the event becomes a dead letter with the reason. ``timeout``: of requests whose step names none, in seconds.
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        handlers: Iterable[Handler] = (),
+        *,
+        concurrency: int = CONCURRENCY,
+        retries: Retries = Retries(),  # noqa: B008  # frozen
+        timeout: float = STEP_TIMEOUT_S,
+    ) -> None:
+        """Raises BadRequest."""
+        self.name = name and check_word(name, "service")
+        if not 1 <= concurrency <= MOST_CONCURRENCY:
+            raise BadRequest(f"expected 1 to {MOST_CONCURRENCY} events at a time, given {concurrency!r}", at="service")
+        self.concurrency = concurrency
+        try:
+            self.retries = msgspec.convert(msgspec.to_builtins(retries), Retries)
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"retries: {error}", at="service") from None
+        self.timeout_s = checked_timeout(timeout)
+        self._handlers: dict[str, Handler] = {}
+        for each in handlers:
+            self.add(each)
+
+    def on(self, *patterns: str, name: str | None = None) -> Callable[[Callable[..., Any]], Handler]:
+        """As ``kaasq.on``, for a function of this service."""
+
+        def decorate(function: Callable[..., Any]) -> Handler:
+            return self.add(Handler(function, patterns, name))
+
+        return decorate
+
+    def add(self, handler: Handler) -> Handler:
+        """Run that one, too. Raises BadRequest if there is one of the same name."""
+        if self._handlers.setdefault(handler.name, handler) is not handler:
+            raise BadRequest(f"there are two handlers {handler.name!r}: give one another name", at="service")
+        self.subscription(handler)  # its length is checked where it is made
+        return handler
+
+    def subscription(self, handler: Handler) -> str:
+        """The name of a handler's subscription."""
+        return check_word(f"{self.name}-{handler.name}" if self.name else handler.name, "subscription")
+
+    def __iter__(self) -> Iterator[Handler]:
+        return iter(self._handlers.values())
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    def __repr__(self) -> str:
+        return f"<Service {self.name!r}: {', '.join(self._handlers) or 'no handlers'}>"
+
+
+def service_of(what: Service | Handler | Iterable[Handler]) -> Service:
+    """What somebody wants to serve, as a service with something to do. Raises BadRequest."""
+    if isinstance(what, Handler):
+        what = [what]
+    if not isinstance(what, Service):
+        handlers = list(what)
+        for each in handlers:
+            if not isinstance(each, Handler):
+                raise BadRequest(
+                    f"expected a kaasq.Service or functions made steps by @kaasq.on, given a {type(each).__name__}",
+                    at="serve",
+                )
+        what = Service(handlers=handlers)
+    if not len(what):
+        raise BadRequest("the service has no handlers: @service.on('images.resize.completed') makes one", at="serve")
+    return what

@@ -1,0 +1,167 @@
+"""The pure parts of subscriptions and services: retries, names, and what visitors of the register decide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import kaasq
+from kaasq.errors import BadRequest
+from kaasq.topology import Binding, Queue
+from kaasq_producers.commands.serve import find_service
+from kaasq_producers.events.register import YOUNG_MS, Note, latest, removing, subscribing
+from kaasq_producers.events.retrying import Retries, pause_after
+from kaasq_producers.events.service import Handler, Service, service_of
+
+
+def test_pauses_double_up_to_the_longest_and_then_there_is_no_other_attempt() -> None:
+    retries = Retries(attempts=6, first_s=0.5, most_s=3.0)
+    assert [pause_after(failures, retries) for failures in range(1, 7)] == [0.5, 1.0, 2.0, 3.0, 3.0, None]
+    assert pause_after(1, Retries(attempts=1)) is None
+
+
+def test_all_pauses_together_stay_well_below_the_brokers_patience() -> None:
+    longest = Retries(attempts=20, first_s=60, most_s=60)
+    assert sum(pause_after(failures, longest) or 0 for failures in range(1, 20)) < 1500
+
+
+def handle(event: Any, step: Any) -> None:
+    """A step."""
+
+
+def test_a_step_is_as_callable_as_its_function() -> None:
+    def double(event: int, step: int) -> int:
+        """Twice."""
+        return 2 * event
+
+    made = kaasq.on("a.completed")(double)
+    assert (made(4, 0), made.name, made.__doc__, made.is_async) == (8, "double", "Twice.", False)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "name", "says"),
+    [
+        ((), None, "say which events"),
+        (("images.resize",), None, "did you mean 'images.resize.*'?"),
+        (("a.completed",), "Not A Word", "handler"),
+    ],
+)
+def test_a_wrong_step_is_refused_where_it_is_written(patterns: Any, name: Any, says: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        kaasq.on(*patterns, name=name)(handle)
+    assert says in caught.value.message
+
+
+def test_a_service_names_its_subscriptions_and_refuses_two_of_a_name() -> None:
+    service = Service("thumbnails")
+    made = service.on("a.completed")(handle)
+    assert service.subscription(made) == "thumbnails-handle"
+    assert Service().subscription(made) == "handle"
+    assert service.add(made) is made
+    with pytest.raises(BadRequest, match="two handlers 'handle'"):
+        service.on("b.completed")(handle)
+    with pytest.raises(BadRequest, match="subscription"):
+        Service("s" * 60).add(made)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "Not A Word"},
+        {"concurrency": 0},
+        {"concurrency": 5000},
+        {"timeout": 0},
+        {"retries": Retries(attempts=0)},
+        {"retries": Retries(first_s=-1)},
+        {"retries": Retries(most_s=3600)},
+    ],
+    ids=str,
+)
+def test_a_wrong_service_is_refused(wrong: Any) -> None:
+    with pytest.raises(BadRequest):
+        Service(**wrong)
+
+
+def test_what_can_be_served() -> None:
+    made = kaasq.on("a.completed")(handle)
+    assert list(service_of(made)) == [made]
+    assert list(service_of([made])) == [made]
+    service = Service("s", [made])
+    assert service_of(service) is service
+    with pytest.raises(BadRequest, match="no handlers"):
+        service_of([])
+    with pytest.raises(BadRequest, match="given a function"):
+        service_of([handle])  # type: ignore[list-item]
+
+
+def test_a_subscriber_unbinds_what_earlier_ones_bound_and_it_does_not_want() -> None:
+    mine = Note(name="billing", keys=("ann.a.*", "ann.b.*"), since_ms=10 * YOUNG_MS)
+    notes = [
+        Note(name="billing", keys=("ann.a.*", "ann.old.*"), since_ms=1),
+        Note(name="audit", keys=("ann.old.*",), since_ms=1),
+        Note(name="billing", keys=("ann.young.*",), since_ms=mine.since_ms - 5),
+    ]
+    plan = subscribing(mine, "ann", notes)
+    assert plan.drop == {0}  # the young one's visitor may still be waiting to see it
+    assert plan.remove.bindings == (
+        Binding("kaasq.events", "kaasq.events.ann.billing", "ann.old.*"),
+        Binding("kaasq.events", "kaasq.events.ann.billing", "ann.young.*"),
+    )
+    assert plan.remove.queues == ()
+
+
+def test_who_removes_a_subscription_takes_all_of_its_notes() -> None:
+    notes = [Note(name="a", since_ms=1), Note(name="b", since_ms=2), Note(name="a", keys=("ann.#",), since_ms=3)]
+    plan = removing("a", "ann", notes)
+    assert plan.drop == {0, 2}
+    assert plan.remove.queues == (Queue(name="kaasq.events.ann.a"),)
+    assert [(each.name, each.keys) for each in latest(notes)] == [("a", ("ann.#",)), ("b", ())]
+
+
+@pytest.fixture
+def steps(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "my_steps.py").write_text(
+        "import kaasq\n"
+        "@kaasq.on('a.completed')\n"
+        "def one(event, step): pass\n"
+        "@kaasq.on('b.completed')\n"
+        "async def two(event, step): pass\n"
+        "service = kaasq.Service('mine', [one])\n"
+        "number = 5\n"
+    )
+    (tmp_path / "broken_steps.py").write_text("import nothing_of_the_kind\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "my_steps"
+
+
+def test_a_module_s_service_or_all_of_its_steps_are_found(steps: str) -> None:
+    found = find_service(steps)
+    assert isinstance(found, list)
+    assert [each.name for each in found] == ["one", "two"]
+    service = find_service(f"{steps}:service")
+    assert isinstance(service, Service)
+    one = find_service(f"{steps}:one")
+    assert isinstance(one, list)
+    assert all(isinstance(each, Handler) for each in one)
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("my_steps:number", "found a int"),
+        ("my_steps:missing", "found nothing"),
+        ("no_such_module_here", "no module 'no_such_module_here'"),
+        ("", "no module's name"),
+    ],
+)
+def test_what_is_no_service_is_refused(steps: str, where: str, says: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        find_service(where)
+    assert says in caught.value.message
+
+
+def test_a_module_that_misses_another_says_which(steps: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_the_kind"):
+        find_service("broken_steps")
