@@ -13,6 +13,7 @@ from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical, pack_number, s
 from kaasq.errors import BadRequest
 from kaasq.model import BUILTINS, Buffer, Constant, GraphSpec, Launch, Module, Number, Scalar, dim3
 from kaasq.names import check_printable, is_graph_name
+from kaasq.signing import SIGNATURE_BYTES
 
 MODULE_OPTION = re.compile(r"-D\w+(=[\w.+-]*)?|-{1,2}std=c\+\+(11|14|17|20)|-{1,2}use_fast_math|-fmad=(true|false)")
 
@@ -155,6 +156,8 @@ def check_scalar(scalar: Scalar, at: str) -> Scalar:
 
 
 def _module(module: Module, at: str, limits: GraphLimits) -> None:
+    if module.signature and len(module.signature) != SIGNATURE_BYTES:
+        raise BadRequest(f"has {len(module.signature)} bytes, expected {SIGNATURE_BYTES}", at=f"{at}.signature")
     if module.kind == "source":
         if not module.source.strip():
             raise BadRequest("the source is empty", at=at)

@@ -26,6 +26,7 @@ _COMMANDS = {
     "rm": "kaasq_producers.commands.store:rm",
     "gc": "kaasq_producers.commands.store:gc",
     "dead": "kaasq_producers.dead.command:dead",
+    "sign": "kaasq_producers.commands.sign:sign",
     "schema": "kaasq.schema.command:schema",
     "demo": "kaasq_producers.demo.cli:demo",
 }

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from blake3 import blake3
 
+from kaasq import signing
 from kaasq.dtypes import itemsize
 from kaasq.errors import BadRequest
 
@@ -57,6 +58,8 @@ class Module(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     For the latter, kind ``library``, ``path`` is a file below the worker's module folders (``kaasq worker --modules``)
     or, after an ``@``, a name in the store. ``options`` are compiler options for source: ``-DNAME=VALUE``,
     ``-std=c++17``, ``--use_fast_math``.
+
+    ``signature`` is for workers that run signed modules only (``kaasq sign``). It is no part of the hash: it is of it.
     """
 
     kind: ModuleKind = "source"
@@ -64,25 +67,32 @@ class Module(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     code: bytes = b""
     path: str = ""
     options: tuple[str, ...] = ()
+    signature: bytes = b""
 
     @classmethod
-    def from_source(cls, source: str, *, options: tuple[str, ...] = ()) -> Module:
+    def from_source(cls, source: str, *, options: tuple[str, ...] = (), signature: bytes = b"") -> Module:
         """A module from CUDA C++ source text."""
-        return cls(source=source, options=tuple(options))
+        return cls(source=source, options=tuple(options), signature=signature)
 
     @classmethod
-    def from_file(cls, path: str | Path, *, options: tuple[str, ...] = ()) -> Module:
-        """A module from a ``.cu``, ``.ptx``, ``.cubin`` or ``.fatbin`` file. Raises BadRequest, OSError."""
+    def from_file(cls, path: str | Path, *, options: tuple[str, ...] = (), signature: bytes | None = None) -> Module:
+        """A module from a ``.cu``, ``.ptx``, ``.cubin`` or ``.fatbin`` file. Raises BadRequest, OSError.
+
+        Its signature is that in the file's ``.sig``, if there is one, unless another is given.
+        """
         path = Path(path)
+        if signature is None:
+            beside = path.with_name(path.name + signing.SUFFIX)
+            signature = signing.read_signature(beside) if beside.exists() else b""
         kind = MODULE_SUFFIXES.get(path.suffix)
         if kind is None:
             raise BadRequest(f"{path.name}: a module file ends in one of {', '.join(MODULE_SUFFIXES)}", at="module")
         if kind == "source":
             try:
-                return cls(source=path.read_text(encoding="utf-8"), options=tuple(options))
+                return cls.from_source(path.read_text(encoding="utf-8"), options=options, signature=signature)
             except UnicodeDecodeError as error:
                 raise BadRequest(f"{path.name}: the source is not UTF-8: {error.reason}", at="module") from None
-        return cls(kind=kind, code=path.read_bytes())
+        return cls(kind=kind, code=path.read_bytes(), signature=signature)
 
     @classmethod
     def from_library(cls, path: str, *, options: tuple[str, ...] = ()) -> Module:

@@ -83,6 +83,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Compiled modules. Empty: the user's cache folder."""
     modules: str = ""
     """Folders with modules for requests that name a ``library``, separated as in PATH. Empty: none."""
+    module_policy: Literal["any", "listed", "signed"] = "any"
+    """Which modules of requests are run: any, those whose hash is in ``module_list``, those signed by one of
+    ``module_keys``."""
+    module_list: str = ""
+    """File of modules' hashes, one a line."""
+    module_keys: str = ""
+    """Folder of public Ed25519 keys, ``*.pem``."""
     compiler: str = ""
     """C++ compiler of the CPU device. Empty: g++, clang++ or ziglang, whichever is found first."""
     guard: bool = False

@@ -116,6 +116,7 @@ FIELDS: dict[str, dict[str, Schema]] = {
         "options": _says(
             "Compiler options for source.", items={"type": "string", "pattern": f"^({MODULE_OPTION.pattern})$"}
         ),
+        "signature": _says("For workers that run signed modules only: what `kaasq sign` prints, in base64."),
     },
     "Launch": {
         "module": _says("A label of the graph's modules."),

@@ -22,7 +22,7 @@ from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.outcomes import Ended
 from kaasq_workers.executor.serving import Executor
 from kaasq_workers.link import Answer, BlockingChannel, FrameReader, FromExecutor, Job, Vitals, frame
-from tests.support.graphs import only_output
+from tests.support.graphs import only_output, saxpy
 
 ONE = only_output('extern "C" __global__ void one(int* out) { out[0] = 1; }', "one").freeze()
 
@@ -119,6 +119,18 @@ def test_device_seconds_are_charged_to_the_tenant_and_what_has_an_outcome_is_ans
     assert reply_of(one, request, "first").status == "ok"
     other = msgspec.structs.replace(job(request), tenant="other")
     assert reply(one._commit([ran(one, other)])).status == "ok"
+
+
+def test_a_module_that_is_not_on_the_workers_list_is_forbidden_and_its_name_told(store, device, tmp_path):
+    (module,) = saxpy().freeze().modules.values()
+    (tmp_path / "list").write_text("")
+    settings = Settings(module_policy="listed", module_list=str(tmp_path / "list"))
+    worker = WorkerInfo(host="h", pid=1, device="cpu", store=store.id)
+    request = Request(graph=saxpy().freeze(), bind={"x": bytes(16), "y": bytes(16)})
+    refused = reply_of(Executor(device, store, settings, worker), request, "first")
+    assert (refused.error.code, refused.error.detail["module"]) == ("forbidden", module.hash)
+    (tmp_path / "list").write_text(module.hash)
+    assert reply_of(Executor(device, store, settings, worker), request, "second").status == "ok"
 
 
 def test_outputs_beyond_the_tenants_bytes_are_refused_and_nothing_of_them_stays(store, device):

@@ -20,6 +20,7 @@ from kaasq_workers.executor.flight import DONE, END, READY, Executed, Flight, Pr
 from kaasq_workers.executor.guard import Guard
 from kaasq_workers.executor.host_objects import HostObjects
 from kaasq_workers.executor.libraries import Libraries
+from kaasq_workers.executor.module_policy import ModulePolicy
 from kaasq_workers.executor.placing import Placing
 from kaasq_workers.executor.plan import PlanCache
 from kaasq_workers.executor.slots import Slots
@@ -47,16 +48,18 @@ class Engine:
         pinned_bytes: int = PINNED_BYTES,
         guard_band: int | None = None,
         libraries: Libraries | None = None,
+        policy: ModulePolicy | None = None,
     ) -> None:
         """``in_flight``: requests on their way at once, 0 for what the device gains from.
 
         ``pinned_bytes``: of the store that may stay pinned for the device at most. ``guard_band``: guard mode, with
-        bands of that many bytes, one request at a time. ``libraries`` None: those in the store alone.
+        bands of that many bytes, one request at a time. ``libraries`` None: those in the store alone. ``policy``
+        None: any module may run.
         """
         self.device = device
         self._store = store
         self._inline_limit = inline_limit
-        self._plans = PlanCache(device, libraries or Libraries("", store, limit=GraphLimits().module_bytes))
+        self._plans = PlanCache(device, libraries or Libraries("", store, limit=GraphLimits().module_bytes), policy)
         guarding = guard_band is not None
         self.in_flight = 1 if guarding else in_flight or device.limits.in_flight
         self._slots = Slots(device, self.in_flight, int(device.limits.memory * SLOTS_SHARE))

@@ -14,6 +14,7 @@ from kaasq_workers.executor.arguments import pack
 from kaasq_workers.executor.bound import BoundPlan, Place
 from kaasq_workers.executor.layout import Layout, lay_out
 from kaasq_workers.executor.libraries import Libraries
+from kaasq_workers.executor.module_policy import ModulePolicy
 from kaasq_workers.executor.steps import CallStep, KernelStep, Step, check_launch
 
 PLANS = 256
@@ -142,7 +143,9 @@ class ModuleCache:
 class PlanCache:
     """Plans by tenant, graph and what its libraries hold, least recently used dropped first."""
 
-    def __init__(self, device: Device, libraries: Libraries) -> None:
+    def __init__(self, device: Device, libraries: Libraries, policy: ModulePolicy | None = None) -> None:
+        """``policy`` None: any module may run."""
+        self._policy = policy
         self._device = device
         self._libraries = libraries
         self.modules = ModuleCache(device)
@@ -160,6 +163,9 @@ class PlanCache:
         if plan is not None:
             self._plans.move_to_end(key)
             return plan, True
+        if self._policy is not None:
+            for name, each in code.items():
+                self._policy.check(each, graph.modules[name])
         plan = Plan(tenant, graph, self._device, self.modules, code)
         self._plans[key] = plan
         self._added(plan.weight)

@@ -19,6 +19,7 @@ from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.line import Line
+from kaasq_workers.executor.module_policy import ModulePolicy
 from kaasq_workers.executor.outcomes import Committer, Ended, withdrawal
 from kaasq_workers.link import Answer, BlockingChannel, Job, ToExecutor, Vitals, Withdraw, Withdrawn
 
@@ -52,6 +53,7 @@ class Executor:
             pinned_bytes=settings.pinned_memory,
             guard_band=guard_band,
             libraries=libraries,
+            policy=ModulePolicy(settings),
         )
         self._attempts = Attempts(self._engine, store, settings)
         self._committer = Committer(store, worker, ttl_s=settings.result_ttl)
