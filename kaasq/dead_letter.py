@@ -26,6 +26,9 @@ NOBODY = "unknown"
 CARRIED_BYTES = 16 << 10
 CARRIED_LENGTH = 1024
 
+EVIDENCE = ("how", "kills", "attempts", "worker")
+"""How executors died of it, how many, how many deliveries were begun and never ended, and by whom the last one was."""
+
 _OURS = "kaasq-"
 _BROKERS = (  # never carried on: what has x-death is RabbitMQ's letter
     "x-death",
@@ -59,6 +62,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     routing_key: str
     nbytes: int
     request: Message
+    evidence: Mapping[str, Any] = {}
+    """What is known of how it failed, by the names of EVIDENCE."""
 
     @property
     def pool(self) -> str | None:
@@ -67,8 +72,13 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return words[1] if len(words) == 3 and is_word(words[1]) else None
 
 
-def bury(delivery: Delivery, tenant: str, code: str, reason: str) -> tuple[Message, str, str]:
-    """The letter for a request that a worker gives up: message, exchange, routing key."""
+def bury(
+    delivery: Delivery, tenant: str, code: str, reason: str, evidence: Mapping[str, Any] | None = None
+) -> tuple[Message, str, str]:
+    """The letter for a request that a worker gives up: message, exchange, routing key.
+
+    ``evidence``: what is known of how it failed; the names of EVIDENCE count.
+    """
     request = delivery.message
     said = {
         "code": code,
@@ -81,6 +91,7 @@ def bury(delivery: Delivery, tenant: str, code: str, reason: str) -> tuple[Messa
         "buried": time.time_ns() // 1_000_000,
         "expiration": request.expiration_ms,
         "priority": request.priority,
+        **{name: value for name, value in (evidence or {}).items() if name in EVIDENCE},
     }
     letter = Message(
         body=request.body,
@@ -123,6 +134,7 @@ def read(delivery: Delivery) -> DeadLetter:
         routing_key=_text(said.get("routing-key")),
         nbytes=len(message.body),
         request=request,
+        evidence={name: said[name] for name in EVIDENCE if name in said},
     )
 
 

@@ -107,6 +107,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     spare: Literal["none", "imported", "opened"] = "imported"
     """What stands by to replace an executor: nothing, a process that has loaded everything and waits before it opens
     the device, or one that has opened it, too."""
+    most_attempts: Positive = 5
+    """A request that so many deliveries were begun of, and none ended, is given up: its workers die of it."""
     longest_run: Seconds = 3600.0
     """A request that runs for longer is stopped, whatever its own deadline."""
     executor_timeout: Annotated[float, msgspec.Meta(ge=2)] = 60.0

@@ -3,6 +3,7 @@
 from kaasq_storage.protocol import (
     DEFAULT_TTL_S,
     BufferStore,
+    Claim,
     Collected,
     Named,
     Object,
@@ -25,6 +26,7 @@ __all__ = [
     "Object",
     "Named",
     "Outcome",
+    "Claim",
     "Usage",
     "Wanted",
     "Collected",

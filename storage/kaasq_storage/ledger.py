@@ -13,6 +13,7 @@ import lmdb
 from kaasq.errors import BadRequest, NameNotFound, QuotaExceeded
 from kaasq_storage.protocol import Object
 from kaasq_storage.records import (
+    CLAIM,
     COUNTED,
     COUNTERS,
     EXPIRY,
@@ -22,10 +23,12 @@ from kaasq_storage.records import (
     OUTCOME,
     QUOTA,
     USED,
+    ClaimRecord,
     Counters,
     NameRecord,
     ObjectRecord,
     OutcomeRecord,
+    decode_claim,
     decode_name,
     decode_object,
     decode_outcome,
@@ -236,6 +239,27 @@ class Ledger:
         if record.reply is None:
             self.doomed[key] = False
 
+    # -------------------------------------------------------------------------------------------------------- claims
+
+    def claim(self, key: bytes) -> ClaimRecord | None:
+        """The record, unless it has expired."""
+        raw = self.txn.get(key)
+        record = decode_claim(raw) if raw is not None else None
+        return record if record is not None and record.expires > self.now else None
+
+    def stake(self, key: bytes, record: ClaimRecord) -> None:
+        """Put it in place of the one that there is."""
+        self.drop_claim(key)
+        self.txn.put(key, encode(record))
+        self.txn.put(expiry_key(record.expires, key), b"")
+
+    def drop_claim(self, key: bytes) -> None:
+        """Remove it, if there is one."""
+        raw = self.txn.get(key)
+        if raw is not None:
+            self.txn.delete(key)
+            self.txn.delete(expiry_key(decode_claim(raw).expires, key))
+
     # -------------------------------------------------------------------------------------------------------- expiry
 
     def expire(self, limit: int) -> int:
@@ -251,6 +275,8 @@ class Ledger:
             raw = self.txn.get(key)
             if raw is not None and key[:1] == OBJECT:
                 self._remove(key, decode_object(raw), None)
+            elif raw is not None and key[:1] == CLAIM:
+                self.drop_claim(key)
             elif raw is not None:
                 self.drop_outcome(key, decode_outcome(raw))
             self.txn.delete(index)

@@ -57,6 +57,22 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     expires: float = 0.0
 
 
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """That a request was begun and has not ended yet, or never will. Gone with its outcome. Times as in Object.
+
+    ``epoch`` tells processes of one ``worker`` apart, ``delivery`` one delivery of the request from the next; it has to
+    have ended by ``until``. ``attempts``: deliveries of it that were begun, this one included.
+    """
+
+    worker: str
+    epoch: str
+    delivery: str
+    attempts: int = 1
+    since: float = 0.0
+    until: float = 0.0
+    expires: float = 0.0
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """How full the store is; bytes where not said otherwise."""
 
@@ -143,6 +159,15 @@ class Transaction(Protocol):
 
     def record(self, tenant: str, request_id: str, outcome: Outcome) -> bool:
         """Record how a request ended. False, and nothing changed, if it already has an outcome."""
+
+    def claim(self, tenant: str, request_id: str) -> Claim | None:
+        """The claim on that request, if there is one that has not expired."""
+
+    def stake(self, tenant: str, request_id: str, claim: Claim) -> None:
+        """Put a claim in place of the one that there is, if any."""
+
+    def release(self, tenant: str, request_id: str) -> None:
+        """Remove the claim, if there is one: it ended without an outcome."""
 
 
 class BufferStore(Protocol):

@@ -25,6 +25,7 @@ CAPACITY: Final = b"C"
 OBJECT: Final = b"o"  # + tenant NUL hash: ObjectRecord
 NAME: Final = b"n"  # + tenant NUL name: NameRecord
 OUTCOME: Final = b"r"  # + tenant NUL request id: OutcomeRecord
+CLAIM: Final = b"c"  # + tenant NUL request id: Claim
 EXPIRY: Final = b"e"  # + time + key of what expires then
 USED: Final = b"u"  # + tenant NUL: its bytes of objects and replies
 QUOTA: Final = b"q"  # + tenant NUL: the bytes that it may use, 0 for any; alone: those of every other tenant
@@ -87,6 +88,18 @@ class OutcomeRecord(msgspec.Struct, array_like=True, frozen=True):
     expires: float
 
 
+class ClaimRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A claim, as in the protocol."""
+
+    worker: str
+    epoch: str
+    delivery: str
+    attempts: int
+    since: float
+    until: float
+    expires: float
+
+
 class Counters(msgspec.Struct):
     """Running totals: bytes of objects and replies, and how many there are of each kind."""
 
@@ -109,6 +122,7 @@ class Counters(msgspec.Struct):
 encode = msgspec.msgpack.Encoder().encode
 decode_object = msgspec.msgpack.Decoder(ObjectRecord).decode
 decode_name = msgspec.msgpack.Decoder(NameRecord).decode
+decode_claim = msgspec.msgpack.Decoder(ClaimRecord).decode
 decode_outcome = msgspec.msgpack.Decoder(OutcomeRecord).decode
 
 
@@ -140,6 +154,11 @@ def name_key(tenant: str, name: str) -> bytes:
 def outcome_key(tenant: str, request_id: str) -> bytes:
     """The key of a request's outcome. Raises BadRequest for what is no request id."""
     return scope(OUTCOME, tenant) + check_request_id(request_id)
+
+
+def claim_key(tenant: str, request_id: str) -> bytes:
+    """The key of the claim on a request. Raises BadRequest for what is no request id."""
+    return scope(CLAIM, tenant) + check_request_id(request_id)
 
 
 def expiry_key(when: float, key: bytes) -> bytes:

@@ -14,12 +14,22 @@ from types import TracebackType
 from typing import Final, Self
 
 import lmdb
+import msgspec
 
 from kaasq.errors import QuotaExceeded
 from kaasq_storage.environment import Environment
 from kaasq_storage.ledger import Ledger, keep_until
-from kaasq_storage.protocol import DEFAULT_TTL_S, Object, Outcome, Staged
-from kaasq_storage.records import CAPACITY, OutcomeRecord, described, name_key, object_key, outcome_key
+from kaasq_storage.protocol import DEFAULT_TTL_S, Claim, Object, Outcome, Staged
+from kaasq_storage.records import (
+    CAPACITY,
+    ClaimRecord,
+    OutcomeRecord,
+    claim_key,
+    described,
+    name_key,
+    object_key,
+    outcome_key,
+)
 from kaasq_storage.staged import StagedData
 
 INLINE_REPLY_BYTES: Final = 8 << 10
@@ -130,9 +140,31 @@ class LmdbTransaction:
                 expires=min(outcome.expires or self._now + DEFAULT_TTL_S, 1e12),
             )
             self.ledger.add_outcome(key, record)
+            self.ledger.drop_claim(claim_key(tenant, request_id))
             if not inline:
                 self._replies[key] = outcome.reply
             return True
+
+    def claim(self, tenant: str, request_id: str) -> Claim | None:
+        """See the protocol."""
+        key = claim_key(tenant, request_id)
+        with self._env.faults():
+            record = self.ledger.claim(key)
+        return None if record is None else Claim(**msgspec.structs.asdict(record))
+
+    def stake(self, tenant: str, request_id: str, claim: Claim) -> None:
+        """See the protocol. ``since`` or ``expires`` left at 0 become now, and a day later."""
+        key = claim_key(tenant, request_id)
+        since, expires = claim.since or self._now, min(claim.expires or self._now + DEFAULT_TTL_S, 1e12)
+        whole = msgspec.structs.replace(claim, since=since, expires=expires)
+        with self._env.faults():
+            self.ledger.stake(key, ClaimRecord(**msgspec.structs.asdict(whole)))
+
+    def release(self, tenant: str, request_id: str) -> None:
+        """See the protocol."""
+        key = claim_key(tenant, request_id)
+        with self._env.faults():
+            self.ledger.drop_claim(key)
 
     # ------------------------------------------------------------------------------------------------- the store's
 

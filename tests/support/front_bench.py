@@ -102,7 +102,8 @@ class Loop:
 class Taken:
     """A delivery that remembers how it was settled."""
 
-    exchange, routing_key, queue, redelivered = "kaasq.requests", "guest.p.any", "kaasq.work.p", False
+    exchange, routing_key, queue = "kaasq.requests", "guest.p.any", "kaasq.work.p"
+    redelivered = False
 
     def __init__(self, message: Message) -> None:
         self.message = message
@@ -151,9 +152,10 @@ class Bench:
         self.executor.channel.send([Hello(worker=WORKER, description="")])
         self.loop.turn()
 
-    def take(self, key: str, **changes) -> Taken:
+    def take(self, key: str, *, redelivered: bool = False, **changes) -> Taken:
         properties = {"message_id": key, "user_id": "guest", "reply_to": "r", "content_type": codec.JSON, **changes}
         taken = Taken(Message(body=b"{}", **properties))
+        taken.redelivered = redelivered
         self.front.take(taken)
         return taken
 

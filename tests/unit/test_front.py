@@ -13,7 +13,7 @@ from kaasq.quotas import Quotas
 from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
-from kaasq_workers.link import Answer, Refusal
+from kaasq_workers.link import Answer, Job, Refusal
 from tests.support.front_bench import Bench, reply
 
 
@@ -75,27 +75,92 @@ def test_an_unreadable_request_that_nobody_awaits_is_dead_lettered(bench):
     assert bench.loop.published[0][2].headers["kaasq-reason"] == "no JSON"
 
 
-def test_a_request_that_kills_twice_is_answered_and_dead_lettered_and_its_neighbour_is_not(bench):
-    killer, neighbour = bench.take("killer"), bench.take("neighbour")
+def killed_twice(bench: Bench) -> Job:
+    """A request that was running alone as two executors died, as the third one gets it."""
+    (job,) = bench.executor.received()
+    for _ in range(2):
+        bench.die(running=job.tag)
+        bench.revive()
+        job = bench.executor.received()[0]
+    return job
+
+
+def test_a_request_that_kills_twice_gets_its_verdict_recorded_then_answered_and_dead_lettered(bench):
+    killer = bench.take("killer")
+    job = killed_twice(bench)
+    assert (job.id, job.alone, job.verdict.code) == ("killer", False, "kernel_failed")
+    assert "SIGSEGV" in job.verdict.message
+    assert "kaasq worker --guard" in job.verdict.message
+    assert (killer.settled, bench.loop.published) == (None, [])
+    bench.answer(job, word="failed", error=job.verdict, dead=True)
+    assert killer.settled == "ack"
+    assert [each[:2] for each in bench.loop.published] == [
+        ("kaasq.dead", "guest.kernel_failed"),
+        ("kaasq.replies", "guest.r"),
+        ("kaasq.events", "guest.g.failed"),
+    ]
+    headers = bench.loop.published[0][2].headers
+    assert (headers["kaasq-how"], headers["kaasq-kills"], headers["kaasq-worker"]) == ("SIGSEGV", 2, "h/1/cpu")
+
+
+def test_the_neighbour_of_a_request_that_kills_runs_again_and_is_not_blamed(bench):
+    bench.take("killer")
+    neighbour = bench.take("neighbour")
     first, second = bench.executor.received()
     bench.die(running=first.tag)
     bench.revive()
-    (again,) = bench.executor.received()
-    assert again.id == "killer"
-    assert again.alone
+    assert [(each.id, each.alone) for each in bench.executor.received()] == [("killer", True)]
     bench.die(running=first.tag)
     bench.revive()
-    (innocent,) = bench.executor.received()
-    assert innocent.id == "neighbour"
+    _verdict, innocent = bench.executor.received()
+    assert (innocent.tag, innocent.alone, innocent.verdict) == (second.tag, False, None)
     bench.answer(innocent)
-    assert killer.settled == neighbour.settled == "ack"
-    dead = next(each for each in bench.loop.published if each[0] == "kaasq.dead")
-    assert dead[2].headers["kaasq-code"] == "kernel_failed"
-    answer = reply(next(each for each in bench.loop.published if each[:2] == ("kaasq.replies", "guest.r")))
-    assert answer.error.code == "kernel_failed"
-    assert "SIGSEGV" in answer.error.message
-    assert "kaasq worker --guard" in answer.error.message
-    assert second.tag == innocent.tag
+    assert neighbour.settled == "ack"
+
+
+def test_a_request_that_kills_even_who_records_its_verdict_is_answered_without(bench):
+    killer = bench.take("killer")
+    bench.take("neighbour")
+    first, _ = bench.executor.received()
+    handed: list[str] = []
+    for _ in range(3):
+        bench.die(running=first.tag)
+        bench.revive()
+        handed = [each.id for each in bench.executor.received()]
+    assert handed == ["neighbour"]
+    assert killer.settled == "ack"
+    dead, told = bench.loop.published
+    assert dead[:2] == ("kaasq.dead", "guest.kernel_failed")
+    assert reply(told).error.code == "kernel_failed"
+
+
+def test_a_verdict_that_waits_as_another_executor_dies_is_recorded_by_the_next(bench):
+    bench.take("killer")
+    killed_twice(bench)
+    bench.executor.sock.close()  # with nothing running
+    bench.loop.turn()
+    bench.revive()
+    (job,) = bench.executor.received()
+    assert job.verdict is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, False),
+        ({"redelivered": True}, True),
+        ({"headers": {"x-delivery-count": 1}}, True),
+        ({"headers": {"x-delivery-count": 0}}, False),
+        ({"headers": {"x-delivery-count": "often"}}, False),
+    ],
+)
+def test_the_executor_is_told_what_was_delivered_before(bench, changes, said):
+    bench.take("one", **changes)
+    (job,) = bench.executor.received()
+    assert job.redelivered is said
+    bench.take("two")
+    (other,) = bench.executor.received()
+    assert job.delivery != other.delivery
 
 
 def test_while_a_suspect_runs_newcomers_wait(bench):

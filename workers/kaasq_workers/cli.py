@@ -76,6 +76,12 @@ log = get_logger()
     help="What stands by to replace an executor: a process that has loaded everything (imported, the default), one "
     "that has opened the device too, or nothing.",
 )
+@click.option(
+    "--most-attempts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Deliveries of a request begun and never ended, after which it is given up (default: 5).",
+)
 @click.option("--longest-run", type=float, metavar="S", help="Most seconds a request may run (default: 3600).")
 @click.option(
     "--executor-timeout",

@@ -53,6 +53,12 @@ class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
     expiration_ms: int | None = None
     alone: bool = False
     """Nothing else may run or be committed with it: it is suspected of having killed an executor."""
+    redelivered: bool = False
+    """The broker has delivered it before."""
+    delivery: str = ""
+    """Tells one delivery of a request from the next, over all fronts."""
+    verdict: ErrorBody | None = None
+    """It is not run any more: this is its outcome."""
 
 
 class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="withdraw"):
@@ -94,6 +100,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     graph: str | None = None
     event: bytes | None = None
     error: ErrorBody | None = None
+    dead: bool = False
+    """To be kept in the dead-letter queue, too."""
 
 
 ToExecutor = Job | Withdraw

@@ -27,6 +27,7 @@ from kaasq.model import GraphSpec
 from kaasq.quotas import LimitsByTenant, check_inline
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore
+from kaasq_workers.executor.claims import Claims
 from kaasq_workers.executor.device_time import DeviceTime
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Flight
@@ -42,9 +43,10 @@ log = get_logger()
 class Attempts:
     """Begins and ends requests on one engine."""
 
-    def __init__(self, engine: Engine, store: BufferStore, settings: Settings) -> None:
+    def __init__(self, engine: Engine, store: BufferStore, claims: Claims, settings: Settings) -> None:
         self._engine = engine
         self._store = store
+        self._claims = claims
         self._longest_run_s = settings.longest_run
         self._limits = LimitsByTenant(settings.quotas)
         self._device_time = DeviceTime()
@@ -100,6 +102,8 @@ class Attempts:
         request, whole = self._decoder.read(job.body, job.content_type)
         graph = request.graph
         if not isinstance(graph, GraphSpec):
+            if job.verdict is not None:
+                raise job.verdict.exception()  # though it cannot be recorded without knowing what it asked
             raise UnknownGraph(f"this worker does not know graph {graph[:64]}: send it whole", graph=graph)
         ended.graph, ended.request = graph.name, request
         ended.graph_hash = graph.hash if whole else None
@@ -111,13 +115,15 @@ class Attempts:
                 raise conflict(job.id)
             ended.replay = earlier.reply
             return None
+        if job.verdict is not None:
+            raise job.verdict.exception()
         deadline_ms = _deadline_ms(job, request)
         if deadline_ms is not None:
             late_ms = time.time() * 1000 - deadline_ms
             if late_ms > 0:
                 raise DeadlineExceeded(f"its time was over {late_ms:.0f} ms before a worker could start it")
             if deadline_ms < limit_ms:
-                vitals.due(job.tag, deadline_ms)
+                vitals.due(job.tag, limit_ms := deadline_ms)
 
         def proceed() -> None:
             if vitals.withdrawn(job.tag):
@@ -127,6 +133,9 @@ class Attempts:
         limits = self._limits.of(job.tenant)
         check_inline(limits, sum([len(each) for each in request.bind.values() if isinstance(each, bytes)]))
         self._device_time.check(job.tenant, limits, time.monotonic())
+        if job.redelivered:
+            self._claims.begin(job, limit_ms)
+            ended.claimed = True
         return self._engine.begin(job.tenant, graph, request, proceed)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kaasq import codec
-from kaasq.errors import Cancelled, Conflict, DeadlineExceeded, KaasqError, UnknownGraph
+from kaasq.errors import Cancelled, Conflict, DeadlineExceeded, KaasqError, KernelFailed, UnknownGraph
 from kaasq.messages import EVENT_WORDS, ErrorBody, Output, Reply, Request, Status, Timings, WorkerInfo
 from kaasq.model import GraphSpec, content_hash
 from kaasq_storage import BufferStore, Outcome, Transaction
@@ -33,6 +33,7 @@ class Ended(msgspec.Struct, kw_only=True):
     error: KaasqError | None = None
     replay: bytes | None = None
     queued_us: int = 0
+    claimed: bool = False
 
     def discard(self) -> None:
         """Forget what running it gave; staged outputs give their space back."""
@@ -64,6 +65,11 @@ def conflict(request_id: str) -> Conflict:
     return Conflict(f"request {request_id} already ran with another body; a new request needs a new id", id=request_id)
 
 
+def is_deadly(error: ErrorBody) -> bool:
+    """Whether this is the error of a request that killed executors, or was begun too often, until it was given up."""
+    return error.code == KernelFailed.code and not error.detail.keys().isdisjoint({"kills", "attempts"})
+
+
 def digest(request: Request, graph: GraphSpec) -> str:
     """What makes two requests with one id the same: graph, bindings, scalars, names to keep. Not the encoding."""
     same = msgspec.structs.replace(request, graph=graph.hash, timeout_ms=None)
@@ -82,7 +88,7 @@ class Committer:
         """Publish outputs and record outcomes. Raises KaasqError if nothing of the group could be committed."""
         started = time.perf_counter_ns()
         replies: list[Reply | bytes] = []
-        if any(each.digest is not None and each.replay is None for each in group):
+        if any((each.digest is not None and each.replay is None) or each.claimed for each in group):
             with self._store.transaction() as transaction:
                 replies = [self._settle(transaction, each) for each in group]
         else:
@@ -97,6 +103,8 @@ class Committer:
             earlier = self._yield_to_earlier(transaction, ended)
             if earlier is not None:
                 return earlier
+        elif ended.claimed:
+            transaction.release(ended.job.tenant, ended.job.id)
         outputs: dict[str, Output] = {}
         if ended.executed is not None and ended.request is not None:
             for buffer, data in ended.executed.outputs:
@@ -169,6 +177,7 @@ def _answer(ended: Ended, reply: Reply | bytes, commit_us: int) -> Answer:
             reply.timings, commit=commit_us, total=reply.timings.total + reply.timings.queued + commit_us
         )
         reply = msgspec.structs.replace(reply, timings=timings)
+    fresh = ended.replay is None or ended.job.redelivered  # else the letter has been written
     word = EVENT_WORDS[reply.status]
     event = None
     if ended.graph is not None and not (reply.error and reply.error.code == UnknownGraph.code):
@@ -180,4 +189,5 @@ def _answer(ended: Ended, reply: Reply | bytes, commit_us: int) -> Answer:
         graph=ended.graph,
         event=event,
         error=reply.error,
+        dead=fresh and reply.error is not None and is_deadly(reply.error),
     )

@@ -15,6 +15,7 @@ from kaasq.settings import Settings
 from kaasq_storage import BufferStore
 from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.attempts import Attempts
+from kaasq_workers.executor.claims import Claims
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.libraries import Libraries
@@ -55,7 +56,8 @@ class Executor:
             libraries=libraries,
             policy=ModulePolicy(settings),
         )
-        self._attempts = Attempts(self._engine, store, settings)
+        claims = Claims(store, worker, most=settings.most_attempts, ttl_s=settings.result_ttl)
+        self._attempts = Attempts(self._engine, store, claims, settings)
         self._committer = Committer(store, worker, ttl_s=settings.result_ttl)
         self._worker = worker
         self._ttl_s = settings.result_ttl

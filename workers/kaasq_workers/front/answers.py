@@ -45,11 +45,11 @@ class Answers:
         delivery: Delivery,
         accepted: Accepted,
         answer: Answer,
-        error: KaasqError,
         settled: Callable[[], None],
     ) -> None:
-        """Dead letter, reply and event; then ack."""
-        dead = bury(delivery, accepted.tenant, error.code, error.message)
+        """Dead letter, with what the answer's error knows, reply and event; then ack."""
+        assert answer.error is not None
+        dead = bury(delivery, accepted.tenant, answer.error.code, answer.error.message, answer.error.detail)
         self._publish(delivery, [dead, *self._messages(delivery, accepted, answer)], settled)
 
     def refuse(self, delivery: Delivery, refused: Refused, reply: bytes, settled: Callable[[], None]) -> None:

@@ -13,7 +13,8 @@ import msgspec
 
 from kaasq import codec
 from kaasq.broker import Broker, Delivery
-from kaasq.errors import KaasqError, KernelFailed, QuotaExceeded
+from kaasq.errors import KaasqError, QuotaExceeded
+from kaasq.ids import new_id
 from kaasq.log import get_logger
 from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status
 from kaasq.quotas import LimitsByTenant
@@ -26,6 +27,7 @@ from kaasq_workers.front.starting import Starter
 from kaasq_workers.front.stopping import Stopped
 from kaasq_workers.link import Answer, Job, Withdraw, Withdrawn
 
+DELIVERY_COUNT = "x-delivery-count"  # by which a quorum queue says how often it took a message back
 RESEND_S = 5.0  # withdrawals that the executor could not record
 
 log = get_logger()
@@ -85,6 +87,7 @@ class Front:
         self._limits = LimitsByTenant(settings.quotas)
         self._pending = _Pendings()
         self._next_tag = 1
+        self._epoch = new_id()
         self._withdrawals: dict[int, _Withdrawal] = {}  # heard, and not yet durable
         self._idle_callbacks: list[Callable[[], None]] = []
 
@@ -124,14 +127,17 @@ class Front:
             case Refused() as refused:
                 self._refuse(delivery, refused)
             case Accepted() as accepted:
+                tag = self._new_tag()
                 job = Job(
-                    self._new_tag(),
+                    tag,
                     accepted.tenant,
                     accepted.id,
                     message.body,
                     message.content_type,
                     message.timestamp_ms,
                     message.expiration_ms,
+                    redelivered=_redelivered(delivery),
+                    delivery=f"{self._epoch}.{tag}",
                 )
                 limit, held = self._limits.of(job.tenant).queued, self._pending.of(job.tenant)
                 if limit and held >= limit:
@@ -150,7 +156,7 @@ class Front:
             used=held,
         )
         log.info("request.failed", request=job.id, tenant=job.tenant, code=error.code, error=error.message)
-        self._answers.answer(delivery, accepted, _error_answer(job, error, "error"), self._check_idle)
+        self._answers.answer(delivery, accepted, _error_answer(job, ErrorBody.of(error), "error"), self._check_idle)
 
     def _refuse(self, delivery: Delivery, refused: Refused) -> None:
         log.warning("request.refused", code=refused.error.code, error=refused.error.message)
@@ -203,8 +209,9 @@ class Front:
         pending = self._pending.pop(answer.tag)
         if pending is None:
             return
+        publish = self._answers.bury if answer.dead else self._answers.answer
         try:
-            self._answers.answer(pending.delivery, pending.accepted, answer, self._check_idle)
+            publish(pending.delivery, pending.accepted, answer, self._check_idle)
         except Exception:
             pending.delivery.reject()  # kept in the dead-letter queue
             raise
@@ -213,15 +220,15 @@ class Front:
         """A request was stopped, together with its executor."""
         pending = self._pending.pop(stopped.job.tag)
         assert pending is not None
-        answer = _error_answer(stopped.job, stopped.error, stopped.status)
+        answer = _error_answer(stopped.job, ErrorBody.of(stopped.error), stopped.status)
         self._answers.answer(pending.delivery, pending.accepted, answer, self._check_idle)
 
-    def killed(self, job: Job, error: KernelFailed) -> None:
-        """A request killed executors once too often."""
+    def killed(self, job: Job, error: ErrorBody) -> None:
+        """A request killed executors once too often, even the one that was to record so."""
         pending = self._pending.pop(job.tag)
         assert pending is not None
         answer = _error_answer(job, error, "error")
-        self._answers.bury(pending.delivery, pending.accepted, answer, error, self._check_idle)
+        self._answers.bury(pending.delivery, pending.accepted, answer, self._check_idle)
 
     def unsendable(self, job: Job) -> None:
         """A request that no executor can be handed: kept in the dead-letter queue."""
@@ -252,8 +259,14 @@ class Front:
                 callback()
 
 
-def _error_answer(job: Job, error: KaasqError, status: Status) -> Answer:
+def _redelivered(delivery: Delivery) -> bool:
+    """Whether the broker says, one way or the other, that it was delivered before."""
+    count = delivery.message.headers.get(DELIVERY_COUNT)
+    return delivery.redelivered or (isinstance(count, int) and count > 0)
+
+
+def _error_answer(job: Job, error: ErrorBody, status: Status) -> Answer:
     """An answer that the front gives itself, its executor being dead. Without an event: it never read the graph."""
-    reply = Reply(id=job.id, status=status, error=ErrorBody.of(error))
+    reply = Reply(id=job.id, status=status, error=error)
     body = codec.encode(reply, codec.reply_type(job.body, job.content_type))
     return Answer(tag=job.tag, word=EVENT_WORDS[status], reply=body, error=reply.error)

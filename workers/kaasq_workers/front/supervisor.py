@@ -16,6 +16,7 @@ import msgspec
 from kaasq.broker import Broker
 from kaasq.errors import KaasqError, KernelFailed, WorkerFailed
 from kaasq.log import get_logger
+from kaasq.messages import ErrorBody, WorkerInfo
 from kaasq.settings import Settings
 from kaasq_workers.front.blame import Suspicion, judge
 from kaasq_workers.front.handles import CLEAN_EXIT, Handle
@@ -44,8 +45,8 @@ class Owner(Protocol):
     def stopped(self, stopped: Stopped) -> None:
         """A request was stopped, together with its executor."""
 
-    def killed(self, job: Job, error: KernelFailed) -> None:
-        """A request killed executors once too often."""
+    def killed(self, job: Job, error: ErrorBody) -> None:
+        """A request killed executors once too often, even the one that was to record so."""
 
     def unsendable(self, job: Job) -> None:
         """A request that cannot be handed over."""
@@ -84,6 +85,7 @@ class Supervisor:
         self._barren = 0  # executors in a row that ended without an answer
         self._vigil = self._new_vigil()
         self._stuck: str | None = None  # why the executor was killed, though no request was to be stopped
+        self._worker: WorkerInfo | None = None  # the last one that was ready
         self._stopped: Stopped | None = None  # the request for whose sake the executor was killed
         self._withdrawn: dict[int, float] = {}  # tags of requests with the executor, and when they are to be killed
         self._reaping = False
@@ -234,7 +236,7 @@ class Supervisor:
                 if self._forget(message.tag) is not None:
                     self._owner.answered(message)
             case Hello(worker=worker, description=description):
-                self._trying = True
+                self._trying, self._worker = True, worker
                 self.up_since_s = time.monotonic()
                 took_ms = round((self.up_since_s - self._started_s) * 1000)
                 log.info("executor.ready", pid=worker.pid, device=worker.device, ms=took_ms, description=description)
@@ -289,7 +291,7 @@ class Supervisor:
         self._owner.turned()
 
     def _executor_ended(self, how: str, running: AbstractSet[int]) -> None:
-        in_flight = list(self._sent)
+        in_flight = self._in_flight(how, running)
         self._sent.clear()
         self._withdrawn.clear()  # the next executor finds their outcomes
         if self._closing:
@@ -328,18 +330,30 @@ class Supervisor:
         else:
             self._start_executor()
 
+    def _in_flight(self, how: str, running: AbstractSet[int]) -> list[int]:
+        """What the executor that ended had. Not who killed it merely by being looked at: that one has its end here."""
+        for tag in [tag for tag in self._sent if tag in running and self._jobs[tag].verdict is not None]:
+            job = self._forget(tag)
+            assert job is not None
+            assert job.verdict is not None
+            log.error("verdict.failed", request=job.id, tenant=job.tenant, how=how)
+            self._owner.killed(job, job.verdict)
+        return list(self._sent)
+
     def _bury(self, tag: int, how: str) -> None:
-        kills = self._suspicions[tag].kills
-        job = self._forget(tag)
-        assert job is not None
+        """Have the next executor make the verdict its outcome, before anybody is told."""
+        kills = self._suspicions.pop(tag).kills
+        job, worker = self._jobs[tag], self._worker
         error = KernelFailed(
             f"the request killed its executor {kills} times ({how}): a kernel crashed, most likely by writing "
             "outside its buffers (`kaasq worker --guard` finds where); the request is kept in the dead-letter queue",
             how=how,
             kills=kills,
+            worker=worker and f"{worker.host}/{worker.pid}/{worker.device}",
         )
         log.error("request.dead", request=job.id, tenant=job.tenant, how=how, kills=kills)
-        self._owner.killed(job, error)
+        self._jobs[tag] = msgspec.structs.replace(job, verdict=ErrorBody.of(error))
+        self._waiting.insert(0, tag)
 
     # -- what takes too long ---------------------------------------------------------------------------------------
 
