@@ -255,6 +255,7 @@ class RabbitBroker(IoBroker):
 
         self._publisher.finish(error)
         self._declarer.finish(error)
+        self._consumers.flush()
         self._consumers.detach()
         for each in tuple(open_ones):
             each.close(closed(each))

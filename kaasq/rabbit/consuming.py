@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+ACK_DELAY_S = 5e-3
+ACK_GROUP = 16
+
 Settle = Callable[[Lane, int], None]
 
 
@@ -79,6 +82,9 @@ class Subscription:
         self._lane: Lane | None = None
         self._tag = ""
         self._unsettled = 0
+        self._acks: list[int] = []  # to be sent
+        # Of the few that the broker may let through at a time, most are to be new ones.
+        self._ack_group = min(ACK_GROUP, max(1, prefetch // 4)) if prefetch else ACK_GROUP
         self._cancelled = False
         self._backoff = Backoff()
         self._seldom = Seldom()
@@ -88,9 +94,7 @@ class Subscription:
         self._consumers.io.post(self._cancel)
 
     def settle(self, lane: Lane, tag: int, how: Settle) -> None:
-        """Settle a delivery. This is the one place to change if settling several at once becomes worth it; one by
-        one they cost no more system calls, as the wire joins what is written.
-        """
+        """Settle a delivery. Acks wait a little for company: each by itself wakes three of the broker's processes."""
         if self._consumers.io.inside:
             self._settle(lane, tag, how)
         else:
@@ -112,16 +116,30 @@ class Subscription:
         self.running = False
         self._channel = self._lane = None
         self._tag = ""
+        self._acks.clear()
+
+    def flush(self) -> None:
+        """Send the acks that wait."""
+        acks, self._acks = self._acks, []
+        if self._lane is not None and self._channel is not None and self._channel.is_open:
+            for tag in acks:
+                self._lane.ack(tag)
 
     def _settle(self, lane: Lane, tag: int, how: Settle) -> None:
         channel = self._channel
-        if (
-            lane is self._lane and channel is not None and channel.is_open
-        ):  # else the broker delivers it again by itself
-            how(lane, tag)
-            self._unsettled -= 1
-            if self._cancelled:
-                self._close_when_idle()
+        if lane is not self._lane or channel is None or not channel.is_open:
+            return  # the broker delivers it again by itself
+        self._unsettled -= 1
+        if how is Lane.ack and not self._cancelled:
+            self._acks.append(tag)
+            if len(self._acks) >= self._ack_group:
+                self.flush()
+            elif len(self._acks) == 1:
+                self._consumers.flush_soon()
+            return
+        how(lane, tag)
+        if self._cancelled:
+            self._close_when_idle()
 
     def _opened(self, channel: Channel) -> None:
         if self._cancelled:
@@ -198,6 +216,7 @@ class Subscription:
             return
         self._cancelled = True
         self.running = False
+        self.flush()
         if self._channel is None:
             self._consumers.forget(self)
         elif self._channel.is_open and self._tag:
@@ -232,6 +251,7 @@ class Consumers:
         self._on_ready = on_ready
         self._subscriptions: list[Subscription] = []
         self._starting = False
+        self._flushing = False
 
     @property
     def wire(self) -> Wire:
@@ -266,6 +286,18 @@ class Consumers:
         self._starting = False
         for each in list(self._subscriptions):
             each.lost()
+
+    def flush(self) -> None:
+        """Send the acks that wait."""
+        self._flushing = False
+        for each in self._subscriptions:
+            each.flush()
+
+    def flush_soon(self) -> None:
+        """The same, once others may have come."""
+        if not self._flushing:
+            self._flushing = True
+            self.io.call_later(ACK_DELAY_S, self.flush)
 
     def check_ready(self) -> None:
         if not self._starting or self.connection is None:

@@ -557,6 +557,35 @@ def test_a_consumer_without_settling_can_be_cancelled(mq: Broker, connect: Conne
         assert time.monotonic() < deadline
 
 
+@pytest.mark.parametrize("prefetch", [1, 2, 5, 64])
+def test_acks_make_room_for_the_next_whatever_the_prefetch(mq: Broker, prefetch: int) -> None:
+    for number in range(60):
+        mq.publish(Message(body=b"%d" % number), exchange=EXCHANGE, routing_key="a")
+    deliveries = Deliveries(mq, WORK, prefetch=prefetch, settle=lambda one: one.ack())
+    assert len(deliveries.some(60)) == 60
+
+
+def test_what_was_acked_just_before_closing_is_gone(mq: Broker, connect: Connect) -> None:
+    leaving = connect()
+    for number in range(3):
+        publish(mq, b"%d" % number)
+    for each in Deliveries(leaving, WORK).some(3):
+        each.ack()
+    leaving.close()
+    assert Deliveries(mq, WORK).none()
+
+
+def test_acks_are_sent_before_long_without_any_other(mq: Broker, connect: Connect) -> None:
+    taker = connect()
+    publish(mq, b"1")
+    publish(mq, b"2")
+    deliveries = Deliveries(taker, WORK, prefetch=2)
+    for each in deliveries.some(2):
+        each.ack()
+    publish(mq, b"3")
+    assert deliveries.one().message.body == b"3"
+
+
 def test_consumers_of_one_queue_share_it(mq: Broker, connect: Connect) -> None:
     one, other = Deliveries(mq, WORK, prefetch=2), Deliveries(connect(), WORK, prefetch=2)
     for _ in range(4):
