@@ -95,10 +95,11 @@ class Broker(Protocol):
     def watch(self, on_state: OnState) -> None:
         """Call back on changes of state, on the I/O thread."""
 
-    def declare(self, topology: Topology, done: Done) -> None:
+    def declare(self, topology: Topology, done: Done, on_absent: Callable[[], None] | None = None) -> None:
         """Declare it now and again after each reconnect; ``done`` is called once, for the first time.
 
-        ``done`` gets BrokerRefused if the broker refuses (it differs from what exists, no permission).
+        ``done`` gets BrokerRefused if the broker refuses (it differs from what exists, no permission). A queue whose
+        node in a cluster is down is waited for; with ``on_absent`` that is called instead, and the queue is let go.
         """
 
     def remove(self, topology: Topology, done: Done) -> None:

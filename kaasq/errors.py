@@ -160,7 +160,10 @@ class BrokerLost(KaasqError):
 
 
 class BrokerRefused(KaasqError):
-    """The broker answered and said no: wrong credentials, missing permission, queue full, message too large."""
+    """The broker answered and said no: wrong credentials, missing permission, queue full, message too large.
+
+    Field ``rejected``: it has no room or no leader for the message just now, so the same publish may succeed later.
+    """
 
     code = "broker_refused"
 

@@ -229,6 +229,7 @@ def event_key(tenant: str, graph: str, word: str) -> str:
 _DEAD_ARGUMENTS: dict[str, str | int] = {"x-queue-type": "quorum", "x-delivery-limit": 2**31 - 1}
 
 _CONTROL_ARGUMENTS: dict[str, str | int] = {
+    "x-queue-type": "quorum",  # a classic one would keep a cluster's worker waiting for the node that has it
     "x-expires": CONTROL_EXPIRES_MS,
     "x-message-ttl": CONTROL_EXPIRES_MS,
     "x-max-length": CONTROL_LENGTH,

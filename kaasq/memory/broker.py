@@ -139,7 +139,12 @@ class MemoryBroker(IoBroker):
         self._io.post(self._close)
         self._io.join(timeout_s)
 
-    def declare(self, topology: Topology, done: Done) -> None:
+    def declare(
+        self,
+        topology: Topology,
+        done: Done,
+        on_absent: Callable[[], None] | None = None,  # noqa: ARG002  # there is one node
+    ) -> None:
         self._io.post(self._declare, topology, done)
 
     def remove(self, topology: Topology, done: Done) -> None:

@@ -111,8 +111,8 @@ class RabbitBroker(IoBroker):
         self._io.post(self._close, timeout_s)
         self._io.join(timeout_s + 1)
 
-    def declare(self, topology: Topology, done: Done) -> None:
-        self._io.post(self._declarer.declare, topology, done)
+    def declare(self, topology: Topology, done: Done, on_absent: Callable[[], None] | None = None) -> None:
+        self._io.post(self._declarer.declare, topology, done, on_absent)
 
     def remove(self, topology: Topology, done: Done) -> None:
         self._io.post(self._declarer.remove, topology, done)

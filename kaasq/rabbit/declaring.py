@@ -15,6 +15,7 @@ from kaasq.log import get_logger
 from kaasq.rabbit.connection import Backoff
 from kaasq.rabbit.errors import (
     ACCESS_REFUSED,
+    NOT_FOUND,
     PRECONDITION_FAILED,
     RESOURCE_LOCKED,
     reply_code,
@@ -74,6 +75,7 @@ class Declarer:
         self._channel: Channel | None = None
         self._jobs: deque[Job] = deque()
         self._topologies: list[Topology] = []
+        self._on_absent: dict[str, Callable[[], None]] = {}  # by queue
         self._locks: list[Queue] = []
         self._backoff = Backoff()
         self._seldom = Seldom()
@@ -81,12 +83,16 @@ class Declarer:
         self._busy = False  # a step is at the broker
         self._over: KaasqError | None = None
 
-    def declare(self, topology: Topology, done: Done) -> None:
-        """Declare it, and after every reconnect again unless it was refused."""
+    def declare(self, topology: Topology, done: Done, on_absent: Callable[[], None] | None = None) -> None:
+        """Declare it, and after every reconnect again unless it was refused, or its queue's node is down and somebody
+        is to hear of that.
+        """
 
         def remember(error: KaasqError | None) -> None:
             if error is None and topology not in self._topologies:
                 self._topologies.append(topology)
+                if on_absent is not None:
+                    self._on_absent.update((each.name, on_absent) for each in topology.queues)
             done(error)
 
         self._add(Job(_steps(topology), remember, first_time=True))
@@ -209,10 +215,22 @@ class Declarer:
             self._io.call_later(LOCK_RETRY_S, self._open_channel)
         elif isinstance(error, SlotTaken) or code in {ACCESS_REFUSED, PRECONDITION_FAILED}:
             self._refused(error)
+        elif code == NOT_FOUND and isinstance(step, Queue) and step.name in self._on_absent:
+            self._let_go(job, step)
         else:  # such as 404 for a queue whose node is down: it comes back
             if self._seldom():
                 log.warning("declare.waiting", error=error.message)
             self._io.call_later(self._backoff.pause_s(), self._open_channel)
+
+    def _let_go(self, job: Job, queue: Queue) -> None:
+        """The node that has the queue is down. It is not waited for: who declared it takes another one."""
+        gone = Topology(queues=(queue,))
+        self._topologies = without(self._topologies, gone)
+        kept = [each for each in job.steps[job.next :] if each != queue and getattr(each, "queue", None) != queue.name]
+        job.steps = [*job.steps[: job.next], *kept]
+        log.debug("declare.absent", queue=queue.name)
+        invoke(self._on_absent.pop(queue.name))
+        self._open_channel()
 
 
 def _steps(topology: Topology) -> tuple[Step, ...]:

@@ -202,7 +202,8 @@ class Publisher:
             return
         self._unconfirmed_bytes -= len(item.message.body)
         if refused:
-            self._finish(item, BrokerRefused(f"{_what(item)} was rejected: a queue it goes to is full"))
+            why = "a queue it goes to is full, or has no leader just now"
+            self._finish(item, BrokerRefused(f"{_what(item)} was rejected: {why}", rejected=True))
         elif item.returned:
             self._finish(item, Unroutable(f"{_what(item)} goes to no queue", routing_key=item.routing_key))
         elif item.done is not None:

@@ -45,6 +45,10 @@ class Route:
         error.detail.setdefault("request_id", request_id)
         return error
 
+    def renew(self) -> None:
+        """Replies go to another queue from now on."""
+        self.reply_id = new_id()
+
 
 class Call:
     """A request without a reply yet. ``id`` is also its idempotency key: published twice, it runs once."""
@@ -59,6 +63,7 @@ class Call:
         "id",
         "on_result",
         "published_ms",
+        "rejected",
         "started",
         "timeout_s",
         "whole",
@@ -77,6 +82,8 @@ class Call:
         self.body = encode(self.graph, prepared.bound, round(self.timeout_s * 1000), whole=self.whole)
         self.id = request_id or new_id()
         self.confirmed = False
+        self.rejected = False
+        """Whether the broker had no room for it when it was published last."""
         self.on_result = on_result
         self._on_unpublished = on_unpublished
         self.published_ms = (time.time_ns() + 500_000) // 1_000_000
@@ -102,7 +109,7 @@ class Call:
     def published(self, error: KaasqError | None) -> None:
         """The broker has it, or not. A bound method, so that no closure is made per request."""
         if error is None:
-            self.confirmed = True
+            self.confirmed, self.rejected = True, False
         else:
             self._on_unpublished(self, error)
 
@@ -122,6 +129,8 @@ class Call:
         """What to tell when no reply came in time, with the likeliest reason."""
         if not connected:
             why = "the connection to the broker is lost"
+        elif self.rejected:
+            why = "the broker rejects it: the pool's queue is full, or has no leader"
         elif not self.confirmed:
             why = "the broker has not confirmed it: it may be out of memory or disk"
         else:

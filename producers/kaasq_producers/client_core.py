@@ -28,6 +28,7 @@ from kaasq_producers.prepare import Prepared
 from kaasq_producers.result import Result, failure
 
 RESEND_DELAY_S = 0.1
+REJECTED_DELAY_S = 0.5  # a queue elects its next leader in less, mostly; a full one is asked no oftener
 
 log = get_logger()
 
@@ -81,14 +82,11 @@ class ClientCore:
 
         def declared(error: KaasqError | None) -> None:
             self.io_thread = threading.get_ident()
-            if error is None:
-                self._connected = True
-                queue = topology.reply_queue(self.route.tenant, self.route.reply_id)
-                self._consumer = self.broker.consume(queue, self._on_reply, on_gap=self._on_gap)
+            self._connected = error is None
             done(error)
 
         self.broker.watch(self._on_state)
-        self.broker.declare(topology.reply_topology(self.route.tenant, self.route.reply_id), declared)
+        self._take_replies(declared)
 
     def send(self, prepared: Prepared, on_result: OnResult, request_id: str | None = None) -> Call | None:
         """Publish a request; ``on_result`` is called once with what became of it. Its id is new, unless one is given
@@ -216,6 +214,36 @@ class ClientCore:
             closed = f"the client was closed before request {call.id} had its reply"
             self._end(call, copy.copy(error) if error is not None else BrokerLost(closed, request_id=call.id))
 
+    def _take_replies(self, done: Done) -> None:
+        """Declare and consume the reply queue."""
+        route = self.route
+
+        def declared(error: KaasqError | None) -> None:
+            if error is None and self._over is None:
+                queue = topology.reply_queue(route.tenant, route.reply_id)
+                self._consumer = self.broker.consume(queue, self._on_reply, on_gap=self._on_gap)
+            done(error)
+
+        self.broker.declare(topology.reply_topology(route.tenant, route.reply_id), declared, self._reply_queue_absent)
+
+    def _reply_queue_absent(self) -> None:
+        """The node of a cluster that has the reply queue is down: take another queue, and ask again."""
+
+        def declared(error: KaasqError | None) -> None:
+            if error is not None:
+                log.warning("replies.refused", code=error.code, error=error.message)
+                return
+            # All of them: what was published since may have been answered before the new queue was there.
+            self._resend = list(self._pending.values())
+            if self._connected:
+                self._resend_all()
+
+        log.info("replies.moved", reply_id=self.route.reply_id)
+        if self._consumer is not None:
+            self._consumer.cancel()
+        self.route.renew()
+        self._take_replies(declared)
+
     def _publish(self, call: Call) -> None:
         self.broker.publish(
             call.message(self.route),
@@ -228,13 +256,15 @@ class ClientCore:
     def _on_unpublished(self, call: Call, error: KaasqError) -> None:
         if call.id not in self._pending:
             return
-        if not isinstance(error, BrokerLost) or self._over is not None:
+        rejected = bool(error.detail.get("rejected"))
+        if not (rejected or isinstance(error, BrokerLost)) or self._over is not None:
             self._end(call, self.route.refused(error, call.id))
             return
-        # It may have arrived or not. Repeating it is safe: a request runs once per id.
+        # It may have arrived or not, or there was no room for it. Repeating it is safe: a request runs once per id.
+        call.rejected = rejected
         self._resend.append(call)
         if self._connected:
-            self.broker.call_later(RESEND_DELAY_S, self._resend_all)
+            self.broker.call_later(REJECTED_DELAY_S if rejected else RESEND_DELAY_S, self._resend_all)
 
     def _on_gap(self) -> None:
         """Replies may have been lost with the connection: ask for them again, once those that the queue kept are here.

@@ -631,6 +631,64 @@ def test_refused_publish_fails_at_once(node: MemoryNode, settings: Settings, wor
     assert caught.value.pool == "default"
 
 
+class Rejecting(MemoryBroker):
+    """Has no room for so many publishes."""
+
+    left = 10**6
+
+    def publish(self, message: Message, *, done: Done | None = None, **where: Any) -> None:
+        self.left -= 1
+        if self.left >= 0 and where["exchange"] == topology.REQUESTS:
+            assert done is not None
+            self.call_soon(lambda: done(BrokerRefused("the queue has no leader", rejected=True)))
+        else:
+            super().publish(message, done=done, **where)
+
+
+def test_a_publish_that_the_broker_has_no_room_for_is_repeated(
+    node: MemoryNode, settings: Settings, worker: FakeWorker
+) -> None:
+    broker = Rejecting(node, "ann")
+    broker.left = 2
+    with Client(broker, settings=settings) as client:
+        assert client.run(GRAPH, x=X, y=Y)["out"][1] == 3
+    assert len(worker.messages) == 1
+
+
+def test_a_publish_that_the_broker_never_has_room_for_is_told_at_its_deadline(
+    node: MemoryNode, settings: Settings, worker: FakeWorker
+) -> None:
+    with Client(Rejecting(node, "ann"), settings=settings) as client:
+        with pytest.raises(ReplyTimeout, match="the broker rejects it: the pool's queue is full, or has no leader"):
+            client.run(GRAPH, x=X, y=Y, timeout=0.2)
+
+
+def test_a_reply_queue_whose_node_is_down_is_replaced_and_the_replies_are_asked_for_again(
+    node: MemoryNode, settings: Settings, worker: FakeWorker
+) -> None:
+    absent: list[Callable[[], None]] = []
+
+    class Clustered(MemoryBroker):
+        def declare(self, what: topology.Topology, done: Done, on_absent: Callable[[], None] | None = None) -> None:
+            if on_absent is not None:
+                absent.append(on_absent)
+            super().declare(what, done)
+
+    broker = Clustered(node, "ann")
+    with Client(broker, settings=settings) as client:
+        worker.answer = Held()
+        future = client.submit(GRAPH, x=X, y=Y)
+        wait_until(lambda: len(worker.messages) == 1)
+        worker.answer = saxpy
+        broker.call_soon(absent[0])
+        assert future.result(5)["out"][1] == 3
+        assert client.run(GRAPH, x=X, y=Y)["out"][1] == 3
+    first, *others = [each.reply_to for each in worker.messages]
+    assert first not in others
+    assert len(set(others)) == 1
+    assert len({each.message_id for each in worker.messages[:2]}) == 1
+
+
 def test_closing_tells_everybody_who_waits(client: Client, worker: FakeWorker) -> None:
     worker.answer = Held()
     futures = [client.submit(GRAPH, x=X, y=Y) for _ in range(3)]

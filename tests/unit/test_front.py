@@ -48,6 +48,18 @@ def test_an_unconfirmed_reply_never_acks_the_request(bench, error, settled):
     assert taken.settled == settled
 
 
+def test_a_reply_that_a_queue_without_a_leader_rejects_is_published_again(bench):
+    bench.loop.confirm = BrokerRefused("no leader", rejected=True)
+    taken = bench.take("one")
+    bench.answer(*bench.executor.received())
+    assert taken.settled is None
+    bench.loop.confirm = None
+    bench.loop.run_timers()
+    assert taken.settled == "ack"
+    replies = [each for each in bench.loop.published if each[0] == "kaasq.replies"]
+    assert len(replies) == 2
+
+
 def test_the_event_is_a_cloud_event(bench):
     bench.take("one", headers={"traceparent": "00-a-b-01"})
     bench.answer(*bench.executor.received())

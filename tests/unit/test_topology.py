@@ -29,7 +29,12 @@ def test_a_worker_declares_its_pools_queue_its_own_and_the_dead() -> None:
         Queue(name="kaasq.work.default.gpu0", arguments=quorum),
         Queue(
             name="kaasq.control.default.gpu0",
-            arguments={"x-expires": 86_400_000, "x-message-ttl": 86_400_000, "x-max-length": 100_000},
+            arguments={
+                "x-queue-type": "quorum",
+                "x-expires": 86_400_000,
+                "x-message-ttl": 86_400_000,
+                "x-max-length": 100_000,
+            },
         ),
     )
     assert set(declared.bindings) == {

@@ -16,6 +16,7 @@ from kaasq_workers.front.intake import Accepted, Refused
 from kaasq_workers.link import Answer
 
 PUBLISH_ATTEMPTS = 5
+REJECTED_PAUSE_S = 0.5  # a queue without a leader has the next one soon
 TRACE_LENGTH = 512  # W3C Trace Context's own bound for tracestate
 
 log = get_logger()
@@ -130,10 +131,13 @@ class _Settling:
         def done(error: KaasqError | None) -> None:
             if error is not None:
                 log.warning("publish.failed", exchange=exchange, code=error.code, error=error.message)
+                # The request came over the other connection and may still be ours to settle; giving it back would
+                # count against it, and run it again for nothing.
                 if isinstance(error, BrokerLost) and attempts > 1 and exchange:
-                    # The request came over the other connection and may still be ours to settle; giving it back would
-                    # count against it, and run it again for nothing.
                     self._send(broker, message, attempts - 1)
+                    return
+                if error.detail.get("rejected") and attempts > 1:
+                    broker.call_later(REJECTED_PAUSE_S, lambda: self._send(broker, message, attempts - 1))
                     return
                 # A direct reply (to no exchange) dies with its client's channel anyway. An event that some
                 # subscriber's queue refuses must not make a dead letter of a request that succeeded.
