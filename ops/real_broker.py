@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from kaasq_bench.rabbitmq.api import Management, management_of
 from kaasq_bench.rabbitmq.node import NodeError, RabbitNode, free_ports, installed, probe
 
 URL_VARIABLE = "KAASQ_TEST_BROKER_URL"
+ROOT_VARIABLE = "KAASQ_TEST_RABBITMQ_ROOT"
 MANAGEMENT_VARIABLE = "KAASQ_TEST_MANAGEMENT_URL"
 IMAGE = "rabbitmq:4-management"
 CONTAINER_START_TIMEOUT_S = 120.0
@@ -147,8 +149,16 @@ def source() -> Source:
     return own_source()
 
 
+def node_root() -> Path | None:
+    """The folder with another Debian (debootstrap) whose RabbitMQ private nodes run, if one is given. As root only."""
+    root = os.environ.get(ROOT_VARIABLE)
+    return Path(root) if root else None
+
+
 def own_source() -> Source:
     """Where a broker that a test may kill would come from."""
+    if node_root() is not None:
+        return "node"
     if _docker_offers_image():
         return "docker"
     return "node" if installed() else "none"
@@ -162,7 +172,7 @@ def own_broker() -> Iterator[Broker]:
         case "docker":
             broker = RabbitContainer()
         case "node":
-            broker = RabbitNode()
+            broker = RabbitNode(root=node_root())
         case _:
             raise NodeError(NO_BROKER)
     try:

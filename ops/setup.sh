@@ -157,6 +157,12 @@ ensure_rabbitmq() {
     say "only KAASQ_TEST_BROKER_URL: the tests that stop and start a broker of their own will fail"
 }
 
+# The fault tests freeze and kill a private node, also where a docker engine answers.
+ensure_rabbitmq_node() {
+    [ -n "${KAASQ_TEST_RABBITMQ_ROOT:-}" ] || compgen -G '/usr/lib/rabbitmq/bin/rabbitmq-server' >/dev/null ||
+        apt_install rabbitmq-server || say "no rabbitmq-server is installed: the fault tests will fail"
+}
+
 # What the tests of other languages need: Node.js with the packages of its example and of the tests, curl and jq.
 ensure_other_languages() {
     local name folder

@@ -26,7 +26,7 @@ BROKER_FIXTURES = frozenset({"broker", "broker_url", "rabbit_url", "own_rabbit"}
 ON_BROKER = {
     "url": "the RabbitMQ of KAASQ_TEST_BROKER_URL",
     "docker": "RabbitMQ in a container",
-    "node": "a private node of the installed rabbitmq-server",
+    "node": "a private node of an installed rabbitmq-server",
     "none": "none found: tests that need RabbitMQ will fail",
 }
 

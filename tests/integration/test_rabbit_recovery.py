@@ -15,6 +15,7 @@ from kaasq.broker import Delivery, Message, State
 from kaasq.errors import BrokerLost, BrokerRefused, SlotTaken
 from kaasq.rabbit import PublishLimits, RabbitBroker
 from kaasq.topology import slot_lock
+from kaasq_faults.proxy import Proxy
 from real_broker import Broker as Server
 from tests.support.logs import log_lines
 from tests.support.messaging import (
@@ -30,7 +31,6 @@ from tests.support.messaging import (
     publish,
     ready,
 )
-from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.broker
 

@@ -18,11 +18,11 @@ from kaasq.rabbit import RabbitBroker
 from kaasq.rabbit.dead import DeadQueue
 from kaasq.settings import Settings
 from kaasq_bench.rabbitmq.node import RabbitNode, free_ports
+from kaasq_faults.proxy import Proxy
 from real_broker import RealBroker
 from tests.support import graphs
 from tests.support.fake_worker import FakeWorker
 from tests.support.messaging import Deliveries, classic, declare, publish
-from tests.support.proxy import Proxy
 
 X = np.arange(4, dtype=np.float32)
 LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)

@@ -70,7 +70,8 @@ class RabbitNode:
 
     ``port``: AMQP port, free one by default. ``folder``: keeps the data after ``close()``; by default they lie in a
     temporary folder that goes with the node. ``root``: a folder with another Debian in it (debootstrap) whose RabbitMQ
-    runs in a chroot, for trying other versions; needs root. ``config``: further lines of rabbitmq.conf.
+    runs in a chroot, for trying other versions; needs root. ``config``: further lines of rabbitmq.conf. Nodes that are
+    to form a cluster share an ``epmd_port``, on which the caller runs epmd, and a ``cookie``.
 
     ``stop`` and ``kill`` keep ports and data, so ``start`` brings the same broker back. (A quorum queue killed within
     half a second of its declaration does not elect a leader again, on RabbitMQ 3.10 and 4.0 alike: wait a second.)
@@ -84,6 +85,8 @@ class RabbitNode:
         root: Path | None = None,
         config: Mapping[str, str] | None = None,
         schedulers: int = 2,
+        epmd_port: int | None = None,
+        cookie: str | None = None,
     ) -> None:
         self._root = root
         self._bin = _find_bin(root)
@@ -105,6 +108,11 @@ class RabbitNode:
         ports = free_ports(4)
         self.port = port or ports[0]
         self._dist_port, self._epmd_port, self._management_port = ports[1:]
+        self._epmd_port = epmd_port or self._epmd_port
+        if cookie is not None:
+            path = self.folder / ".erlang.cookie"
+            path.write_text(cookie)
+            path.chmod(0o400)
         self._leader: subprocess.Popen[bytes] | None = None
         self.version = ""
 
@@ -112,6 +120,11 @@ class RabbitNode:
     def url(self) -> str:
         """AMQP URL of the default vhost, with the administrator's credentials."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def urls(self) -> list[str]:
+        """As of a cluster of one."""
+        return [self.url]
 
     @property
     def management_url(self) -> str:
@@ -173,6 +186,10 @@ class RabbitNode:
         if leader.stdin is not None:
             leader.stdin.close()
         _wait_for(lambda: not any(map(_is_alive, family)), 5.0)
+
+    def pids(self) -> list[int]:
+        """Every process of the node."""
+        return [] if self._leader is None else [self._leader.pid, *_descendants(self._leader.pid)]
 
     def restart(self, *, graceful: bool = True) -> None:
         """Stop (or kill) the node and start it again with the same ports and data."""
@@ -250,7 +267,7 @@ class RabbitNode:
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "KAASQ_RABBITMQ_SERVER": f"{self._bin}/rabbitmq-server",
-            "RABBITMQ_NODENAME": f"kaasq{self.port}@localhost",
+            "RABBITMQ_NODENAME": node_name(self.port),
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_DIST_PORT": str(self._dist_port),
@@ -286,6 +303,11 @@ class RabbitNode:
             text = (self.folder / "out.log").read_text(errors="replace")
         start = text.rfind("BOOT FAILED")
         return "\n".join(text[start:].splitlines()[:lines] if start >= 0 else text.splitlines()[-lines:])
+
+
+def node_name(port: int) -> str:
+    """What Erlang calls the node that serves AMQP there."""
+    return f"kaasq{port}@localhost"
 
 
 def probe(url: str) -> str:
