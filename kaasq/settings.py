@@ -124,6 +124,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # the store
     store_capacity: Positive | None = None
     """None: what the store has; a new one takes half of what the disk has free. A number is set for all who use it."""
+    store_spare: Count | None = None
+    """Bytes of files whose objects are gone, kept to be used again; None: up to 1 GiB in shared memory, else none."""
     store_sync: bool = True
     """Whether what is acknowledged survives a power cut; if not, it still survives any crash of a process."""
 

@@ -31,10 +31,18 @@ class Buffers:
     a single read after ``close``, so that a result may be looked at after the client's ``with`` block.
     """
 
-    def __init__(self, store: BufferStore | Path, tenant: str, *, capacity: int | None, sync: bool) -> None:
+    def __init__(
+        self,
+        store: BufferStore | Path,
+        tenant: str,
+        *,
+        capacity: int | None,
+        sync: bool,
+        spare_bytes: int | None = None,
+    ) -> None:
         self._given = store
         self.tenant = tenant
-        self._capacity, self._sync = capacity, sync
+        self._capacity, self._sync, self._spare_bytes = capacity, sync, spare_bytes
         self._opened: BufferStore | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -143,7 +151,7 @@ class Buffers:
             store.close()
 
     def _open(self, path: Path) -> BufferStore:
-        return open_store(path, capacity=self._capacity, sync=self._sync)
+        return open_store(path, capacity=self._capacity, sync=self._sync, spare_bytes=self._spare_bytes)
 
     def _read(self, store: BufferStore, ref: str, dtype: str | None, shape: tuple[int, ...] | None) -> Array:
         with store.open(self.tenant, ref) as reading:

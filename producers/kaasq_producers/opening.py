@@ -41,6 +41,7 @@ def buffers_of(settings: Settings, store: str | Path | BufferStore | None, tenan
         tenant,
         capacity=settings.store_capacity,
         sync=settings.store_sync,
+        spare_bytes=settings.store_spare,
     )
 
 

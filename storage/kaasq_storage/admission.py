@@ -37,9 +37,10 @@ def admit(env: Environment, now: float, tenant: str, nbytes: int, contents: Byte
                 raise translated(failed, env.path, nbytes) from failed
             error = translated(failed, env.path, nbytes)
         if staged is not None:
-            staged.discard()
+            staged.discard(reuse=False)
         if attempt == "last" or env.writing:
             raise error
+        env.spares.drop()
         collect.expire(env, now)
         with env.faults():
             staging.sweep(env.staging)

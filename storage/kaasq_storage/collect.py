@@ -17,6 +17,7 @@ from kaasq_storage.environment import Environment
 from kaasq_storage.ledger import Ledger
 from kaasq_storage.protocol import Collected
 from kaasq_storage.records import OBJECT, OUTCOME, decode_object, decode_outcome, scan, scope
+from kaasq_storage.spares import KEPT_S
 from kaasq_storage.staging import sweep
 from kaasq_storage.transaction import LmdbTransaction
 
@@ -26,6 +27,7 @@ def collect(env: Environment, now: float) -> Collected:
     objects, nbytes, outcomes = expire(env, now)
     with env.faults():
         staged, staged_bytes = sweep(env.staging)
+        env.spares.drop(KEPT_S)
         stale = env.reader_check()
         orphans, orphan_bytes, lost = _leftovers(env, now)
     return Collected(

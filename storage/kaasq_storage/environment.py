@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,9 +19,10 @@ from kaasq_storage import staging
 from kaasq_storage.errors import REMEDY, Faults
 from kaasq_storage.identity import identify, make_folder
 from kaasq_storage.ledger import quota_of
-from kaasq_storage.mounts import network_file_system
+from kaasq_storage.mounts import MEMORY, file_system, network_file_system
 from kaasq_storage.reading import Snapshots
 from kaasq_storage.records import CAPACITY, QUOTA, USED, Counters, scan, scope, split
+from kaasq_storage.spares import Spares
 
 META_MAP_BYTES: Final = 64 << 30
 BLOB_MAP_BYTES: Final = 1 << 40
@@ -29,6 +32,10 @@ BLOB_MAP_BYTES: Final = 1 << 40
 INLINE_BYTES: Final = 64 << 10
 """Values up to this size lie in the blob environment, larger ones are files (measured: docs/store.md)."""
 MAX_READERS: Final = 512
+SPARE_BYTES: Final = 1 << 30
+SPARE_SHARE: Final = 16
+"""Of files kept to be used again, in a store in shared memory at most so many bytes, and such a part of that memory;
+elsewhere none, since the disk takes longer anyway."""
 
 log = get_logger()
 
@@ -39,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     sync: bool = True
     inline_bytes: int = INLINE_BYTES
     max_readers: int = MAX_READERS
+    spare_bytes: int | None = None
 
 
 class Environment:
@@ -51,6 +59,7 @@ class Environment:
         self.options = options
         self.staging = path / "staging"
         self._objects = str(path / "objects")
+        spare = path / "spare"
         self.users = 0
         self.forked = False
         self._write_lock = threading.Lock()
@@ -59,6 +68,8 @@ class Environment:
             make_folder(path)
             self.staging.mkdir(exist_ok=True)
             (path / "objects").mkdir(exist_ok=True)
+            spare.mkdir(exist_ok=True)
+            self.spares = Spares(spare, _spare_bytes(path) if options.spare_bytes is None else options.spare_bytes)
             self.meta = _open(path / "meta", META_MAP_BYTES, options)
             try:
                 self.blobs = _open(path / "blobs", BLOB_MAP_BYTES, options)
@@ -118,6 +129,13 @@ class Environment:
         return f"{self._objects}/{tenant}/{ref[:2]}/{ref}"
 
     # ----------------------------------------------------------------------------------------------------- writing
+
+    def remove_file(self, key: bytes) -> None:
+        """Remove an object's file, or keep it for the tenant's next one. Under the blob environment's write lock."""
+        path = Path(self.file_path(key))
+        with contextlib.suppress(FileNotFoundError):
+            if not self.spares.keep(path, split(key)[0], path.stat().st_size):
+                path.unlink()
 
     def begin_write(self) -> lmdb.Transaction[bytes]:
         """Take the write lock of the store. Only ``end_write`` gives it back to this process's threads."""
@@ -210,6 +228,14 @@ class Environment:
                 txn.put(CAPACITY, capacity.to_bytes(8, "big"))
         finally:
             self.end_write()
+
+
+def _spare_bytes(path: Path) -> int:
+    """How much may be kept of files that are no objects any more, where nobody has said."""
+    if file_system(path) not in MEMORY:
+        return 0
+    whole = os.statvfs(path)
+    return min(SPARE_BYTES, whole.f_blocks * whole.f_frsize // SPARE_SHARE)
 
 
 def _mend(env: lmdb.Environment, error: lmdb.Error) -> None:

@@ -11,11 +11,18 @@ _NETWORK: Final = {
     *("9p", "afs", "beegfs", "ceph", "cifs", "coda", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "orangefs"),
     *("smb2", "smb3", "smbfs", "fuse.ceph", "fuse.gcsfuse", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
 }
+MEMORY: Final = {"tmpfs", "ramfs"}
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
 def network_file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
     """The kind of network file system that the folder lies on, or None; None also where the system does not tell."""
+    kind = file_system(path, mounts)
+    return kind if kind in _NETWORK else None
+
+
+def file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
+    """The kind of file system that the folder lies on; None where the system does not tell."""
     try:
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:
@@ -26,4 +33,4 @@ def network_file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
         point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])  # blanks are \040
         if len(point) >= len(best) and os.path.commonpath([point, path]) == point:
             best, kind = point, rest.split()[0]
-    return kind if kind in _NETWORK else None
+    return kind

@@ -7,6 +7,7 @@ weak reference, is what gives the transaction back. For a file the array keeps t
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import threading
@@ -21,6 +22,7 @@ import numpy as np
 
 from kaasq_storage.protocol import Object
 
+_ATTEMPTS: Final = 5
 SNAPSHOT_S: Final = 0.05
 """For how long views opened one after the other share a snapshot: it keeps pages from being used again."""
 
@@ -136,14 +138,25 @@ class Snapshots:
 
 
 def mapped(path: str, nbytes: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]] | None:
-    """The file as an array that keeps it mapped, though the file be removed; None if there is no such file."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        if os.fstat(fd).st_size != nbytes:
-            return None  # cut short by a power failure; reading on would end in SIGBUS
-        return np.frombuffer(mmap.mmap(fd, nbytes, prot=mmap.PROT_READ), np.uint8)
-    finally:
-        os.close(fd)
+    """The file as an array that keeps it mapped, though the file be removed; None if there is no such file.
+
+    The shared lock lives with the mapping, which has the file open for itself: nobody else uses the file's pages until
+    then (see kaasq_storage.spares).
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            status = os.fstat(fd)
+            if status.st_size != nbytes:
+                return None  # cut short by a power failure; reading on would end in SIGBUS
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if os.stat(path).st_ino == status.st_ino:  # noqa: PTH116 - a Path takes longer
+                return np.frombuffer(mmap.mmap(fd, nbytes, prot=mmap.PROT_READ), np.uint8)
+        except (BlockingIOError, FileNotFoundError):
+            pass  # it is just being taken away
+        finally:
+            os.close(fd)
+    return None

@@ -32,7 +32,7 @@ class StagedData:
         self._written = False
         self._given = given is not None
         if file and nbytes > store.inline_bytes:
-            self.file = StagingFile(store.staging, nbytes)
+            self.file = StagingFile(store.staging, nbytes, tenant, store.spares)
         self._mapped = self.file is not None and not self._given and nbytes >= MAPPED_BYTES
         if given is not None:
             self.contents = given
@@ -69,10 +69,10 @@ class StagedData:
                 self.file.sync()
         self._written = True
 
-    def discard(self) -> None:
-        """Give the space back. Does nothing once published."""
+    def discard(self, *, reuse: bool = True) -> None:
+        """Give the space back, at once or to be used again. Does nothing once published."""
         if self.file is not None:
-            self.file.close()
+            self.file.close(reuse=reuse)
             self.file = None
 
     def __del__(self) -> None:

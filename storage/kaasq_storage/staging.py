@@ -16,6 +16,8 @@ from typing import Final
 
 import numpy as np
 
+from kaasq_storage.spares import Spares
+
 Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
 _WRITE_BYTES: Final = 64 << 20
@@ -24,22 +26,35 @@ _WRITE_BYTES: Final = 64 << 20
 class StagingFile:
     """A file of its full size in the staging folder, locked as long as this object is open."""
 
-    def __init__(self, folder: Path, nbytes: int) -> None:
+    def __init__(self, folder: Path, nbytes: int, tenant: str, spares: Spares) -> None:
+        """What it holds at first is undefined: it may have been another file of the tenant's."""
         self.nbytes = nbytes
+        self._tenant = tenant
+        self._spares = spares
         self._placed: Path | None = None
-        while True:
-            self._path = folder / secrets.token_hex(8)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-            if os.fstat(self._fd).st_nlink:
-                break
-            os.close(self._fd)  # swept away between the two calls
+        self._path = folder / secrets.token_hex(8)
+        spare = spares.take(tenant, nbytes, self._path)
+        self._fd = spare if spare is not None else self._make(folder)
         try:
-            # Not ftruncate: writing to a hole of a mapped file on a full disk kills the process.
-            os.posix_fallocate(self._fd, 0, nbytes)
+            there = 0
+            if spare is not None:
+                there = min(os.fstat(spare).st_size, nbytes)
+                os.ftruncate(spare, there)
+            if there < nbytes:
+                # Not ftruncate: writing to a hole of a mapped file on a full disk kills the process.
+                os.posix_fallocate(self._fd, there, nbytes - there)
         except BaseException:
-            self.close()
+            self.close(reuse=False)
             raise
+
+    def _make(self, folder: Path) -> int:
+        while True:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return fd
+            os.close(fd)  # swept away between the two calls
+            self._path = folder / secrets.token_hex(8)
 
     def write(self, data: Bytes) -> None:
         """Fill it."""
@@ -57,6 +72,7 @@ class StagingFile:
 
     def place(self, target: Path) -> None:
         """Move to where objects lie; whatever lies there is left over from a crash."""
+        fcntl.flock(self._fd, fcntl.LOCK_SH)  # as all who map it, which goes on for as long as what ``map`` gave lives
         self._path.rename(target)
         self._placed = target
 
@@ -65,13 +81,16 @@ class StagingFile:
         if self._placed is not None:
             self._placed.rename(self._path)
             self._placed = None
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
 
-    def close(self) -> None:
-        """Remove the file unless it was placed. Idempotent."""
+    def close(self, *, reuse: bool = True) -> None:
+        """Give the file up unless it was placed, to be used again or at once. Idempotent."""
         if self._fd < 0:
             return
         if self._placed is None:
-            self._path.unlink(missing_ok=True)
+            fcntl.flock(self._fd, fcntl.LOCK_SH)  # if somebody still has it mapped, the lock goes on with the mapping
+            if not reuse or not self._spares.keep(self._path, self._tenant, self.nbytes):
+                self._path.unlink(missing_ok=True)
         os.close(self._fd)  # last, for it gives up the lock
         self._fd = -1
 

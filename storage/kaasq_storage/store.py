@@ -287,17 +287,21 @@ def open_store(
     sync: bool = True,
     inline_bytes: int = INLINE_BYTES,
     max_readers: int = MAX_READERS,
+    spare_bytes: int | None = None,
     clock: Callable[[], float] = time.time,
 ) -> LmdbStore:
     """Open the store in that folder; an empty or missing folder becomes one.
 
     ``capacity`` in bytes is remembered by the store, for all who use it; a new store without one takes half of what
     the disk has free. ``sync``: what was published survives a power cut, not only a crash. ``inline_bytes``: values
-    up to that size lie in LMDB, larger ones are files. Raises StoreUnavailable, StoreFull.
+    up to that size lie in LMDB, larger ones are files. ``spare_bytes``: of files of objects that are gone, kept to be
+    used again; None: up to a gigabyte in shared memory, else none. Raises StoreUnavailable, StoreFull.
     """
     if capacity is not None and capacity < 1:
         raise BadRequest(f"a store's capacity is {capacity} bytes: it needs some")
-    env = registry.acquire(Path(path), Options(sync=sync, inline_bytes=inline_bytes, max_readers=max_readers))
+    env = registry.acquire(
+        Path(path), Options(sync=sync, inline_bytes=inline_bytes, max_readers=max_readers, spare_bytes=spare_bytes)
+    )
     store = LmdbStore(env, clock)
     try:
         if capacity is not None and env.usage()[1] != capacity:

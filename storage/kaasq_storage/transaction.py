@@ -258,7 +258,7 @@ class LmdbTransaction:
         try:
             for key, file in doomed.items():
                 if file:
-                    Path(self._env.file_path(key)).unlink(missing_ok=True)
+                    self._env.remove_file(key)
             if all(doomed.values()):
                 blobs.abort()  # nothing removed there: it was the lock
             else:

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from kaasq_workers.devices.cuda.bulk import BulkRing
+from kaasq_workers.devices.cuda.bulk import SLOTS_EACH, BulkCopies
 from tests.unit.test_cuda_staging import LazyGpu
 
 SLOT_BYTES = 512
-SLOTS = 12
+THREADS = 4
+SLOTS = THREADS * SLOTS_EACH
 STREAM = 7
 SIZES = [1, SLOT_BYTES - 1, SLOT_BYTES, SLOT_BYTES + 1, 5 * SLOT_BYTES, SLOTS * SLOT_BYTES, 40 * SLOT_BYTES + 3]
+
+
+class SharedGpu(LazyGpu):
+    """One that several threads give work to."""
+
+    def __init__(self) -> None:
+        super().__init__(np.zeros(64 * SLOT_BYTES, np.uint8))
+        self.lock = threading.RLock()
+
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        with self.lock:
+            super().copy(target, source, nbytes)
+
+    def run_to(self, point: int) -> None:
+        with self.lock:
+            super().run_to(point)
 
 
 class Event:
     """An event in a stream that is run only when somebody waits."""
 
-    def __init__(self, gpu: LazyGpu) -> None:
+    def __init__(self, gpu: SharedGpu) -> None:
         self.gpu, self.point = gpu, 0
 
     def record(self, stream: int) -> None:
@@ -34,20 +52,23 @@ class Event:
 
 
 class Rig:
+    """``threads`` beside the caller, which has pieces left to take if there are none."""
+
     def __init__(self, threads: int) -> None:
-        self.gpu = LazyGpu(np.zeros(64 * SLOT_BYTES, np.uint8))
+        self.gpu = SharedGpu()
         self.pinned = np.zeros(SLOTS * SLOT_BYTES, np.uint8)
         self.threads = ThreadPoolExecutor(threads)
         events = [Event(self.gpu) for _ in range(SLOTS)]
-        self.ring = BulkRing(self.pinned.ctypes.data, SLOT_BYTES, events, self.threads)
+        address = self.pinned.ctypes.data
+        self.copies = BulkCopies(address, SLOT_BYTES, events, self.threads, least_bytes=SLOT_BYTES // 2)
 
     def copy_in(self, data: np.ndarray) -> None:
         to = self.gpu.address
-        self.ring.copy_in(data.ctypes.data, data.nbytes, STREAM, lambda at, slot, n: self.gpu.copy(to + at, slot, n))
+        self.copies.copy_in(data.ctypes.data, data.nbytes, STREAM, lambda at, slot, n: self.gpu.copy(to + at, slot, n))
 
     def copy_out(self, data: np.ndarray) -> None:
         of = self.gpu.address
-        self.ring.copy_out(data.ctypes.data, data.nbytes, STREAM, lambda at, slot, n: self.gpu.copy(slot, of + at, n))
+        self.copies.copy_out(data.ctypes.data, data.nbytes, STREAM, lambda at, slot, n: self.gpu.copy(slot, of + at, n))
 
 
 @pytest.fixture(params=[1, 4])
@@ -60,7 +81,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
 @pytest.mark.parametrize("nbytes", SIZES)
 def test_bytes_arrive_in_both_directions_and_the_source_may_change_at_once(rig, nbytes):
     random = np.random.default_rng(nbytes)
-    for _ in range(3):  # the ring is used again while the last pieces are still on their way
+    for _ in range(3):  # slots are used again while the last pieces are still on their way
         data = random.integers(0, 256, nbytes, np.uint8)
         given = data.copy()
         rig.copy_in(given)
@@ -87,7 +108,7 @@ def test_bytes_beside_the_destination_stay_as_they_are_in_a_files_mapping(rig, t
 
 
 @pytest.mark.parametrize("at", [0, 5, 30])
-def test_after_a_failure_nothing_moves_any_more_and_the_ring_works_again(rig, at):
+def test_after_a_failure_nothing_moves_any_more_and_copies_work_again(rig, at):
     data = np.arange(40 * SLOT_BYTES, dtype=np.uint8)
     count = 0
 
@@ -100,10 +121,11 @@ def test_after_a_failure_nothing_moves_any_more_and_the_ring_works_again(rig, at
 
     target = np.zeros(data.nbytes, np.uint8)
     with pytest.raises(OSError, match="lost"):
-        rig.ring.copy_out(target.ctypes.data, target.nbytes, STREAM, fail)
-    target[:] = 9
+        rig.copies.copy_out(target.ctypes.data, target.nbytes, STREAM, fail)
+    moved = target.copy()
     ctypes.memset(rig.pinned.ctypes.data, 1, rig.pinned.nbytes)
-    assert (target == 9).all()
+    rig.gpu.synchronize()
+    np.testing.assert_array_equal(target, moved)
     rig.copy_in(data)
     back = np.zeros_like(data)
     rig.copy_out(back)

@@ -10,7 +10,7 @@ import pytest
 
 from kaasq.errors import NameNotFound
 from kaasq_storage import BufferStore, open_store
-from kaasq_workers.executor.host_objects import PINNED_FROM_BYTES, PINNED_OBJECTS, HostObjects
+from kaasq_workers.executor.host_objects import PIECE_BYTES, PINNED_FROM_BYTES, PINNED_OBJECTS, HostObjects
 
 LARGE = PINNED_FROM_BYTES
 
@@ -42,27 +42,76 @@ def put(store: BufferStore, value: int, nbytes: int = LARGE) -> str:
     return store.put("t", np.full(nbytes, value, np.uint8).data)[0].ref
 
 
-def test_a_large_object_is_pinned_once_however_often_it_is_read(store):
+def read(objects: HostObjects, ref: str, times: int = 1) -> bytes:
+    """Its first bytes, having read all of it that often."""
+    first = b""
+    for _ in range(times):
+        opened = objects.open("t", ref)
+        pieces = list(opened.pieces(0, opened.nbytes))
+        first, nbytes = bytes(pieces[0][:9]), sum(each.nbytes for each in pieces)
+        assert nbytes == opened.nbytes
+        for each in pieces:
+            each.release()
+        objects.give_back(opened)
+    return first
+
+
+def test_a_large_object_is_pinned_when_it_is_read_again_and_once(store):
     pins = Pins()
     objects = HostObjects(store, pins.pin, 4 * LARGE)
     ref = put(store, 7)
-    for _ in range(3):
-        one, other = objects.open("t", ref), objects.open("t", ref)
-        assert one is other
-        assert set(one.data[:100]) == {7}
-        objects.give_back(one)
-        objects.give_back(other)
+    read(objects, ref)
+    assert (pins.asked, objects.nbytes) == (0, LARGE)
+    assert set(read(objects, ref, 3)) == {7}
+    one, other = objects.open("t", ref), objects.open("t", ref)
+    assert one is other
+    objects.give_back(one)
+    objects.give_back(other)
     assert (pins.asked, pins.held, objects.nbytes) == (1, 1, LARGE)
+
+
+def test_what_was_read_is_pinned_piece_by_piece_while_nobody_wants_anything(store):
+    pins = Pins()
+    objects = HostObjects(store, pins.pin, 8 * PIECE_BYTES)
+    ref, other = put(store, 7, 2 * PIECE_BYTES + 5), put(store, 9)
+    assert not objects.pin_some()
+    for each in (ref, other):
+        read(objects, each)
+    asked = []
+    while objects.pin_some():
+        asked.append(pins.asked)
+    assert asked == [1, 2, 3, 4]  # what was read last, first
+    assert objects.nbytes == 2 * PIECE_BYTES + 5 + LARGE
+    read(objects, ref)
+    assert pins.asked == 4
+
+
+def test_a_part_is_read_in_pieces_that_are_pinned_each_as_a_whole(store):
+    pins = Pins()
+    objects = HostObjects(store, pins.pin, 4 * PIECE_BYTES)
+    ref = put(store, 3, 2 * PIECE_BYTES + 100)
+    read(objects, ref)
+    opened = objects.open("t", ref)
+    sizes = []
+    for piece in opened.pieces(PIECE_BYTES - 10, PIECE_BYTES + 30):
+        sizes.append((piece.nbytes, pins.held))
+        piece.release()
+    assert sizes == [(10, 1), (PIECE_BYTES, 2), (20, 3)]
+    objects.give_back(opened)
 
 
 def test_small_objects_and_what_the_device_refuses_are_closed_at_once(store):
     for pins, nbytes in ((Pins(), LARGE - 1), (Pins(able=False), LARGE)):
         objects = HostObjects(store, pins.pin, 4 * LARGE)
-        opened = objects.open("t", put(store, 1, nbytes))
-        assert opened.data[0] == 1
-        objects.give_back(opened)
-        with pytest.raises(ValueError, match="released"):
-            opened.data[0]
+        ref = put(store, 1, nbytes)
+        for _ in range(3):
+            read(objects, ref)
+            opened = objects.open("t", ref)
+            assert [each.nbytes for each in opened.pieces(0, nbytes)] == [nbytes]
+            objects.give_back(opened)
+            with pytest.raises(ValueError, match="released"):
+                opened.data[0]
+            assert not objects.pin_some()
         assert (pins.held, objects.nbytes) == (0, 0)
 
 
@@ -70,16 +119,21 @@ def test_what_was_read_longest_ago_makes_room_but_not_under_a_reader(store):
     pins = Pins()
     objects = HostObjects(store, pins.pin, 2 * LARGE)
     a, b, c, d = (put(store, value) for value in range(4))
+    read(objects, a)
     first = objects.open("t", a)
-    objects.give_back(objects.open("t", b))
-    objects.give_back(objects.open("t", c))  # in b's place: a is being read
-    assert (pins.asked, pins.held, objects.nbytes) == (3, 2, 2 * LARGE)
+    read(objects, b, 2)
+    read(objects, c, 2)  # in b's place: a is being read
+    assert (pins.held, objects.nbytes) == (1, 2 * LARGE)
     second = objects.open("t", c)
     third = objects.open("t", d)  # nobody can go: read without being pinned
-    assert (pins.asked, set(third.data[:9])) == (3, {3})
+    assert [each.nbytes for each in third.pieces(0, LARGE)] == [LARGE]
+    assert set(third.data[:9]) == {3}
     for each in (first, second, third):
         objects.give_back(each)
-    assert (pins.held, objects.nbytes) == (2, 2 * LARGE)
+    assert objects.nbytes == 2 * LARGE
+    while objects.pin_some():
+        pass
+    assert objects.nbytes == 2 * LARGE  # for d there is no room
 
 
 def test_no_more_objects_than_a_system_maps_gladly(store):
@@ -88,8 +142,7 @@ def test_no_more_objects_than_a_system_maps_gladly(store):
     for value in range(PINNED_OBJECTS + 5):
         data = np.full(LARGE, value % 256, np.uint8)
         data[:4] = np.frombuffer(value.to_bytes(4, "little"), np.uint8)
-        ref = store.put("t", data.data)[0].ref
-        objects.give_back(objects.open("t", ref))
+        read(objects, store.put("t", data.data)[0].ref, 2)
     assert pins.held == PINNED_OBJECTS
 
 
@@ -98,7 +151,8 @@ def test_what_is_idle_is_given_back_and_what_is_read_is_not(store):
     pins = Pins()
     objects = HostObjects(store, pins.pin, 4 * LARGE, clock=lambda: now)
     idle, busy = put(store, 1), put(store, 2)
-    objects.give_back(objects.open("t", idle))
+    read(objects, idle, 2)
+    read(objects, busy, 2)
     reading = objects.open("t", busy)
     now = 61.0
     objects.tidy()
@@ -112,6 +166,6 @@ def test_what_is_idle_is_given_back_and_what_is_read_is_not(store):
 def test_another_tenants_object_is_not_there(store):
     objects = HostObjects(store, Pins().pin, 4 * LARGE)
     ref = put(store, 1)
-    objects.give_back(objects.open("t", ref))
+    read(objects, ref, 2)
     with pytest.raises(NameNotFound):
         objects.open("other", ref)

@@ -129,6 +129,10 @@ class Engine:
             self._placing.release(flight)
         return Executed(outputs, timings, CacheUse(hits=flight.hits, misses=flight.misses))
 
+    def use_idle_time(self) -> bool:
+        """Prepare for later requests, for a millisecond or two; False if there is nothing to prepare."""
+        return self._placing.pin_some()
+
     def tidy(self) -> None:
         """Give back what has not been used for a while."""
         self._placing.tidy()

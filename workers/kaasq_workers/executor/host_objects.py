@@ -1,20 +1,25 @@
-"""Stored objects open in host memory, the large ones kept open for a while and pinned: read at the bus's full speed.
+"""Stored objects open in host memory; the large ones are kept open for a while, and pinned if they are read again.
 
-What is pinned stays mapped, and its bytes in memory, even if the object is deleted: so both are bounded, and what has
-not been read for a while is given back.
+What is pinned the device reads at the bus's full speed, and no processor takes part. Pinning an object costs more than
+copying it once does by threads, so the first reading does without; it is left to when there is nothing else to do, or
+to the second reading. It goes piece by piece, since everything else on the device waits meanwhile.
+
+What is kept open stays mapped, and its bytes in memory, even if the object is deleted: so both are bounded, and what
+has not been read for a while is given back. (Unmapping is dear too: for 256 MiB it takes longer than reading them.)
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from kaasq_storage import BufferStore, Reading
 from kaasq_workers.devices.protocol import Pinned
 
 PINNED_FROM_BYTES = 1 << 20  # below, pinning costs more than it saves
 PINNED_OBJECTS = 256
+PIECE_BYTES = 16 << 20  # pinned at once: about a millisecond
 IDLE_S = 60.0
 
 Pin = Callable[[memoryview], Pinned | None]
@@ -24,11 +29,20 @@ Key = tuple[str, str]
 class HostObject:
     """An object's bytes, valid until each of its users has given it back."""
 
-    def __init__(self, reading: Reading, pinned: Pinned | None) -> None:
+    def __init__(self, key: Key, reading: Reading, pin: Pin | None = None) -> None:
+        """``pin`` None: it is not to be kept."""
+        self.key = key
         self._reading = reading
-        self.pinned = pinned
-        self.users = 1
+        self._pin = pin
+        self._pinned: list[Pinned] = []
+        self.users = 0
+        self.readings = 0
         self.used_s = 0.0
+
+    @property
+    def refused(self) -> bool:
+        """Whether the device does not pin it, so that there is no use in keeping it."""
+        return self._pin is None
 
     @property
     def data(self) -> memoryview:
@@ -40,6 +54,32 @@ class HostObject:
         """How many."""
         return self._reading.object.nbytes
 
+    def pieces(self, offset: int, nbytes: int) -> Iterator[memoryview]:
+        """Those bytes in pieces, each pinned as a whole or not at all. What is read again is pinned before it comes."""
+        at, end = offset, offset + nbytes
+        while at < end:
+            stop = (at // PIECE_BYTES + 1) * PIECE_BYTES
+            while self.readings > 1 and len(self._pinned) * PIECE_BYTES <= at and self.pin_piece():
+                pass
+            if len(self._pinned) * PIECE_BYTES <= at:
+                stop = end
+            stop = min(stop, end)
+            yield self.data[at:stop]
+            at = stop
+
+    def pin_piece(self) -> bool:
+        """Pin the next piece; False if there is none, or it cannot be."""
+        start = len(self._pinned) * PIECE_BYTES
+        if self._pin is None or start >= self.nbytes:
+            return False
+        with self.data[start : start + PIECE_BYTES] as piece:
+            pinned = self._pin(piece)
+        if pinned is None:
+            self._pin = None
+            return False
+        self._pinned.append(pinned)
+        return True
+
     def close(self) -> None:
         """Unmap it. Nothing queued may read it any more."""
         self._unpin()
@@ -49,9 +89,9 @@ class HostObject:
         self._unpin()  # before the memory is unmapped
 
     def _unpin(self) -> None:
-        pinned, self.pinned = self.pinned, None
-        if pinned is not None:
-            pinned.release()
+        self._pin = None
+        while self._pinned:
+            self._pinned.pop().release()
 
 
 class HostObjects:
@@ -66,31 +106,45 @@ class HostObjects:
         self._clock = clock
         self._kept: OrderedDict[Key, HostObject] = OrderedDict()  # least recently read first
         self.nbytes = 0
-        """Bytes pinned."""
+        """Bytes kept, pinned or not."""
 
     def open(self, tenant: str, ref: str) -> HostObject:
         """The object, the caller's until given back. Raises NameNotFound."""
         key = (tenant, ref)
-        kept = self._kept.get(key)
-        if kept is not None:
+        opened = self._kept.get(key)
+        if opened is not None:
             self._kept.move_to_end(key)
-            kept.users += 1
-            return kept
-        reading = self._store.open(tenant, ref)
-        opened = HostObject(reading, None)
-        if PINNED_FROM_BYTES <= opened.nbytes <= self._most_bytes and self._make_room(opened.nbytes):
-            opened.pinned = self._pin(opened.data)
-            if opened.pinned is not None:
+        else:
+            reading = self._store.open(tenant, ref)
+            nbytes = reading.object.nbytes
+            keep = PINNED_FROM_BYTES <= nbytes <= self._most_bytes and self._make_room(nbytes)
+            opened = HostObject(key, reading, self._pin if keep else None)
+            if keep:
                 self._kept[key] = opened
-                self.nbytes += opened.nbytes
+                self.nbytes += nbytes
+        opened.users += 1
+        opened.readings += 1
         return opened
 
     def give_back(self, opened: HostObject) -> None:
         """A user has done with it: nothing that it queued reads it any more."""
         opened.users -= 1
         opened.used_s = self._clock()
-        if opened.pinned is None:
+        if opened.users:
+            return
+        if self._kept.get(opened.key) is not opened:
             opened.close()
+        elif opened.refused:
+            self._drop(opened.key)
+
+    def pin_some(self) -> bool:
+        """Use time that nobody else wants: pin a piece of what was read. False if there is nothing to do."""
+        for key, kept in reversed(list(self._kept.items())):
+            if kept.pin_piece():
+                return True
+            if kept.refused and not kept.users:
+                self._drop(key)
+        return False
 
     def tidy(self, idle_s: float = IDLE_S) -> None:
         """Close what has not been read for a while."""
@@ -100,12 +154,15 @@ class HostObjects:
                 self._drop(key)
 
     def _make_room(self, nbytes: int) -> bool:
-        """Unpin until that much more may be pinned. False if what is being read forbids it."""
+        """Close others until that much more may be kept. False if what is being read forbids it."""
         for key, kept in list(self._kept.items()):
-            if self.nbytes + nbytes <= self._most_bytes and len(self._kept) < PINNED_OBJECTS:
+            if self._has_room(nbytes):
                 return True
             if not kept.users:
                 self._drop(key)
+        return self._has_room(nbytes)
+
+    def _has_room(self, nbytes: int) -> bool:
         return self.nbytes + nbytes <= self._most_bytes and len(self._kept) < PINNED_OBJECTS
 
     def _drop(self, key: Key) -> None:

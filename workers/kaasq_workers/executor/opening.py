@@ -32,7 +32,12 @@ def serve(sock: socket.socket, vitals: Vitals, orders: Orders) -> bool:
     settings = msgspec.structs.replace(settings, pinned_memory=settings.pinned_memory // orders.sharing)
     with ExitStack() as opened:
         try:
-            store = open_store(settings.store_path, capacity=settings.store_capacity, sync=settings.store_sync)
+            store = open_store(
+                settings.store_path,
+                capacity=settings.store_capacity,
+                sync=settings.store_sync,
+                spare_bytes=settings.store_spare,
+            )
             opened.callback(store.close)
             everybody, by_tenant = stored_limits(settings.quotas)
             if everybody is not None or by_tenant:

@@ -66,6 +66,10 @@ class Placing:
             self._host.give_back(each)
         self._slots.give(flight.slot)
 
+    def pin_some(self) -> bool:
+        """Use time that nobody else wants; False if there is nothing to use it for."""
+        return self._host.pin_some()
+
     def tidy(self) -> None:
         """Give back what has not been used for a while."""
         self._host.tidy()
@@ -166,8 +170,11 @@ class Placing:
         except NameNotFound:
             raise missing(name, Stored(ref=part.object.ref)) from None
         flight.objects.append(opened)
-        with opened.data[part.offset : part.offset + memory.nbytes] as data:
-            flight.slot.stream.copy_in(memory, data)
+        at = 0
+        for piece in opened.pieces(part.offset, memory.nbytes):
+            with piece:
+                flight.slot.stream.copy_in(memory, piece, at)
+                at += piece.nbytes
 
     def _allocate(self, nbytes: int) -> Memory:
         """Memory, at the expense of what only saves time: idle slots' arenas, then cached objects."""

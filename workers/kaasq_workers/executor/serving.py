@@ -31,6 +31,7 @@ GC_INTERVAL_S = 60.0
 TURN_S = 1.0  # a loop with nothing to do goes round all the same: the front sees that it is not stuck
 SPIN_S = 200e-6  # without pause until something ends; then pauses of an eighth of the time waited, at most
 MOST_PAUSE_S = 250e-6  # so a request that comes while a long one runs starts soon
+IDLE_S = 5e-3  # without anything to do, before a little of the time is used to prepare for what may come
 
 log = get_logger()
 
@@ -62,6 +63,7 @@ class Executor:
         self._worker = worker
         self._ttl_s = settings.result_ttl
         self._group_since_s = self._begun_s = self._landed_s = self._heard_s = 0.0
+        self._preparing = False  # whether idle time may be of use
         self._log = log.bind(device=device.name)
 
     def serve(self, channel: BlockingChannel, vitals: Vitals) -> bool:
@@ -76,10 +78,15 @@ class Executor:
         while not (gone and not line.busy):
             vitals.turn()
             if not gone and (not line.waiting or time.monotonic() - self._heard_s > HEAR_S):
-                received = channel.receive(timeout_s=0.0 if line.busy else TURN_S)
+                patience_s = 0.0 if line.busy else IDLE_S if self._preparing else TURN_S
+                received = channel.receive(timeout_s=patience_s)
                 self._heard_s = time.monotonic()
                 gone = received is None
                 self._receive(received or [], line, channel)
+                if received:
+                    self._preparing = True
+                elif not line.busy:
+                    self._preparing = self._preparing and self._engine.use_idle_time()
             if time.monotonic() >= next_gc:
                 self._collect()
                 next_gc = time.monotonic() + GC_INTERVAL_S
@@ -102,7 +109,8 @@ class Executor:
         full = len(line.ended) >= GROUP_SIZE or time.monotonic() - self._group_since_s > GROUP_TIME_S
         alone = not line.waiting and not line.flying  # nobody is left to share the commit with
         if line.ended and (finished is None or full or alone or self._device.poisoned):
-            channel.send(self._commit(line.take_ended()))
+            ended = line.take_ended()  # kept until they are answered: to unmap a large output takes milliseconds
+            channel.send(self._commit(ended))
         elif finished is None and line.flying:
             waited = now - max(self._landed_s, self._begun_s)
             if waited > SPIN_S:

@@ -115,7 +115,7 @@ class CudaDevice:
         self._compiler = Compiler(self._capability, CompiledCache(cache_dir))
         self._memory = MemoryPool(self, limit)
         self._pinning = Pinning(index)
-        self._large = LargeCopies()
+        self._large = LargeCopies(index)
         self._workspaces = Workspaces(self.allocate, scratch_bytes, PRODUCT_BYTES)
         self._builtins = Builtins(self, index, self._workspaces)
         cuda = runtime.driverGetVersion()

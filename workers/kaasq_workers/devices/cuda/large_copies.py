@@ -1,4 +1,4 @@
-"""The ring of pinned memory that large copies of all streams share, and its threads; taken when first needed."""
+"""The pinned memory that large copies of all streams share, and their threads; taken when first needed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import cupy
 from cupy.cuda import runtime
 
-from kaasq_workers.devices.cuda.bulk import BulkRing
+from kaasq_workers.devices.cuda.bulk import SLOTS_EACH, BulkCopies
 
-FROM_BYTES = 8 << 20  # below, a stream's own staging is as fast and lets the caller go on
+FROM_BYTES = 4 << 20  # below, a stream's own staging is as fast and lets the caller go on
 SLOT_BYTES = 4 << 20
-SLOTS = 12
-MOST_THREADS = 8
+LEAST_BYTES = 1 << 20  # of a piece
+MOST_THREADS = 12  # more are no faster on sixteen cores
 
 
 class _Event:
@@ -31,25 +31,29 @@ class _Event:
 
 
 class LargeCopies:
-    """One device's ring."""
+    """One device's."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: int) -> None:
+        self._index = index
         self._pinned: Any = None
         self._threads: ThreadPoolExecutor | None = None
-        self._ring: BulkRing | None = None
+        self._copies: BulkCopies | None = None
 
     @property
-    def ring(self) -> BulkRing:
-        """The ring. Raises CUDA's errors where there is no memory to pin."""
-        if self._ring is None:
-            self._pinned = cupy.cuda.PinnedMemory(SLOTS * SLOT_BYTES)
-            count = min(MOST_THREADS, max(1, len(os.sched_getaffinity(0)) // 2))
-            self._threads = ThreadPoolExecutor(count, thread_name_prefix="kaasq-copy")
-            self._ring = BulkRing(self._pinned.ptr, SLOT_BYTES, [_Event() for _ in range(SLOTS)], self._threads)
-        return self._ring
+    def copies(self) -> BulkCopies:
+        """What does them. Raises CUDA's errors where there is no memory to pin."""
+        if self._copies is None:
+            count = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+            self._pinned = cupy.cuda.PinnedMemory(count * SLOTS_EACH * SLOT_BYTES)
+            self._threads = ThreadPoolExecutor(
+                count, "kaasq-copy", initializer=runtime.setDevice, initargs=(self._index,)
+            )
+            events = [_Event() for _ in range(count * SLOTS_EACH)]
+            self._copies = BulkCopies(self._pinned.ptr, SLOT_BYTES, events, self._threads, least_bytes=LEAST_BYTES)
+        return self._copies
 
     def close(self) -> None:
         """End the threads. Nothing may be on its way."""
         if self._threads is not None:
             self._threads.shutdown()
-        self._ring = self._threads = self._pinned = None
+        self._copies = self._threads = self._pinned = None

@@ -102,7 +102,7 @@ class CudaStream:
                 runtime.memcpyAsync(target + at, slot, size, _TO_DEVICE, self.pointer)
 
             if nbytes >= LARGE_BYTES:
-                self._large.ring.copy_in(source, nbytes, self.pointer, send)
+                self._large.copies.copy_in(source, nbytes, self.pointer, send)
             else:
                 self._stage().copy_in(source, nbytes, send)
         except _CUDA_ERRORS as error:
@@ -126,7 +126,7 @@ class CudaStream:
                 runtime.memcpyAsync(slot, source + at, size, _TO_HOST, self.pointer)
 
             if nbytes >= LARGE_BYTES:
-                self._large.ring.copy_out(target, nbytes, self.pointer, fetch)
+                self._large.copies.copy_out(target, nbytes, self.pointer, fetch)
             else:
                 self._stage().copy_out(target, nbytes, data, fetch)
         except _CUDA_ERRORS as error:
