@@ -82,6 +82,7 @@ def examples() -> dict[str, dict[str, Any]]:
                 "cloudEvents_source": "/kaasq/default/gpu-1/cuda-0",
                 "cloudEvents_type": EVENT_TYPE + word,
                 "cloudEvents_subject": _GRAPH.name,
+                "cloudEvents_time": "2026-11-26T09:30:00.250Z",
             },
             reply.without_inline(),
         ),

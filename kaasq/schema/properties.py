@@ -84,6 +84,7 @@ EVENT = _fields(
         "cloudEvents_source": _header("The worker: its pool, host and slot."),
         "cloudEvents_type": _header("How it ended.", enum=[EVENT_TYPE + word for word in EVENT_WORDS.values()]),
         "cloudEvents_subject": _header("The graph's name."),
+        "cloudEvents_time": _header("When it was told, as in RFC 3339.", format="date-time"),
         "cloudEvents_traceparent": _header("That of the request."),
         "cloudEvents_tracestate": _header("That of the request."),
     },

@@ -60,7 +60,8 @@ def test_photos_go_through_both_graphs_and_are_followed() -> None:
                 *[("photos.smooth", "completed")] * 3,
             ]
             assert (await http.get("/photos/none")).status_code == 404
-            for wrong in ({"pixels": []}, {"pixels": [[2.0]]}, {"pixels": [[0.1], [0.1, 0.2]]}):
+            refused: list[dict[str, Any]] = [{"pixels": []}, {"pixels": [[2.0]]}, {"pixels": [[0.1], [0.1, 0.2]]}]
+            for wrong in refused:
                 assert (await http.post("/photos", json=wrong)).status_code == 422
 
     play(main)

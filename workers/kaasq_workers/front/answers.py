@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import time
+from collections.abc import Callable
 
 from kaasq import codec
 from kaasq.broker import Broker, Delivery, Message
 from kaasq.dead_letter import NOBODY, bury
 from kaasq.errors import BrokerLost, KaasqError
+from kaasq.events import event_message
 from kaasq.log import get_logger
-from kaasq.messages import EVENT_TYPE
 from kaasq.topology import DEAD, EVENTS, REPLIES, event_key
 from kaasq_workers.front.intake import Accepted, Refused
 from kaasq_workers.link import Answer
 
 PUBLISH_ATTEMPTS = 5
 REJECTED_PAUSE_S = 0.5  # a queue without a leader has the next one soon
-TRACE_LENGTH = 512  # W3C Trace Context's own bound for tracestate
 
 log = get_logger()
 
@@ -77,31 +76,19 @@ class Answers:
             )
             messages.append((reply, *accepted.reply))
         if answer.event is not None and answer.graph is not None:
-            event = Message(
-                body=answer.event,
-                content_type=codec.JSON,
-                message_id=f"{accepted.id}.{answer.word}",
+            event = event_message(
+                answer.event,
+                request_id=accepted.id,
+                graph=answer.graph,
+                word=answer.word,
+                source=self._source,
+                told_ms=time.time_ns() // 1_000_000,
                 correlation_id=accepted.correlation_id,
-                headers=self._event_headers(accepted, answer, request.headers),
+                request_headers=request.headers,
                 persistent=request.persistent,
             )
             messages.append((event, EVENTS, event_key(accepted.tenant, answer.graph, answer.word)))
         return messages
-
-    def _event_headers(self, accepted: Accepted, answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
-        """CloudEvents 1.0, AMQP binding, binary mode."""
-        headers = {
-            "cloudEvents_specversion": "1.0",
-            "cloudEvents_id": f"{accepted.id}.{answer.word}",
-            "cloudEvents_source": self._source,
-            "cloudEvents_type": EVENT_TYPE + answer.word,
-            "cloudEvents_subject": answer.graph,
-        }
-        for name in ("traceparent", "tracestate"):
-            value = request.get(name)
-            if isinstance(value, str) and len(value) <= TRACE_LENGTH:
-                headers[f"cloudEvents_{name}"] = value
-        return headers
 
     def _publish(
         self, delivery: Delivery, messages: list[tuple[Message, str, str]], settled: Callable[[], None]
