@@ -62,6 +62,12 @@ class Delivery(Protocol):
 class Consumer(Protocol):
     """A subscription to a queue. It survives reconnects."""
 
+    queue: str
+
+    @property
+    def consuming(self) -> bool:
+        """Whether the broker delivers to it now, as far as is known. From any thread."""
+
     def cancel(self) -> None:
         """Stop taking messages. What was delivered may still be settled."""
 

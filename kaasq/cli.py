@@ -16,6 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMANDS = {
     "worker": "kaasq_workers.cli:worker",
+    "health": "kaasq_workers.health_command:health",
     "doctor": "kaasq_workers.doctor.command:doctor",
     "run": "kaasq_producers.commands.run:run",
     "events": "kaasq_producers.commands.events:events",

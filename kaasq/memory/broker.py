@@ -61,8 +61,13 @@ class MemoryConsumer:
         self._prefetch = prefetch
         self._on_gap = on_gap
         self._ran_before = False
+        self._running = False
         self._unsettled: dict[int, Held] = {}
         self.cancelled = False
+
+    @property
+    def consuming(self) -> bool:
+        return self._running and not self.cancelled
 
     @property
     def has_room(self) -> bool:
@@ -91,6 +96,7 @@ class MemoryConsumer:
 
     def lose(self) -> None:
         """The connection is gone."""
+        self._running = False
         self.node.unsubscribe(self.queue, self)
         for held in reversed(list(self._unsettled.values())):
             if self.release(held) and self._on_gap is None:  # else it was on its way, and is lost
@@ -98,6 +104,7 @@ class MemoryConsumer:
 
     def running(self) -> None:
         """It takes messages (again)."""
+        self._running = True
         if self._on_gap is not None and self._ran_before:
             invoke(self._on_gap)
         self._ran_before = True

@@ -89,6 +89,10 @@ class Subscription:
         self._backoff = Backoff()
         self._seldom = Seldom()
 
+    @property
+    def consuming(self) -> bool:
+        return self.running and not self._cancelled
+
     def cancel(self) -> None:
         """Take no more messages; the channel stays until those that are here are settled."""
         self._consumers.io.post(self._cancel)

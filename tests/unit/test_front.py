@@ -7,6 +7,8 @@ import time
 import msgspec
 import pytest
 
+from kaasq.broker import Message
+from kaasq.codec import JSON
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
 from kaasq.messages import ErrorBody
 from kaasq.quotas import Quotas
@@ -14,7 +16,7 @@ from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
 from kaasq_workers.link import Answer, Job, Refusal
-from tests.support.front_bench import Bench, reply
+from tests.support.front_bench import Bench, Taken, reply
 
 
 @pytest.fixture
@@ -415,3 +417,29 @@ def test_a_tenants_requests_beyond_its_quota_are_answered_at_once_and_others_tak
     bench.answer(jobs[0])
     assert bench.take("five").settled is None  # there is room again
     assert (first.settled, second.settled, other.settled) == ("ack", None, None)
+
+
+def again(bench, key, **changes):
+    taken = Taken(Message(body=b"{}", message_id=key, user_id="guest", reply_to="r", content_type=JSON, **changes))
+    taken.redelivered = True
+    bench.front.take(taken)
+    return taken
+
+
+def test_a_request_that_the_broker_took_back_while_it_runs_is_answered_once_and_both_deliveries_acked(bench):
+    first = bench.take("one")
+    (job,) = bench.executor.received()
+    second, third = again(bench, "one"), again(bench, "one")
+    assert bench.executor.received() == []
+    bench.answer(job)
+    assert [each[0] for each in bench.loop.published] == ["kaasq.replies", "kaasq.events"]
+    assert [each.settled for each in (first, second, third)] == ["ack"] * 3
+    again(bench, "one")  # answered by now: from its outcome
+    assert len(bench.executor.received()) == 1
+
+
+def test_another_request_of_the_same_id_and_a_repeat_by_its_client_are_jobs_of_their_own(bench):
+    bench.take("one")
+    bench.take("one")
+    again(bench, "one", correlation_id="another")
+    assert len(bench.executor.received()) == 3

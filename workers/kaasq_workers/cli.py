@@ -17,6 +17,7 @@ from kaasq.log import configure, get_logger
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings, load_settings
 from kaasq_workers.devices.opening import default_slot, device_names
+from kaasq_workers.health import beating
 from kaasq_workers.worker import DRAIN_TIMEOUT_S, Worker
 
 log = get_logger()
@@ -90,6 +91,7 @@ log = get_logger()
     help="Seconds without a sign of life after which the executor is replaced (default: 60).",
 )
 @click.option("--start-timeout", type=float, metavar="S", help="Seconds for the executor to start in (default: 120).")
+@click.option("--health-file", metavar="FILE", help="File in which the worker says that it lives (see kaasq health).")
 @click.option(
     "--drain",
     type=click.FloatRange(min=0),
@@ -139,15 +141,16 @@ def serve(settings: Settings, stop: threading.Event, serving: threading.Event, d
             each.start()
             started.append(each)
         serving.set()
-        while not stop.wait(0.5):
-            failure = next((each.failure for each in started if each.failure), None)
-            if failure is not None:
-                raise failure
-        log.info("worker.draining", at_most_s=drain_s, hint="stop again to stop at once")
-        for each in started:
-            each.pause()
-        until = time.monotonic() + drain_s
-        drained = [each.stop(max(0.0, until - time.monotonic())) for each in started]
+        with beating(settings, started):
+            while not stop.wait(0.5):
+                failure = next((each.failure for each in started if each.failure), None)
+                if failure is not None:
+                    raise failure
+            log.info("worker.draining", at_most_s=drain_s, hint="stop again to stop at once")
+            for each in started:
+                each.pause()
+            until = time.monotonic() + drain_s
+            drained = [each.stop(max(0.0, until - time.monotonic())) for each in started]
     except KaasqError as error:
         log.error("worker.failed", code=error.code, error=error.message)
         for each in started:

@@ -20,6 +20,7 @@ from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
 from kaasq_workers.front.handles import Handle
 from kaasq_workers.front.starting import ProcessStarter, Starter, ThreadStarter
+from kaasq_workers.health import Condition
 
 STEP_TIMEOUT_S = 120.0  # for the broker to do as it is told
 DRAIN_TIMEOUT_S = 30.0
@@ -29,6 +30,7 @@ log = get_logger()
 
 CONTROL_PREFETCH = 1000
 MOST_PREFETCH = 65535
+IO_TIMEOUT_S = 2.0
 
 
 class Worker:
@@ -78,6 +80,27 @@ class Worker:
         control = control_queue(settings.pool, settings.slot)
         self._consumers.append(self._broker.consume(control, self._front.take_control, prefetch=CONTROL_PREFETCH))
         log.info("worker.started", pool=settings.pool, slot=settings.slot, device=settings.device)
+
+    def condition(self) -> Condition:
+        """Whether it is well, for its health file. Blocks for IO_TIMEOUT_S at most."""
+        wrong, held = "", 0
+        answered = threading.Event()
+
+        def look() -> None:  # on the I/O thread: that it comes about tells that the thread turns
+            nonlocal wrong, held
+            front = self._front
+            if front is not None:
+                held = front.held
+                if front.stuck:
+                    wrong = "it has requests and no executor to run them"
+            answered.set()
+
+        self._broker.call_soon(look)
+        if not answered.wait(IO_TIMEOUT_S):
+            wrong = "its connection's thread does not turn"
+        elif idle := [each.queue for each in list(self._consumers) if not each.consuming]:
+            wrong = f"the broker does not deliver to it from {', '.join(idle)}"
+        return Condition(slot=self.settings.slot, device=self.settings.device, wrong=wrong, held=held)
 
     def pause(self) -> None:
         """Take no more requests. Idempotent."""

@@ -79,6 +79,11 @@ class Executors:
         handles = (each.supervisor.handle for each in self._held.values())
         return [each for each in handles if each is not None]
 
+    @property
+    def up(self) -> bool:
+        """Whether one of them is ready for requests."""
+        return any(each.supervisor.up_since_s is not None for each in self._held.values())
+
     # -- requests --------------------------------------------------------------------------------------------------
 
     def take(self, job: Job) -> None:

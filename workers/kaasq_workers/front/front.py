@@ -6,7 +6,6 @@ does, heartbeats go on, and if the executor dies its supervisor starts another a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -23,6 +22,7 @@ from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.executors import Executors
 from kaasq_workers.front.handles import Handle
 from kaasq_workers.front.intake import Accepted, Refused, examine, examine_control
+from kaasq_workers.front.pending import Pending, Pendings
 from kaasq_workers.front.starting import Starter
 from kaasq_workers.front.stopping import Stopped
 from kaasq_workers.link import Answer, Job, Withdraw, Withdrawn
@@ -33,40 +33,6 @@ RESEND_S = 5.0  # withdrawals that the executor could not record
 log = get_logger()
 
 Ready = Callable[[KaasqError | None], None]
-
-
-class _Pending(msgspec.Struct):
-    """A request taken and not yet answered."""
-
-    accepted: Accepted
-    delivery: Delivery
-
-
-class _Pendings:
-    """Those requests by tag, and how many each tenant has."""
-
-    def __init__(self) -> None:
-        self._by_tag: dict[int, _Pending] = {}
-        self._of: Counter[str] = Counter()
-
-    def __bool__(self) -> bool:
-        return bool(self._by_tag)
-
-    def add(self, tag: int, pending: _Pending) -> None:
-        self._by_tag[tag] = pending
-        self._of[pending.accepted.tenant] += 1
-
-    def pop(self, tag: int) -> _Pending | None:
-        pending = self._by_tag.pop(tag, None)
-        if pending is not None:
-            tenant = pending.accepted.tenant
-            self._of[tenant] -= 1
-            if not self._of[tenant]:
-                del self._of[tenant]
-        return pending
-
-    def of(self, tenant: str) -> int:
-        return self._of[tenant]
 
 
 class _Withdrawal(msgspec.Struct):
@@ -85,7 +51,7 @@ class Front:
         self._on_ready: Ready | None = on_ready
         self._executors = Executors(broker, settings, starter, self)
         self._limits = LimitsByTenant(settings.quotas)
-        self._pending = _Pendings()
+        self._pending = Pendings()
         self._next_tag = 1
         self._epoch = new_id()
         self._withdrawals: dict[int, _Withdrawal] = {}  # heard, and not yet durable
@@ -114,6 +80,16 @@ class Front:
         self._executors.hang_up()
 
     @property
+    def held(self) -> int:
+        """Requests taken and not yet answered."""
+        return len(self._pending)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether there are requests and nothing is up that could run them."""
+        return bool(self._pending) and not self._executors.up
+
+    @property
     def handles(self) -> list[Handle]:
         """The executors that are running."""
         return self._executors.handles
@@ -126,6 +102,8 @@ class Front:
         match examine(message):
             case Refused() as refused:
                 self._refuse(delivery, refused)
+            case Accepted() as accepted if self._pending.join(accepted, delivery):
+                log.info("request.joined", request=accepted.id, tenant=accepted.tenant)
             case Accepted() as accepted:
                 tag = self._new_tag()
                 job = Job(
@@ -143,7 +121,7 @@ class Front:
                 if limit and held >= limit:
                     self._over_quota(job, accepted, delivery, limit, held)
                     return
-                self._pending.add(job.tag, _Pending(accepted, delivery))
+                self._pending.add(job.tag, Pending(accepted, delivery))
                 self._executors.take(job)
 
     def _over_quota(self, job: Job, accepted: Accepted, delivery: Delivery, limit: int, held: int) -> None:
