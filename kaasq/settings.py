@@ -117,6 +117,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """An executor that is not ready after so long is replaced; at the worker's start, the worker fails."""
     result_ttl: Seconds = 24 * 3600.0
     """How long outcomes and outputs that nobody named are kept."""
+    dead_ttl: Seconds = 7 * 24 * 3600.0
+    """How long the stored inputs of a request that a worker dead-letters are kept at least."""
     health_file: str = ""
     """File in which a worker says that it lives, for ``kaasq health``. Empty: none."""
     graph_limits: GraphLimits = GraphLimits()

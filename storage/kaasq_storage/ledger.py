@@ -11,7 +11,7 @@ from typing import Final
 import lmdb
 
 from kaasq.errors import BadRequest, NameNotFound, QuotaExceeded
-from kaasq_storage.protocol import Object
+from kaasq_storage.protocol import Object, Wanted
 from kaasq_storage.records import (
     CLAIM,
     COUNTED,
@@ -133,6 +133,21 @@ class Ledger:
             record.dtype, record.shape = dtype, shape
         self._save(key, record, due)
         return record
+
+    def prolong(self, tenant: str, wanted: Wanted, kept_until: float) -> bool:
+        """Keep an object until then at least; False if there is none. Raises NameNotFound, BadRequest."""
+        if wanted.name is not None:
+            raw = self.txn.get(name_key(tenant, wanted.name))
+            if raw is None:
+                return False
+            key = scope(OBJECT, tenant) + decode_name(raw).digest
+        else:
+            key = object_key(tenant, wanted.ref or "")
+        record = self.object(key)
+        if record is None or not record.alive(self.now):
+            return False
+        self.hold(key, dtype=None, shape=None, kept_until=kept_until)
+        return True
 
     def release(self, key: bytes, *, grace_s: float) -> None:
         """One name fewer; the last one gone, the object stays as long as it was stored for, or for the grace."""

@@ -157,6 +157,9 @@ class Transaction(Protocol):
     def outcome(self, tenant: str, request_id: str) -> Outcome | None:
         """The outcome of that request, if it has one that has not expired."""
 
+    def prolong(self, tenant: str, wanted: Wanted, ttl_s: float) -> bool:
+        """Keep an object for at least so long from now, named or not. False if it is not there."""
+
     def record(self, tenant: str, request_id: str, outcome: Outcome) -> bool:
         """Record how a request ended. False, and nothing changed, if it already has an outcome."""
 

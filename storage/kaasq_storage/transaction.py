@@ -16,10 +16,10 @@ from typing import Final, Self
 import lmdb
 import msgspec
 
-from kaasq.errors import QuotaExceeded
+from kaasq.errors import BadRequest, NameNotFound, QuotaExceeded
 from kaasq_storage.environment import Environment
 from kaasq_storage.ledger import Ledger, keep_until
-from kaasq_storage.protocol import DEFAULT_TTL_S, Claim, Object, Outcome, Staged
+from kaasq_storage.protocol import DEFAULT_TTL_S, Claim, Object, Outcome, Staged, Wanted
 from kaasq_storage.records import (
     CAPACITY,
     ClaimRecord,
@@ -120,6 +120,14 @@ class LmdbTransaction:
             return None
         reply = self._replies.get(key)
         return outcome_of(self._env, key, record) if reply is None else _outcome(record, reply)
+
+    def prolong(self, tenant: str, wanted: Wanted, ttl_s: float) -> bool:
+        """See the protocol."""
+        try:
+            with self._env.faults():
+                return self.ledger.prolong(tenant, wanted, keep_until(self._now, ttl_s))
+        except (NameNotFound, BadRequest):  # what cannot be a reference or a name is not there either
+            return False
 
     def record(self, tenant: str, request_id: str, outcome: Outcome) -> bool:
         """See the protocol. ``created`` or ``expires`` left at 0 become now, and a day later."""

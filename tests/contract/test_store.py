@@ -823,3 +823,29 @@ def test_small_replies_are_recorded_even_beyond_a_quota(store):
     assert store.usage_of("ann").used == 1000
     with pytest.raises(errors.QuotaExceeded):
         record(store, "ann", "large", 9000)
+
+
+def test_an_object_is_kept_for_longer_once_it_is_prolonged_named_or_not(store, clock):
+    plain, _ = store.put("ann", some(SMALL), ttl_s=10)
+    store.put("ann", some(SMALL, seed=1), name="n")
+    with store.transaction() as txn:
+        assert txn.prolong("ann", Wanted(ref=plain.ref), 100)
+        assert txn.prolong("ann", Wanted(name="n"), 100)
+        for missing in (Wanted(ref="ab" * 32), Wanted(name="gone"), Wanted(ref="no ref"), Wanted(name="\0"), Wanted()):
+            assert not txn.prolong("ann", missing, 100)
+        assert not txn.prolong("bob", Wanted(ref=plain.ref), 100)
+    store.put("ann", some(SMALL, seed=2), name="n")  # the name moves on
+    clock.now += 50
+    store.gc()
+    assert len(list(store.objects("ann"))) == 3
+    clock.now += 60 + GRACE_S
+    store.gc()
+    assert [each.expires for each in store.objects("ann")] == [None]
+
+
+def test_prolonging_never_shortens(store, clock):
+    made, _ = store.put("ann", some(SMALL), ttl_s=1000)
+    with store.transaction() as txn:
+        assert txn.prolong("ann", Wanted(ref=made.ref), 10)
+    clock.now += 500
+    assert store.lookup("ann", ref=made.ref).ref == made.ref

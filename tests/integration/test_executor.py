@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from kaasq import codec
 from kaasq.errors import KernelFailed
 from kaasq.ids import new_id
-from kaasq.messages import Reply, Request, Stored, WorkerInfo
+from kaasq.messages import ErrorBody, Reply, Request, Stored, WorkerInfo
 from kaasq.quotas import Quota, Quotas
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore, open_store
@@ -131,6 +132,17 @@ def test_a_module_that_is_not_on_the_workers_list_is_forbidden_and_its_name_told
     assert (refused.error.code, refused.error.detail["module"]) == ("forbidden", module.hash)
     (tmp_path / "list").write_text(module.hash)
     assert reply_of(Executor(device, store, settings, worker), request, "second").status == "ok"
+
+
+def test_the_stored_inputs_of_a_request_that_is_dead_lettered_are_kept_for_its_letter(store, device):
+    stored, _ = store.put("guest", bytes(16), ttl_s=60)
+    one = executor(store, device)
+    verdict = ErrorBody(code="kernel_failed", message="it crashed twice", detail={"kills": 2})
+    request = Request(graph=saxpy().freeze(), bind={"x": Stored(ref=stored.ref), "y": bytes(16)})
+    condemned = msgspec.structs.replace(job(request), verdict=verdict)
+    (answer,) = one._commit([ran(one, condemned)])
+    assert answer.dead
+    assert store.lookup("guest", ref=stored.ref).expires > time.time() + Settings().dead_ttl - 60
 
 
 def test_outputs_beyond_the_tenants_bytes_are_refused_and_nothing_of_them_stays(store, device):

@@ -20,6 +20,7 @@ from kaasq.ids import new_id
 from kaasq.messages import Reply, Request
 from kaasq.model import GraphSpec
 from kaasq_bench.rabbitmq.node import RabbitNode
+from kaasq_storage import open_store
 from tests.support.graphs import ENDLESS, only_output, saxpy
 from tests.support.workers import running_worker
 
@@ -151,6 +152,14 @@ def test_a_worker_whose_queues_were_deleted_takes_requests_again_and_its_health_
         until(lambda: json.loads(health.read_text())["written_at"] > stamp)
         assert worker.stop() == 0
         assert not health.exists()
+
+
+def test_what_killed_processes_left_in_the_store_goes_when_a_worker_starts(broker_url, pool, tmp_path):
+    with open_store(tmp_path / "store", sync=False) as store:
+        left = store.path / "staging" / "left"
+        left.write_bytes(bytes(1000))  # as of a process that was killed while it wrote: nobody locks it
+    with running_worker(broker_url, pool, tmp_path / "store"):
+        until(lambda: not left.exists(), 15)
 
 
 def test_what_is_not_finished_in_time_goes_back_and_the_worker_exits_3(broker_url, pool, tmp_path):

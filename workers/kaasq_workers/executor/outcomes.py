@@ -9,9 +9,9 @@ import msgspec
 
 from kaasq import codec
 from kaasq.errors import Cancelled, Conflict, DeadlineExceeded, KaasqError, KernelFailed, UnknownGraph
-from kaasq.messages import EVENT_WORDS, ErrorBody, Output, Reply, Request, Status, Timings, WorkerInfo
+from kaasq.messages import EVENT_WORDS, ErrorBody, Output, Reply, Request, Status, Stored, Timings, WorkerInfo
 from kaasq.model import GraphSpec, content_hash
-from kaasq_storage import BufferStore, Outcome, Transaction
+from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
 from kaasq_workers.executor.flight import Executed
 from kaasq_workers.link import Answer, Job
 
@@ -79,7 +79,9 @@ def digest(request: Request, graph: GraphSpec) -> str:
 class Committer:
     """Turns ended requests into answers. All of a group become durable in one transaction."""
 
-    def __init__(self, store: BufferStore, worker: WorkerInfo, *, ttl_s: float) -> None:
+    def __init__(self, store: BufferStore, worker: WorkerInfo, *, ttl_s: float, dead_ttl_s: float) -> None:
+        """``dead_ttl_s``: for how long inputs are kept of a request that becomes a dead letter."""
+        self._dead_ttl_s = dead_ttl_s
         self._store = store
         self._worker = worker
         self._ttl_s = ttl_s
@@ -105,6 +107,8 @@ class Committer:
                 return earlier
         elif ended.claimed:
             transaction.release(ended.job.tenant, ended.job.id)
+        if ended.error is not None and is_deadly(ErrorBody.of(ended.error)):
+            self._keep_inputs(transaction, ended)
         outputs: dict[str, Output] = {}
         if ended.executed is not None and ended.request is not None:
             for buffer, data in ended.executed.outputs:
@@ -145,6 +149,12 @@ class Committer:
             return earlier.reply
         ended.digest, ended.error = None, conflict(ended.job.id)
         return None
+
+    def _keep_inputs(self, transaction: Transaction, ended: Ended) -> None:
+        """Its dead letter is of use as long as its inputs are there."""
+        for bound in ended.request.bind.values() if ended.request else ():
+            if isinstance(bound, Stored):
+                transaction.prolong(ended.job.tenant, Wanted(ref=bound.ref, name=bound.name), self._dead_ttl_s)
 
     def _reply(self, ended: Ended, outputs: dict[str, Output]) -> Reply:
         if ended.error is not None or ended.executed is None:

@@ -28,6 +28,7 @@ GROUP_SIZE = 64  # outcomes in one transaction at most
 HEAR_S = 1e-3  # while requests wait here, what else the front says is looked for only so often
 GROUP_TIME_S = 2e-3  # a group is committed once running it has taken this long
 GC_INTERVAL_S = 60.0
+FIRST_GC_S = 1.0  # what crashed processes left in the store goes soon after a start, but does not delay it
 TURN_S = 1.0  # a loop with nothing to do goes round all the same: the front sees that it is not stuck
 SPIN_S = 200e-6  # without pause until something ends; then pauses of an eighth of the time waited, at most
 MOST_PAUSE_S = 250e-6  # so a request that comes while a long one runs starts soon
@@ -59,7 +60,7 @@ class Executor:
         )
         claims = Claims(store, worker, most=settings.most_attempts, ttl_s=settings.result_ttl)
         self._attempts = Attempts(self._engine, store, claims, settings)
-        self._committer = Committer(store, worker, ttl_s=settings.result_ttl)
+        self._committer = Committer(store, worker, ttl_s=settings.result_ttl, dead_ttl_s=settings.dead_ttl)
         self._worker = worker
         self._ttl_s = settings.result_ttl
         self._group_since_s = self._begun_s = self._landed_s = self._heard_s = 0.0
@@ -73,7 +74,7 @@ class Executor:
         they stay unanswered and in ``vitals``.
         """
         line: Line[Flight] = Line(self._engine.in_flight)
-        next_gc = time.monotonic() + GC_INTERVAL_S
+        next_gc = time.monotonic() + FIRST_GC_S
         gone = False
         while not (gone and not line.busy):
             vitals.turn()
