@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Self
+from typing import Any, Self, cast
 
 import pika
 from pika import exceptions as pika_errors
@@ -114,8 +114,10 @@ class DeadQueue:
         self._waiting.append(Letter(self._ack, method, to_message(properties, body)))
 
     def _ack(self, tag: int) -> None:
+        # Of the channel below: BlockingChannel's own waits until it is sent, and reads meanwhile what it can get of the
+        # letters behind, until all of them are in memory. This one goes out before the next letters are read.
         with self._translated():
-            self._channel.basic_ack(tag)
+            cast(Any, self._channel)._impl.basic_ack(tag)
 
     def _count(self) -> None:
         try:

@@ -200,8 +200,7 @@ class Declarer:
         step = job.step
         if isinstance(step, Exchange) and code == ACCESS_REFUSED:
             # Who may declare an exchange may delete it, so tenants may not. If it is not there, binding to it says so.
-            while job.next < len(job.steps) and isinstance(job.step, Exchange):
-                job.next += 1
+            job.next += 1
             self._open_channel()
             return
         error = _refusal(step, code, reason)
