@@ -21,6 +21,8 @@ from kaasq.rabbit.wire import WireConnection
 
 log = get_logger()
 
+RENEW_S = 1.0  # at least between two channels that rejections cost: a full queue rejects for long
+
 
 class PublishLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much may be under way: at the broker, unconfirmed; and here, waiting for room or for the broker."""
@@ -71,6 +73,8 @@ class Publisher:
         self._unconfirmed_bytes = 0
         self._tag = 0
         self._settled = 0  # every tag up to here is settled
+        self._stale = False  # the channel is to be changed for another once all on it is confirmed
+        self._renewed_at = float("-inf")
 
     @property
     def ready(self) -> bool:
@@ -126,6 +130,7 @@ class Publisher:
             self._unconfirmed_bytes -= len(item.message.body)
         for _, item in late:
             self._finish(item, BrokerLost(f"{_what(item)} was not confirmed within {timeout_s:g} s"))
+        self._renew()
         self._pump()
 
     def finish(self, error: KaasqError) -> None:
@@ -162,6 +167,7 @@ class Publisher:
             self._channel is not None
             and self._allowed
             and not self._blocked
+            and not self._stale
             and len(self._unconfirmed) < self._limits.unconfirmed
             and self._unconfirmed_bytes < self._limits.unconfirmed_bytes
         )
@@ -194,6 +200,10 @@ class Publisher:
                 self._confirm(each, refused)
         else:
             self._confirm(tag, refused)
+        if refused:
+            self._stale |= time.monotonic() - self._renewed_at > RENEW_S
+        if self._stale and not self._unconfirmed:
+            self._renew()
         self._pump()
 
     def _confirm(self, tag: int, refused: bool) -> None:
@@ -208,6 +218,17 @@ class Publisher:
             self._finish(item, Unroutable(f"{_what(item)} goes to no queue", routing_key=item.routing_key))
         elif item.done is not None:
             invoke(item.done, None)
+
+    def _renew(self) -> None:
+        """Change a channel that got a rejection for a new one.
+
+        RabbitMQ (3.10 at least) asks once per channel which node leads a queue. A channel that learns it just as that
+        node dies rejects everything for the queue until the node is back, though another leads it long since.
+        """
+        if self._stale and self._channel is not None:
+            channel, self._channel = self._channel, None
+            self._renewed_at = time.monotonic()
+            channel.close()
 
     def _on_return(self, returned: Returned) -> None:
         # It comes before the confirm, and without its tag: the oldest publish that is equal in all that counts.
@@ -241,13 +262,20 @@ class Publisher:
             wire, number, self._frame_max, on_confirm=self._on_confirm, on_returned=self._on_return
         )
         self._tag = self._settled = 0
+        self._stale = False
         self._on_ready()
         self._pump()
 
     def _channel_closed(self, _: Channel, reason: Exception) -> None:
         self._channel = None
-        if self._connection is None or self._connection.is_closed or not reply_code(reason):
+        if self._connection is None or self._connection.is_closed:
             return  # the whole connection went: detach() follows
+        if self._stale and self._connection.is_open and not reply_code(reason):
+            self._fail_unconfirmed(BrokerLost("the channel was changed before the broker confirmed"))
+            self._open_channel()
+            return
+        if not reply_code(reason):
+            return
         log.warning("publish.channel_closed", reason=reply_text(reason))
         blame = culprit(reason)
         if blame.max_size is not None:

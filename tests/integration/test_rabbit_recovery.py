@@ -14,7 +14,7 @@ import pytest
 from kaasq.broker import Delivery, Message, State
 from kaasq.errors import BrokerLost, BrokerRefused, SlotTaken
 from kaasq.rabbit import PublishLimits, RabbitBroker
-from kaasq.topology import slot_lock
+from kaasq.topology import Queue, Topology, slot_lock
 from kaasq_faults.proxy import Proxy
 from real_broker import Broker as Server
 from tests.support.logs import log_lines
@@ -327,6 +327,20 @@ def test_headers_beyond_the_negotiated_frame_are_refused(own_rabbit: Server) -> 
     fits = Message(body=b"x" * 20_000, headers={"big": "x" * 8000})
     assert publish(mq, fits, "nowhere", exchange="", mandatory=False) is None
     mq.close()
+
+
+def test_a_rejection_costs_no_other_publish(own_rabbit: Server, mq: RabbitBroker) -> None:
+    full = Queue(name="t.full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    assert declare(mq, Topology(queues=(full,))) is None
+    assert publish(mq, b"first", "t.full", exchange="") is None
+    done, rejected = Outcomes(), Outcomes()
+    for number in range(300):
+        mq.publish(Message(body=b"%d" % number), exchange=EXCHANGE, routing_key="a.b", done=done)
+        if number % 50 == 0:
+            mq.publish(Message(body=b"more"), exchange="", routing_key="t.full", done=rejected)
+    assert done.some(300) == [None] * 300
+    assert all(isinstance(each, BrokerRefused) and each.rejected for each in rejected.some(6))
+    assert publish(mq, b"later") is None
 
 
 def test_a_lost_broker_is_told_of_in_two_lines(own_rabbit: Server) -> None:
