@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from real_broker import MANAGEMENT_VARIABLE, Broker, RealBroker, own_broker, real_broker, source
 
@@ -29,6 +30,11 @@ ON_BROKER = {
     "node": "a private node of an installed rabbitmq-server",
     "none": "none found: tests that need RabbitMQ will fail",
 }
+
+
+# A machine with other things to do is no reason to fail: neither a slow example nor slow drawing is a finding.
+settings.register_profile("kaasq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kaasq")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -40,7 +40,7 @@ class AmqpClient:
         self._moves = incarnation  # of the reply queue
         self._told = {each.key: each.end for each in earlier if isinstance(each, Ended)}
         asked = [each for each in earlier if isinstance(each, Asked) and each.key not in self._told]
-        self._open = {each.id or "": ask(given.seed, each.key) for each in asked}
+        self._open = {each.id or "": ask(given.seed, each.key, own=given.own) for each in asked}
         self._keys = {each.id or "": each.key for each in earlier if isinstance(each, Asked)}
         self._prefix = f"{given.name}.{incarnation}"
         self._next = 0
@@ -89,7 +89,7 @@ class AmqpClient:
 
     def _new(self) -> str:
         self._next += 1
-        made = ask(self._given.seed, f"{self._prefix}.{self._next}")
+        made = ask(self._given.seed, f"{self._prefix}.{self._next}", own=self._given.own)
         request_id = uuid.uuid4().hex
         self._open[request_id], self._keys[request_id] = made, made.key
         entry = Asked(key=made.key, want=made.want, name=made.name, shared=made.shared, id=request_id, at=now())
@@ -129,7 +129,7 @@ class AmqpClient:
         channel.basic_ack(method.delivery_tag)
 
     def _heard(self, request_id: str, key: str, reply: Reply) -> None:
-        made = ask(self._given.seed, key)
+        made = ask(self._given.seed, key, own=self._given.own)
         detail = ""
         if reply.status == "ok":
             inline = reply.outputs["out"].inline

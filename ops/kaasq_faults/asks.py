@@ -33,12 +33,15 @@ class Ask(NamedTuple):
         return self.a * X + Y
 
 
-def ask(seed: str, key: str) -> Ask:
-    """The request of that key: half of them keep their output under a name of its own, a quarter under a shared one."""
+def ask(seed: str, key: str, *, own: bool = True) -> Ask:
+    """The request of that key: half of them keep their output under a name of its own, a quarter under a shared one.
+
+    Not ``own``: none has a name of its own, so that the store reaches a size and keeps it.
+    """
     draw = random.Random(f"{seed}/{key}")
     elements = draw.choice(SIZES)
     a = float(draw.randint(1, 100_000))
-    kind = draw.random()
+    kind = draw.random() if own else draw.uniform(0.5, 1.0)
     if kind < 0.5:
         return Ask(key, elements, a, f"own/{key}", shared=False)
     if kind < 0.75:

@@ -33,9 +33,10 @@ LOG_VARIABLE = "FAULTS_LOG_LEVEL"
 class Asker:
     """Keys in order, and what is written of them."""
 
-    def __init__(self, book: Book, seed: str, client: str, incarnation: int) -> None:
+    def __init__(self, book: Book, seed: str, client: str, incarnation: int, *, own: bool) -> None:
         self._book = book
         self._seed = seed
+        self._own = own
         self._prefix = f"{client}.{incarnation}"
         self._next = 0
         self._lock = threading.Lock()
@@ -43,7 +44,7 @@ class Asker:
     def next(self) -> Ask:
         with self._lock:
             self._next += 1
-            made = ask(self._seed, f"{self._prefix}.{self._next}")
+            made = ask(self._seed, f"{self._prefix}.{self._next}", own=self._own)
         self._book.write(Asked(key=made.key, want=made.want, name=made.name, shared=made.shared, at=now()))
         return made
 
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--ledger", type=Path, required=True)
     parser.add_argument("--rate", type=float, required=True, help="requests per second")
     parser.add_argument("--timeout", type=float, required=True, help="seconds, of each request")
+    parser.add_argument("--own", action=argparse.BooleanOptionalAction, default=True, help="keep names of their own")
     given = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -142,7 +144,7 @@ def main() -> None:
         if given.kind == "amqp":
             amqp_client.run(given, book, earlier, incarnation, stop)
         else:
-            asker = Asker(book, given.seed, given.name, incarnation)
+            asker = Asker(book, given.seed, given.name, incarnation, own=given.own)
             options = {"pool": given.pool, "store": given.store, "timeout": given.timeout}
             if given.kind == "asyncio":
                 asyncio.run(run_asyncio(given.url, options, asker, stop, given.rate))

@@ -150,8 +150,8 @@ def bad_kernels(run: Run) -> Iterator[Row]:
 def long_load(run: Run) -> Iterator[Row]:
     """Half an hour of a steady load."""
     seconds = 1800.0 * run.scale
-    args = ["--result-ttl", "60"] if run.scale >= 0.5 else []
-    with broker() as node, Rig(run.place("soak"), f"{run.seed}-soak", node, run.size(worker_args=args)) as rig:
+    size = run.size(own=False, env={"KAASQ_RESULT_TTL": "60"})  # so that outcomes are collected while it lasts
+    with broker() as node, Rig(run.place("soak"), f"{run.seed}-soak", node, size) as rig:
         report = soak.run(rig, seconds)
     sizes = "; ".join(
         f"{n} {size / 2**20:.0f} MiB {grown / 2**20:+.1f}" for n, (grown, size) in report.growths().items()

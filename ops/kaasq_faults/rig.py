@@ -62,6 +62,8 @@ class Size:
     timeout_s: float = 240.0
     worker_args: Sequence[str] = ()
     device: str = "cpu"
+    own: bool = True
+    """Whether some outputs are kept under names of their own."""
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -244,6 +246,7 @@ class Rig:
         command += ["--name", name, "--seed", self.seed, "--store", str(self.store_path)]
         command += ["--ledger", str(self.ledgers / f"{name}.ledger"), "--rate", str(self.size.rate)]
         command += ["--timeout", str(self.size.timeout_s)]
+        command += [] if self.size.own else ["--no-own"]
         return Member(f"client-{number}-{kind}", command, self._environment(), self.folder)
 
 
