@@ -21,6 +21,7 @@ from kaasq.errors import (
     KernelFailed,
     ModuleRejected,
     NameNotFound,
+    NotReached,
     OutOfMemory,
     QuotaExceeded,
     ReplyTimeout,
@@ -45,10 +46,12 @@ if TYPE_CHECKING:
     from kaasq_producers import Completion as Completion
     from kaasq_producers import Event as Event
     from kaasq_producers import Keep as Keep
+    from kaasq_producers import Output as Output
     from kaasq_producers import Result as Result
     from kaasq_producers import Retries as Retries
     from kaasq_producers import Service as Service
     from kaasq_producers import Step as Step
+    from kaasq_producers import Then as Then
     from kaasq_producers import on as on
     from kaasq_producers import serve as serve
 
@@ -78,7 +81,9 @@ __all__ = [
     "Module",
     "ModuleRejected",
     "NameNotFound",
+    "NotReached",
     "OutOfMemory",
+    "Output",
     "QuotaExceeded",
     "ReplyTimeout",
     "Result",
@@ -89,6 +94,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "Stored",
+    "Then",
     "UnknownGraph",
     "Unroutable",
     "WorkerFailed",
@@ -107,10 +113,12 @@ _LAZY = {
     "Completion": "kaasq_producers",
     "Event": "kaasq_producers",
     "Keep": "kaasq_producers",
+    "Output": "kaasq_producers",
     "Result": "kaasq_producers",
     "Retries": "kaasq_producers",
     "Service": "kaasq_producers",
     "Step": "kaasq_producers",
+    "Then": "kaasq_producers",
     "local": "kaasq.embedded",
     "local_async": "kaasq.embedded",
     "on": "kaasq_producers",

@@ -32,7 +32,7 @@ _ONE = (1, (1,), (1, 1), (1, 1, 1))
 
 
 class GraphLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How large a graph may be. Counts, and bytes where the name says so."""
+    """How large a graph may be, and how many may follow one. Counts, and bytes where the name says so."""
 
     name_length: int = 128
     buffers: int = 4096
@@ -41,6 +41,8 @@ class GraphLimits(msgspec.Struct, frozen=True, kw_only=True):
     iterations: int = 1_000_000
     module_bytes: int = 16 << 20
     buffer_bytes: int = 1 << 40
+    continuations: int = 256
+    continuations_deep: int = 128
 
 
 def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:

@@ -6,16 +6,17 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from kaasq.checks import GraphLimits, check_graph
+from kaasq.checks import GraphLimits
 from kaasq.dtypes import shown
 from kaasq.errors import BadRequest
 from kaasq.kaas.format import Envelope
 from kaasq.kaas.loading import complete
 from kaasq.kaas.request import KaasRequest
 from kaasq.kaas.translation import translate
-from kaasq.messages import PROTOCOL_VERSION, Reply, Request, RequestOf
+from kaasq.messages import PROTOCOL_VERSION, Continuation, Reply, Request, RequestOf
 from kaasq.model import GraphSpec
 from kaasq.reading import Reader
+from kaasq.then_checks import check_at, check_form, with_graphs
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
@@ -33,6 +34,7 @@ _json = msgspec.json.Encoder()
 _envelopes = Reader(Envelope)
 _graphs = Reader(GraphSpec | str)
 _replies = Reader(Reply)
+_thens = Reader(tuple[Continuation, ...])
 
 
 def encode(message: msgspec.Struct, content_type: str = MSGPACK) -> bytes:
@@ -112,31 +114,51 @@ class RequestDecoder:
             raise BadRequest(
                 f"version {shown(envelope.kaasq)} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
             )
-        if bytes(envelope.then):
-            raise BadRequest(
-                "continuations are not there yet: publish what follows when the reply or the event comes", at="then"
-            )
         graph, kernels = bytes(envelope.graph), bytes(envelope.kernels)
         if graph and kernels:
             raise BadRequest("has both a graph and kernels: it is either a request of kaasq or of KaaS", at="kernels")
         if kernels:
             made = complete(self._kaas(envelope, kernels, json=json), envelope)
-            request = _request(envelope, made.graph)
-            return Decoded(msgspec.structs.replace(request, bind=made.bind, keep=made.keep), whole=True)
-        if not graph:
+            request = msgspec.structs.replace(_request(envelope, made.graph), bind=made.bind, keep=made.keep)
+            decoded = Decoded(request, whole=True)
+        elif graph:
+            decoded = self._plain(envelope, graph, json=json)
+        else:
             raise BadRequest("Object missing required field `graph` (or `kernels`, in the KaaS format)", at="body")
-        return self._plain(envelope, graph, json=json)
+        if bytes(envelope.then):
+            then = self._then(envelope, json=json)
+            return Decoded(msgspec.structs.replace(decoded.request, then=then), decoded.whole)
+        return decoded
 
     def _plain(self, envelope: Envelope, encoded: bytes, *, json: bool) -> Decoded:
-        known = self._by_bytes.get((encoded,))
-        if isinstance(known, GraphSpec):
-            return Decoded(_request(envelope, known), whole=True)
-        graph: GraphSpec | str = _graphs.read(encoded, json=json, prefix="graph")
+        graph = self._whole(encoded, json=json, at="graph")
         if isinstance(graph, str):
             return Decoded(_request(envelope, self._by_hash.get(graph, graph)), whole=False)
-        graph = check_graph(graph, self._limits)
-        self._remember((encoded,), graph)
         return Decoded(_request(envelope, graph), whole=True)
+
+    def _whole(self, encoded: bytes, *, json: bool, at: str) -> GraphSpec | str:
+        """The graph in those bytes, checked if it was not seen before; or the hash that they hold."""
+        known = self._by_bytes.get((encoded,))
+        if isinstance(known, GraphSpec):
+            return known
+        graph: GraphSpec | str = _graphs.read(encoded, json=json, prefix=at)
+        if isinstance(graph, str):
+            return graph
+        graph = check_at(graph, self._limits, at)
+        self._remember((encoded,), graph)
+        return graph
+
+    def _then(self, envelope: Envelope, *, json: bool) -> tuple[Continuation, ...]:
+        graphs: dict[str, GraphSpec] = {}
+        for label, encoded in envelope.graphs.items():
+            at = f"graphs.{label[:64]}"
+            graph = self._whole(bytes(encoded), json=json, at=at)
+            if isinstance(graph, str):
+                raise BadRequest("is a graph whole, not its hash", at=at)
+            graphs[label] = graph
+        then: tuple[Continuation, ...] = _thens.read(envelope.then, json=json, prefix="then")
+        check_form(then, self._limits)
+        return with_graphs(then, lambda label: graphs.get(label) or self._by_hash.get(label), self._limits)
 
     def _kaas(self, envelope: Envelope, kernels: bytes, *, json: bool) -> KaasRequest:
         encoded = (kernels, bytes(envelope.nIter), bytes(envelope.name))

@@ -79,15 +79,27 @@ def bury(
 
     ``evidence``: what is known of how it failed; the names of EVIDENCE count.
     """
-    request = delivery.message
+    return bury_message(delivery.message, delivery.exchange, delivery.routing_key, tenant, code, reason, evidence)
+
+
+def bury_message(
+    request: Message,
+    exchange: str,
+    routing_key: str,
+    tenant: str,
+    code: str,
+    reason: str,
+    evidence: Mapping[str, Any] | None = None,
+) -> tuple[Message, str, str]:
+    """The same for a request that the worker was to publish under that key, and the broker did not take."""
     said = {
         "code": code,
         "reason": reason[:CARRIED_LENGTH],
         "tenant": tenant,
         "user-id": request.user_id or "",
         "reply-to": request.reply_to or "",
-        "exchange": delivery.exchange,
-        "routing-key": delivery.routing_key,
+        "exchange": exchange,
+        "routing-key": routing_key,
         "buried": time.time_ns() // 1_000_000,
         "expiration": request.expiration_ms,
         "priority": request.priority,

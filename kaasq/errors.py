@@ -114,6 +114,14 @@ class Cancelled(KaasqError):
     code = "cancelled"
 
 
+class NotReached(KaasqError):
+    """A request that was to follow another does not run. Fields step, request_id; cause: the code of the other's error,
+    absent where a condition did not hold.
+    """
+
+    code = "not_reached"
+
+
 class Conflict(KaasqError):
     """A request id came a second time with another body."""
 

@@ -72,10 +72,7 @@ def event_message(
         "subject": graph,
         "time": told.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }
-    for name in _TRACE:
-        value = (request_headers or {}).get(name)
-        if isinstance(value, str) and len(value) <= TRACE_LENGTH:
-            attributes[name] = value
+    attributes.update(trace_context(request_headers or {}))
     return Message(
         body=data,
         content_type=codec.JSON,
@@ -85,6 +82,12 @@ def event_message(
         headers={_PREFIXES[0] + name: value for name, value in attributes.items()},
         persistent=persistent,
     )
+
+
+def trace_context(headers: Mapping[str, Any]) -> dict[str, str]:
+    """The W3C trace context among a message's headers, which goes along with whatever the message causes."""
+    found = {name: headers.get(name) for name in _TRACE}
+    return {name: value for name, value in found.items() if isinstance(value, str) and len(value) <= TRACE_LENGTH}
 
 
 def read_event(message: Message, tenant: str) -> EventMessage:

@@ -14,6 +14,7 @@ PROTOCOL_VERSION = 1
 MOST = 2**53 - 1  # what every JSON library keeps exact
 
 Status = Literal["ok", "error", "cancelled", "expired"]
+Operator = Literal["<", "<=", ">", ">=", "==", "!="]
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -30,6 +31,46 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 Binding = bytes | Stored
 
 
+class Source(Stored, frozen=True, kw_only=True, omit_defaults=True):
+    """What an input holds: an ``output`` (or inout) of the request before, or stored data by ``ref`` or ``name``.
+
+    Without ``offset`` it must have the buffer's size; with it, the buffer is the part that starts there.
+    """
+
+    output: str | None = None
+
+
+class Element(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One number of an ``output`` of the request before. Without ``index`` the output must have one element only."""
+
+    output: str
+    index: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
+
+
+class Condition(Element, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether one number of an output compares so with ``value``. What is not a number equals nothing, as in C."""
+
+    op: Operator
+    value: Number
+
+
+class Continuation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request to be published when the one before it has completed, if it does and the condition holds.
+
+    ``graph`` is the graph whole, the hash of one that the worker knows, or a key of the request's ``graphs``.
+    """
+
+    graph: GraphSpec | str
+    name: str | None = None
+    condition: Condition | None = msgspec.field(default=None, name="if")
+    bind: dict[str, bytes | Source] = {}
+    scalars: dict[str, Number | Element] = {}
+    keep: dict[str, str] = {}
+    timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
+    pool: str | None = None
+    then: tuple[Continuation, ...] = ()
+
+
 G = TypeVar("G")
 H = TypeVar("H")
 
@@ -38,6 +79,7 @@ class RequestOf(msgspec.Struct, Generic[G], frozen=True, kw_only=True, omit_defa
     """What a producer publishes, with its graph as a ``G``: decoded (``Request``), or still encoded (``msgspec.Raw``).
 
     Both sides keep graphs encoded where they have seen them before, so the fields stand here once for all forms.
+    ``graphs`` are those of its continuations that come whole; the codec puts them into their places.
     """
 
     kaasq: int = msgspec.field(default_factory=lambda: PROTOCOL_VERSION)
@@ -46,6 +88,8 @@ class RequestOf(msgspec.Struct, Generic[G], frozen=True, kw_only=True, omit_defa
     scalars: dict[str, Number] = {}
     keep: dict[str, str] = {}
     timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
+    graphs: dict[str, G] = {}
+    then: tuple[Continuation, ...] = ()
 
     def with_graph(self, graph: H) -> RequestOf[H]:
         """The same request with its graph in another form."""
@@ -124,8 +168,19 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     store: str = ""
 
 
+class Next(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a continuation: published under ``id``, or ``skipped``, and why (its condition did not hold)."""
+
+    id: str
+    name: str | None = None
+    skipped: str | None = None
+
+
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a request ended. ``graph`` is the hash of one that came whole: the next request may send that instead."""
+    """How a request ended. ``graph`` is the hash of one that came whole: the next request may send that instead.
+
+    ``then``: of one that is ok, what became of its continuations. Otherwise none of them runs.
+    """
 
     kaasq: int = msgspec.field(default_factory=lambda: PROTOCOL_VERSION)
     id: str
@@ -136,6 +191,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timings: Timings = Timings()
     cache: CacheUse = CacheUse()
     worker: WorkerInfo | None = None
+    then: tuple[Next, ...] = ()
 
     def without_inline(self) -> Reply:
         """The same reply with inline bytes left out: the data of its event."""

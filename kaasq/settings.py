@@ -22,6 +22,7 @@ from kaasq.topology import QueueType
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
 DEFAULT_POOL = "default"
 INLINE_LIMIT_BYTES = 256 << 10
+MESSAGE_LIMIT_BYTES = 16 << 20  # RabbitMQ's default from 4.0 on
 GUARD_BAND_BYTES = 64 << 10  # a row of 16,384 floats: an index that is wrong by one row is seen, too
 PINNED_BYTES = 2 << 30
 MOST_TTL_S = 4_294_967  # 49 days: RabbitMQ counts milliseconds in 32 bits
@@ -115,6 +116,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """An executor that gives no sign of life for so long is replaced. A kernel that runs is a sign of life."""
     start_timeout: Seconds = 120.0
     """An executor that is not ready after so long is replaced; at the worker's start, the worker fails."""
+    message_limit: Positive = MESSAGE_LIMIT_BYTES
+    """Bytes of a message that a worker publishes for a continuation at most: the broker's ``max_message_size``."""
     result_ttl: Seconds = 24 * 3600.0
     """How long outcomes and outputs that nobody named are kept."""
     dead_ttl: Seconds = 7 * 24 * 3600.0

@@ -124,10 +124,12 @@ class MemoryConsumer:
 class MemoryBroker(IoBroker):
     """A connection to a MemoryNode. ``interrupt`` plays the loss of a connection, for tests of what follows it."""
 
-    def __init__(self, node: MemoryNode, tenant: str = "guest") -> None:
+    def __init__(self, node: MemoryNode, tenant: str = "guest", *, impersonates: bool = False) -> None:
+        """``impersonates``: messages for other users are published, too."""
         super().__init__("kaasq-memory")
         self.node = node
         self.tenant = tenant
+        self._impersonates = impersonates
         self._consumers: list[MemoryConsumer] = []
         self._locks: list[Queue] = []
         self._topologies: list[Topology] = []
@@ -227,7 +229,14 @@ class MemoryBroker(IoBroker):
             self._waiting.append((message, exchange, routing_key, mandatory, done))
             return
         else:
-            error = self.node.publish(message, exchange, routing_key, tenant=self.tenant, mandatory=mandatory)
+            error = self.node.publish(
+                message,
+                exchange,
+                routing_key,
+                tenant=self.tenant,
+                mandatory=mandatory,
+                impersonates=self._impersonates,
+            )
             if message.expiration_ms is not None:
                 self._watch_expiry()
         if done is not None:

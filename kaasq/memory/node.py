@@ -115,10 +115,17 @@ class MemoryNode:
             self._routes.clear()
 
     def publish(
-        self, message: Message, exchange: str, routing_key: str, *, tenant: str, mandatory: bool
+        self,
+        message: Message,
+        exchange: str,
+        routing_key: str,
+        *,
+        tenant: str,
+        mandatory: bool,
+        impersonates: bool = False,
     ) -> KaasqError | None:
         """Put it into the queues it goes to; returns what RabbitMQ would refuse or return it for."""
-        if message.user_id is not None and message.user_id != tenant:
+        if message.user_id is not None and message.user_id != tenant and not impersonates:
             return BrokerRefused(
                 f"user_id is {message.user_id!r}, but the connection is authenticated as {tenant!r}", user=tenant
             )

@@ -53,11 +53,13 @@ class RabbitBroker(IoBroker):
         give_up_s: float | None = None,
         lock_grace_s: float | None = None,
         connection_name: str = "kaasq",
+        impersonates: bool = False,
     ) -> None:
         """``max_pause_s`` lies at most between two attempts to reconnect; after ``give_up_s`` of them without success
         the broker is FAILED (None: never). For ``lock_grace_s`` after a reconnect, whoever holds our lock is taken
         for our own last connection; None: as long as the broker may take to notice that it is dead, which the URL's
-        ``?heartbeat=`` (seconds, 60) decides.
+        ``?heartbeat=`` (seconds, 60) decides. ``impersonates``: messages for other users are published, too, for which
+        RabbitMQ wants the tag ``impersonator``; else they are refused here.
         """
         super().__init__("kaasq-rabbit")
         quieten_pika()
@@ -74,7 +76,7 @@ class RabbitBroker(IoBroker):
         self._closing = False
         self._publishing = Connection(self._io, parameters, self._where, "publish", max_pause_s)
         self._consuming = Connection(self._io, parameters, self._where, "consume", max_pause_s)
-        self._publisher = Publisher(self.tenant, limits, on_ready=self._progress)
+        self._publisher = Publisher(self.tenant, limits, on_ready=self._progress, impersonates=impersonates)
         self._declarer = Declarer(
             self._io,
             lock_grace_s=death_unnoticed_s(parameters) if lock_grace_s is None else lock_grace_s,

@@ -163,6 +163,8 @@ class Culprit:
     routing_key: str | None = None
     size: int | None = None
     max_size: int | None = None
+    forged: bool = False
+    """It was published for another user than the connection's."""
 
     def fits(self, exchange: str, routing_key: str, size: int) -> bool:
         """Whether such a publish may have been it."""
@@ -176,6 +178,8 @@ class Culprit:
 def culprit(error: BaseException) -> Culprit:
     """What the broker says about the publish that made it close the channel."""
     text = reply_text(error)
+    if "user_id property set to" in text:
+        return Culprit(forged=True)
     if size := _SIZE.search(text):
         return Culprit(size=int(size[1]), max_size=int(size[2]))
     exchange, topic = _EXCHANGE.search(text), _TOPIC.search(text)

@@ -55,8 +55,12 @@ class Publisher:
     a quorum queue without a leader never confirms, and must not fill the window for all the others.
     """
 
-    def __init__(self, tenant: str, limits: PublishLimits, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, tenant: str, limits: PublishLimits, on_ready: Callable[[], None], *, impersonates: bool = False
+    ) -> None:
+        """``impersonates``: it publishes for other users, too, as far as the broker lets it."""
         self._tenant = tenant
+        self._impersonates = self._may_impersonate = impersonates
         self._limits = limits
         self._on_ready = on_ready
         self._connection: WireConnection | None = None
@@ -97,6 +101,7 @@ class Publisher:
         self._connection = connection
         self._blocked = False
         self._max_body = None  # the broker may have been configured anew
+        self._may_impersonate = self._impersonates  # and the user
         self._frame_max = connection.params.frame_max  # negotiated
         self._open_channel()
 
@@ -147,11 +152,8 @@ class Publisher:
         size = len(message.body)
         if self._over is not None:
             return self._over
-        if message.user_id is not None and message.user_id != self._tenant:
-            return BrokerRefused(
-                f"user_id is {message.user_id!r}, but the connection is authenticated as {self._tenant!r}",
-                user=self._tenant,
-            )
+        if message.user_id not in {None, self._tenant} and not self._may_impersonate:
+            return self._forged(message)
         if self._max_body is not None and size > self._max_body:
             return _too_large(size, self._max_body)
         limits = self._limits
@@ -171,6 +173,12 @@ class Publisher:
             and len(self._unconfirmed) < self._limits.unconfirmed
             and self._unconfirmed_bytes < self._limits.unconfirmed_bytes
         )
+
+    def _forged(self, message: Message) -> BrokerRefused:
+        told = f"user_id is {message.user_id!r}, but the connection is authenticated as {self._tenant!r}"
+        if self._impersonates:
+            told += f", which may not publish for others: rabbitmqctl set_user_tags {self._tenant} impersonator"
+        return BrokerRefused(told, user=self._tenant)
 
     def _pump(self) -> None:
         waiting = self._waiting
@@ -278,6 +286,8 @@ class Publisher:
             return
         log.warning("publish.channel_closed", reason=reply_text(reason))
         blame = culprit(reason)
+        if blame.forged:  # it would be the same for the next one, and cost everybody the channel again
+            self._may_impersonate = False
         if blame.max_size is not None:
             self._max_body = blame.max_size
         refused = translate(reason, "the broker refused a message")
@@ -287,6 +297,8 @@ class Publisher:
             self._open_channel()
 
     def _blamed(self, item: Publish, fits: Callable[[str, str, int], bool], refused: KaasqError) -> KaasqError | None:
+        if not self._may_impersonate and item.message.user_id not in {None, self._tenant}:
+            return self._forged(item.message)
         size = len(item.message.body)
         if not fits(item.exchange, item.routing_key, size):
             return None

@@ -31,6 +31,7 @@ def definitions(place: str) -> dict[str, Schema]:
     types["Request"] = {"title": "Request", **_without(types.pop(request["$ref"].rpartition("/")[2]), "title")}
     for name, fields in (FIELDS | kaas_fields(place)).items():
         types[name] = _completed(types[name], fields, (TYPES | KAAS_TYPES).get(name, {}))
+    types["Request"]["properties"]["graphs"]["additionalProperties"] = {"$ref": f"{place}/GraphSpec"}
     return {**types, **call_launches(types["Launch"], place)}
 
 

@@ -21,7 +21,7 @@ from kaasq.checks import (
 from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES
 from kaasq.messages import MOST, PROTOCOL_VERSION
 from kaasq.model import BUILTINS
-from kaasq.names import GRAPH_NAME, NAME, NAME_BYTES, REF, REQUEST_ID_BYTES
+from kaasq.names import GRAPH_NAME, NAME, NAME_BYTES, REF, REQUEST_ID_BYTES, WORD
 from kaasq.schema.codes import CODES
 
 Schema = dict[str, Any]
@@ -68,7 +68,48 @@ FIELDS: dict[str, dict[str, Schema]] = {
             f"{_STORED_NAME}",
             additionalProperties={"type": "string", **_NAMED},
         ),
-        "timeout_ms": _says("Milliseconds from publishing after which the request is not started, and stopped."),
+        "timeout_ms": _says(
+            "Milliseconds from publishing after which the request is not started, and stopped; so is what follows it."
+        ),
+        "graphs": _says("Graphs of its continuations, whole, by keys that those use."),
+        "then": _says(_at_most(_LIMITS.continuations, "continuations, nested ones included")),
+    },
+    "Continuation": {
+        "graph": _says("The graph whole, the hash of one that the worker knows, or a key of the request's graphs."),
+        "name": _says("Comes back in the reply; no two of a request have the same.", **_NAMED),
+        "if": _says("Whether it is published."),
+        "bind": _says(
+            "What inputs and inouts hold, by the buffer's name: bytes in base64, an output, or what lies in the store."
+        ),
+        "scalars": _says("Values of the graph's scalars, by name: numbers, or elements of outputs."),
+        "keep": _says(
+            f"Outputs to keep in the store: the buffer's name and the name to keep it under. {_STORED_NAME}",
+            additionalProperties={"type": "string", **_NAMED},
+        ),
+        "timeout_ms": _says("Milliseconds that it may take from when it is published, within those of the request."),
+        "pool": _says("Another pool to run it in.", pattern=f"^{WORD.pattern}$"),
+        "then": _says(f"What follows it in turn, at most {_LIMITS.continuations_deep} deep."),
+    },
+    "Source": {
+        "output": _says("An output or inout of the request before."),
+        "ref": _says("The object's hash.", **_HASH),
+        "name": _says(_STORED_NAME, **_NAMED),
+        "offset": _says("Where in the output or object the buffer starts, in bytes."),
+    },
+    "Element": {
+        "output": _says("An output or inout of the request before, with a dtype that scalars can have."),
+        "index": _says("Which element, through all axes. Left out: its only one."),
+    },
+    "Condition": {
+        "output": _says("An output or inout of the request before, with a dtype that scalars can have."),
+        "index": _says("Which element, through all axes. Left out: its only one."),
+        "op": _says("How it has to compare."),
+        "value": _says("With what."),
+    },
+    "Next": {
+        "id": _says("Its id, also the correlation_id of its reply."),
+        "name": _says("Its name, if it has one."),
+        "skipped": _says("Why it does not run, and nothing that was to follow it. Absent: it was published."),
     },
     "Cancel": {
         "kaasq": _VERSION,
@@ -145,6 +186,7 @@ FIELDS: dict[str, dict[str, Schema]] = {
         "timings": _says("Where the time went."),
         "cache": _says("What was on the device already."),
         "worker": _says("Who ran it."),
+        "then": _says("What became of its continuations, those that were nested in them left out.", default=[]),
     },
     "Output": {
         "nbytes": _says("Size in bytes.", minimum=1),
@@ -182,12 +224,14 @@ FIELDS: dict[str, dict[str, Schema]] = {
 }
 
 _BY_REF: Schema = {"required": ["ref"], "properties": {"ref": {"type": "string"}}}
+_BY_OUTPUT: Schema = {"required": ["output"], "properties": {"output": {"type": "string"}}}
 _BY_NAME: Schema = {"required": ["name"], "properties": {"name": {"type": "string"}}}
 
 # What holds between the fields of a type.
 TYPES: dict[str, Schema] = {
     "Request": {"description": "What a producer publishes: a graph and what is bound to it."},
     "Stored": {"oneOf": [_BY_REF, _BY_NAME]},
+    "Source": {"oneOf": [_BY_OUTPUT, _BY_REF, _BY_NAME]},
     "GraphSpec": {"required": ["name", "launches"]},
     "Buffer": {
         "anyOf": [

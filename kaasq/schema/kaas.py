@@ -11,6 +11,8 @@ from kaasq.checks import BLOCK_LIMIT, GRID_LIMIT
 from kaasq.kaas.format import Envelope, KernelSpec
 from kaasq.kaas.translation import DEFAULT_NAME, LITERALS
 from kaasq.kaas.uses import TYPES
+from kaasq.messages import Continuation
+from kaasq.model import GraphSpec
 from kaasq.names import GRAPH_NAME
 
 Schema = dict[str, Any]
@@ -36,6 +38,8 @@ _STILL_ENCODED: dict[str, Any] = {
     "kernels": (tuple[KERNEL, ...],),  # type: ignore[valid-type]
     "nIter": (int, 1),
     "name": (str, DEFAULT_NAME),
+    "graphs": (dict[str, GraphSpec], {}),
+    "then": (tuple[Continuation, ...], ()),
 }
 REQUEST = _mirror(Envelope, "KaasRequest", _STILL_ENCODED)
 
@@ -57,6 +61,8 @@ def kaas_fields(place: str) -> dict[str, dict[str, Schema]]:
             "bind": {"description": "What inputs hold, instead of what the store has under their keys."},
             "keep": {"description": "Names to keep outputs under, instead of their keys."},
             "timeout_ms": {"description": "Milliseconds after which the request is not started, and stopped."},
+            "graphs": {"description": "Graphs of its continuations, whole, by keys that those use."},
+            "then": {"description": "What follows it: continuations, as in any other request."},
         },
         "KernelSpec": {
             "library": {"description": "A file below the worker's module folders, or `@name` in the store."},

@@ -11,6 +11,7 @@ from kaasq_producers.events.service import Service, on
 from kaasq_producers.events.step import AsyncStep, Step
 from kaasq_producers.references import BufferRef, Keep
 from kaasq_producers.result import Result
+from kaasq_producers.then import Output, Then
 
 __all__ = [
     "AsyncClient",
@@ -20,11 +21,13 @@ __all__ = [
     "Completion",
     "Event",
     "Keep",
+    "Output",
     "Result",
     "Retries",
     "Service",
     "Step",
     "Stored",
+    "Then",
     "on",
     "serve",
 ]

@@ -30,6 +30,7 @@ from kaasq_producers.outbox import RequestFuture
 from kaasq_producers.prepare import AnyGraph
 from kaasq_producers.references import BufferRef
 from kaasq_producers.result import Result
+from kaasq_producers.then import Then, as_list
 from kaasq_storage.protocol import DEFAULT_TTL_S, BufferStore, Named
 
 THREADS = 4
@@ -72,6 +73,7 @@ class AsyncClient(ClientBase):
         bind: Mapping[str, Any] | None = None,
         scalars: Mapping[str, Any] | None = None,
         keep: Mapping[str, str] | None = None,
+        then: Then | Iterable[Then] | None = None,
         **bindings: Any,
     ) -> Result:
         """Publish a request and await its result; see Client.run for what it is given.
@@ -79,7 +81,7 @@ class AsyncClient(ClientBase):
         Cancelling the task (``asyncio.timeout`` among others) cancels the request: the workers do not run it, or not
         any further. Raises ReplyTimeout if nobody said anything in time, or what the request failed with.
         """
-        return await self.submit(graph, timeout=timeout, bind=bind, scalars=scalars, keep=keep, **bindings)
+        return await self.submit(graph, timeout=timeout, bind=bind, scalars=scalars, keep=keep, then=then, **bindings)
 
     def submit(
         self,
@@ -90,6 +92,7 @@ class AsyncClient(ClientBase):
         bind: Mapping[str, Any] | None = None,
         scalars: Mapping[str, Any] | None = None,
         keep: Mapping[str, str] | None = None,
+        then: Then | Iterable[Then] | None = None,
         **bindings: Any,
     ) -> RequestFuture:
         """Publish a request; its result, or any error of it, comes through the future. Returns at once.
@@ -99,10 +102,11 @@ class AsyncClient(ClientBase):
         brought to the store later, on a thread. Cancelling the future cancels the request.
         """
         groups = (bindings, *(each for each in (bind, scalars) if each))
-        return self._here().send(
-            partial(self._preparer.prepare, graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep),
-            partial(self._preparer.is_quick, graph, *groups),
+        follow = as_list(then)
+        prepare = partial(
+            self._preparer.prepare, graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep, then=follow
         )
+        return self._here().send(prepare, partial(self._preparer.is_quick, graph, *groups, then=follow), follow)
 
     def map(
         self,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from kaasq import codec, topology
 from kaasq.broker import Message
-from kaasq.errors import BrokerRefused, KaasqError, ReplyTimeout, Unroutable
-from kaasq.ids import new_id
+from kaasq.continuations import numbered
+from kaasq.errors import BrokerRefused, KaasqError, NotReached, ReplyTimeout, Unroutable
+from kaasq.ids import following_id, new_id
+from kaasq.messages import Continuation
+from kaasq.model import GraphSpec
 from kaasq.names import check_word
-from kaasq_producers.known_graphs import encode, with_whole_graph
+from kaasq_producers.known_graphs import encode, with_whole_graphs
 from kaasq_producers.prepare import Prepared
 from kaasq_producers.result import Result
+from kaasq_producers.steps import NONE, Steps
 
 # After the deadline, for the worker's own verdict: it looks every 0.25 s for kernels that have not ended, stops them,
 # and says deadline_exceeded, which tells more than that nobody answered.
@@ -50,7 +55,85 @@ class Route:
         self.reply_id = new_id()
 
 
-class Call:
+class Awaited:
+    """What has no reply yet: a request (``Call``), or one that is to follow it (``Follower``)."""
+
+    __slots__ = ("following", "given_up_at", "id", "on_result", "spec", "started", "timeout_s")
+
+    def __init__(self, request_id: str, spec: GraphSpec, on_result: OnResult, started: float, timeout_s: float) -> None:
+        self.id = request_id
+        self.spec = spec
+        self.on_result = on_result
+        self.started = started
+        self.timeout_s = timeout_s
+        self.given_up_at = started + timeout_s + REPLY_GRACE_S
+        self.following: list[Follower] = []
+        """What follows it at once; what follows those, they have."""
+
+    @property
+    def call(self) -> Call:
+        """The request that the client published."""
+        raise NotImplementedError
+
+    def chain(self) -> Iterator[Follower]:
+        """All that follows it."""
+        for each in self.following:
+            yield each
+            yield from each.chain()
+
+    def finish(self, result: Result | KaasqError) -> None:
+        """Call back, once. Call and callback refer to each other: no cycle is left to the collector."""
+        on_result, self.on_result = self.on_result, _ignore
+        on_result(result)
+
+    def timed_out(self, route: Route, *, connected: bool) -> ReplyTimeout:
+        """What to tell when no reply came in time, with the likeliest reason."""
+        if not connected:
+            why = "the connection to the broker is lost"
+        elif self.call.rejected:
+            why = "the broker rejects it: the pool's queue is full, or has no leader"
+        elif not self.call.confirmed:
+            why = "the broker has not confirmed it: it may be out of memory or disk"
+        else:
+            why = "the workers may be busy, none may be running, or its kernel has not ended"
+        return ReplyTimeout(
+            f"request {self.id} to pool {route.pool!r} got no reply within {self.timeout_s:g} s; {why} "
+            f"(`kaasq doctor` checks broker and workers)",
+            request_id=self.id,
+            pool=route.pool,
+            timeout_s=self.timeout_s,
+        )
+
+
+class Follower(Awaited):
+    """A request that is to follow another, whose worker publishes it."""
+
+    __slots__ = ("_call", "name")
+
+    def __init__(self, request_id: str, continuation: Continuation, on_result: OnResult, call: Call) -> None:
+        assert isinstance(continuation.graph, GraphSpec)
+        super().__init__(request_id, continuation.graph, on_result, call.started, call.timeout_s)
+        self.name = continuation.name
+        self._call = call
+
+    @property
+    def call(self) -> Call:
+        """The request with which its chain begins."""
+        return self._call
+
+    def not_reached(self, why: str, cause: KaasqError | None = None) -> NotReached:
+        """What to tell when it does not run."""
+        error = NotReached(
+            f"{f'step {self.name!r}' if self.name else f'request {self.id}'} does not run: {why}",
+            step=self.name,
+            request_id=self.id,
+            cause=cause.code if cause is not None else None,
+        )
+        error.__cause__ = cause
+        return error
+
+
+class Call(Awaited):
     """A request without a reply yet. ``id`` is also its idempotency key: published twice, it runs once."""
 
     __slots__ = (
@@ -58,14 +141,10 @@ class Call:
         "body",
         "confirmed",
         "deadline",
-        "given_up_at",
-        "graph",
-        "id",
-        "on_result",
+        "graphs",
         "published_ms",
         "rejected",
-        "started",
-        "timeout_s",
+        "steps",
         "whole",
     )
 
@@ -75,23 +154,37 @@ class Call:
         on_result: OnResult,
         on_unpublished: Callable[[Call, KaasqError], None],
         request_id: str | None = None,
+        on_steps: Sequence[OnResult] = (),
+        steps: Steps[Any] = NONE,
     ) -> None:
-        self.graph = prepared.graph
-        self.timeout_s = prepared.timeout_s
-        self.whole = self.graph.lessons > 0
-        self.body = encode(self.graph, prepared.bound, round(self.timeout_s * 1000), whole=self.whole)
-        self.id = request_id or new_id()
+        """``on_steps``: who is told of each continuation, in the order of their numbers; ``steps``: their futures."""
+        super().__init__(request_id or new_id(), prepared.graph.spec, on_result, time.monotonic(), prepared.timeout_s)
+        self.graphs = (prepared.graph, *prepared.following)
+        self.whole = any(each.lessons > 0 for each in self.graphs)
+        self.body = encode(
+            prepared.graph,
+            prepared.bound,
+            round(self.timeout_s * 1000),
+            whole=self.whole,
+            then=prepared.then,
+            following=prepared.following,
+        )
+        self.steps = steps
         self.confirmed = False
         self.rejected = False
         """Whether the broker had no room for it when it was published last."""
-        self.on_result = on_result
         self._on_unpublished = on_unpublished
         self.published_ms = (time.time_ns() + 500_000) // 1_000_000
         """When it was published first: repeating it gives it no more time."""
-        self.started = time.monotonic()
         self.deadline = self.started + self.timeout_s
         """When it expires, on the monotonic clock."""
-        self.given_up_at = self.deadline + REPLY_GRACE_S
+        if prepared.then:
+            self._add_steps(self, prepared.then, 0, on_steps)
+
+    @property
+    def call(self) -> Call:
+        """Itself."""
+        return self
 
     def message(self, route: Route) -> Message:
         """What to publish; it expires at the call's deadline."""
@@ -113,35 +206,26 @@ class Call:
         else:
             self._on_unpublished(self, error)
 
+    def taught(self) -> None:
+        """A worker ran it after it had come whole."""
+        for each in self.graphs:
+            each.taught()
+
     def make_whole(self) -> None:
-        """Carry the whole graph from now on, because a worker did not know its hash."""
-        self.graph.unknown()
-        self.body = with_whole_graph(self.body, self.graph)
+        """Carry whole graphs from now on, because a worker did not know a hash."""
+        for each in self.graphs:
+            each.unknown()
+        self.body = with_whole_graphs(self.body, self.graphs[0], self.graphs[1:])
         self.whole = True
         self.confirmed = False
 
-    def finish(self, result: Result | KaasqError) -> None:
-        """Call back, once. Call and callback refer to each other: no cycle is left to the collector."""
-        on_result, self.on_result = self.on_result, _ignore
-        on_result(result)
-
-    def timed_out(self, route: Route, *, connected: bool) -> ReplyTimeout:
-        """What to tell when no reply came in time, with the likeliest reason."""
-        if not connected:
-            why = "the connection to the broker is lost"
-        elif self.rejected:
-            why = "the broker rejects it: the pool's queue is full, or has no leader"
-        elif not self.confirmed:
-            why = "the broker has not confirmed it: it may be out of memory or disk"
-        else:
-            why = "the workers may be busy, none may be running, or its kernel has not ended"
-        return ReplyTimeout(
-            f"request {self.id} to pool {route.pool!r} got no reply within {self.timeout_s:g} s; {why} "
-            f"(`kaasq doctor` checks broker and workers)",
-            request_id=self.id,
-            pool=route.pool,
-            timeout_s=self.timeout_s,
-        )
+    def _add_steps(
+        self, before: Awaited, then: tuple[Continuation, ...], after: int, on_steps: Sequence[OnResult]
+    ) -> None:
+        for number, _, each in numbered(then, after=after):
+            step = Follower(following_id(self.id, number), each, on_steps[number - 1], self)
+            before.following.append(step)
+            self._add_steps(step, each.then, number, on_steps)
 
 
 def _ignore(result: Result | KaasqError) -> None:

@@ -21,10 +21,12 @@ from kaasq_producers.events.service import Handler, Service, service_of
 from kaasq_producers.events.serving import DRAIN_TIMEOUT_S
 from kaasq_producers.events.subscription import PREFETCH, Wanted
 from kaasq_producers.events.subscriptions import look, remove
-from kaasq_producers.futures import ResultFuture, Waiter
+from kaasq_producers.futures import ResultFuture, Waiter, futures_of
 from kaasq_producers.prepare import AnyGraph, Prepared
 from kaasq_producers.references import BufferRef
 from kaasq_producers.result import Result
+from kaasq_producers.steps import NONE, Steps
+from kaasq_producers.then import Then, as_list
 from kaasq_storage.protocol import DEFAULT_TTL_S, Named
 
 
@@ -46,6 +48,7 @@ class Client(ClientBase):
         bind: Mapping[str, Any] | None = None,
         scalars: Mapping[str, Any] | None = None,
         keep: Mapping[str, str] | None = None,
+        then: Then | Iterable[Then] | None = None,
         **bindings: Any,
     ) -> Result:
         """Publish a request and wait for its result.
@@ -56,13 +59,22 @@ class Client(ClientBase):
         ``bindings`` are the graph's inputs (arrays, bytes, lists, numbers, BufferRef, Stored), scalars, and
         ``Keep(name)`` for outputs. What clashes with a parameter's name goes into ``bind`` or ``scalars``; an inout to
         be kept goes into ``keep``. Raises ReplyTimeout if nobody said anything, or what the request failed with.
+
+        ``then``: graphs that the workers run on its outputs afterwards, ``timeout`` being for all of it; their futures
+        are in ``result.then``, and ``run`` does not wait for them.
         """
         core = self._usable()
         if threading.get_ident() == core.io_thread:
             raise BadRequest("run() in a callback would wait for itself: use submit(), or another thread")
         waiter: Waiter[Result] = Waiter()
-        prepared = self._preparer.prepare(graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep)
-        call = self._send(core, prepared, waiter.set)
+        follow = as_list(then)
+        prepared = self._preparer.prepare(
+            graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep, then=follow
+        )
+        steps = futures_of(follow)
+        call = self._send(core, prepared, waiter.set, steps)
+        for future, step in zip(steps, call.chain(), strict=True):
+            future.attach(core, step)
         try:
             return waiter.wait()
         except BaseException:  # Ctrl-C among others: nobody waits any more
@@ -78,20 +90,26 @@ class Client(ClientBase):
         bind: Mapping[str, Any] | None = None,
         scalars: Mapping[str, Any] | None = None,
         keep: Mapping[str, str] | None = None,
+        then: Then | Iterable[Then] | None = None,
         **bindings: Any,
     ) -> ResultFuture:
         """Publish a request; its result comes through the future. Inputs may be changed once this has returned.
 
-        Blocks while ``settings.pending_limit`` requests have no reply. Cancelling the future cancels the request.
+        Blocks while ``settings.pending_limit`` requests have no reply. Cancelling the future cancels the request, and
+        what follows it: ``future.then`` has the futures of that.
         """
         core = self._usable()
-        prepared = self._preparer.prepare(graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep)
+        follow = as_list(then)
+        prepared = self._preparer.prepare(
+            graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep, then=follow
+        )
         future = ResultFuture()
-        future.attach(core, self._send(core, prepared, future.settle))
+        future.then = futures_of(follow)
+        future.attach(core, self._send(core, prepared, future.settle, future.then))
         return future
 
     def cancel(self, request_id: str) -> None:
-        """Have the pool's workers not run a request of this tenant, or not any further, whoever sent it.
+        """Have the pool's workers not run a request of this tenant, or not any further, nor what follows it.
 
         Who awaits it gets ``Cancelled``, unless it ends first. A running one ends between two launches; if that takes
         longer than a second, its executor is stopped.
@@ -185,8 +203,11 @@ class Client(ClientBase):
     ) -> None:
         self.close()
 
-    def _send(self, core: ClientCore, prepared: Prepared, on_result: OnResult) -> Call:
-        call = core.send(prepared, on_result)
+    def _send(
+        self, core: ClientCore, prepared: Prepared, on_result: OnResult, steps: Steps[ResultFuture] = NONE
+    ) -> Call:
+        on_steps = [each.settle for each in steps]
+        call = core.send(prepared, on_result, on_steps=on_steps, steps=steps)
         if call is not None:
             return call
         if threading.get_ident() == core.io_thread:
@@ -197,5 +218,5 @@ class Client(ClientBase):
         while call is None:
             if not core.wait_for_room(until - time.monotonic()):
                 raise core.no_room(prepared.timeout_s)
-            call = core.send(prepared, on_result)
+            call = core.send(prepared, on_result, on_steps=on_steps, steps=steps)
         return call

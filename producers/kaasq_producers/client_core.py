@@ -10,22 +10,23 @@ import copy
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from kaasq import codec, topology
 from kaasq.broker import Broker, Consumer, Delivery, Done, Message, State
-from kaasq.errors import BadRequest, BrokerLost, KaasqError, ReplyTimeout, UnknownGraph
+from kaasq.errors import BadRequest, BrokerLost, Cancelled, KaasqError, ReplyTimeout, UnknownGraph
 from kaasq.ids import new_id
 from kaasq.log import get_logger
 from kaasq.messages import Cancel, Reply
 from kaasq.settings import Settings
 from kaasq_producers.buffers import Buffers
-from kaasq_producers.calls import Call, OnResult, Route
+from kaasq_producers.calls import Awaited, Call, OnResult, Route
 from kaasq_producers.deadlines import Deadlines
 from kaasq_producers.prepare import Prepared
 from kaasq_producers.result import Result, failure
+from kaasq_producers.steps import NONE, Steps
 
 RESEND_DELAY_S = 0.1
 REJECTED_DELAY_S = 0.5  # a queue elects its next leader in less, mostly; a full one is asked no oftener
@@ -57,7 +58,8 @@ class ClientCore:
         self.buffers = buffers
         self.route = Route(broker.tenant, settings.pool)
         self.limit = settings.pending_limit
-        self._pending: dict[str, Call] = {}
+        self._pending: dict[str, Awaited] = {}
+        self._chains: dict[str, Call] = {}  # requests of which something that follows is pending, or they are
         self._room = threading.Condition()
         self._waiting = 0
         self._callbacks: deque[Callable[[], None]] = deque()
@@ -88,21 +90,33 @@ class ClientCore:
         self.broker.watch(self._on_state)
         self._take_replies(declared)
 
-    def send(self, prepared: Prepared, on_result: OnResult, request_id: str | None = None) -> Call | None:
+    def send(
+        self,
+        prepared: Prepared,
+        on_result: OnResult,
+        request_id: str | None = None,
+        *,
+        on_steps: Sequence[OnResult] = (),
+        steps: Steps[Any] = NONE,
+    ) -> Call | None:
         """Publish a request; ``on_result`` is called once with what became of it. Its id is new, unless one is given
         that no other request of this client has now.
 
+        ``on_steps``: likewise for each of its continuations, whose futures, ``steps``, its result is given.
         None if there is no room: ``pending_limit`` requests have no reply. Raises BrokerLost after ``stop``.
         """
         if len(self._pending) >= self.limit and self._over is None:
             return None  # looked at again below; a call for nothing would be encoded for nothing
-        call = Call(prepared, on_result, self._on_unpublished, request_id)
+        call = Call(prepared, on_result, self._on_unpublished, request_id, on_steps, steps)
         with self._room:
             if self._over is not None:
                 raise copy.copy(self._over)  # a raised exception collects its raiser's traceback
             if len(self._pending) >= self.limit:
                 return None
             self._pending[call.id] = call
+            if call.following:
+                self._chains[call.id] = call
+                self._pending.update((each.id, each) for each in call.chain())
         self._deadlines.add(call.given_up_at)
         self._publish(call)
         return call
@@ -138,11 +152,18 @@ class ClientCore:
             timeout_s=timeout_s,
         )
 
-    def cancel(self, call: Call) -> bool:
-        """Forget the request, and have the workers not run it (any further). False if its reply has come."""
+    def cancel(self, call: Awaited) -> bool:
+        """Forget the request, and have the workers run neither it (any further) nor what follows it.
+
+        False if its reply has come.
+        """
         if not self.forget(call):
             return False
-        self.withdraw(call.id)
+        self.withdraw(call.id)  # of what follows the first of a chain, the workers know by its id
+        for each in call.chain():
+            if each.call is not call:
+                self.withdraw(each.id)
+            self._end(each, Cancelled(f"request {each.id} was cancelled with what it follows", id=each.id))
         return True
 
     def withdraw(self, request_id: str) -> None:
@@ -167,10 +188,12 @@ class ClientCore:
         with self._told:
             self._told.wait_for(lambda: not self._telling or not self._connected, timeout_s)
 
-    def forget(self, call: Call) -> bool:
+    def forget(self, call: Awaited) -> bool:
         """Stop waiting for a reply; it is dropped when it comes. False if it has come. Calls nobody back."""
         if self._pending.pop(call.id, None) is None:
             return False
+        if call.call.following and not self._is_awaited(call.call):
+            self._chains.pop(call.call.id, None)
         if self._waiting or self._callbacks:
             with self._room:
                 self._room.notify()
@@ -234,7 +257,7 @@ class ClientCore:
                 log.warning("replies.refused", code=error.code, error=error.message)
                 return
             # All of them: what was published since may have been answered before the new queue was there.
-            self._resend = list(self._pending.values())
+            self._resend = self._calls()
             if self._connected:
                 self._resend_all()
 
@@ -254,11 +277,11 @@ class ClientCore:
         )
 
     def _on_unpublished(self, call: Call, error: KaasqError) -> None:
-        if call.id not in self._pending:
+        if not self._is_awaited(call):
             return
         rejected = bool(error.detail.get("rejected"))
         if not (rejected or isinstance(error, BrokerLost)) or self._over is not None:
-            self._end(call, self.route.refused(error, call.id))
+            self._fail(call, self.route.refused(error, call.id))
             return
         # It may have arrived or not, or there was no room for it. Repeating it is safe: a request runs once per id.
         call.rejected = rejected
@@ -271,14 +294,14 @@ class ClientCore:
 
         A request that is not confirmed is still the broker's to publish, or is about to be repeated anyway.
         """
-        asked = [each for each in list(self._pending.values()) if each.confirmed]
+        asked = [each for each in self._calls() if each.confirmed]
         if asked:
             self.broker.call_later(RESEND_DELAY_S, partial(self._ask_again, asked))
 
     def _ask_again(self, calls: list[Call]) -> None:
         """Repeat them: a worker answers from their outcomes, and runs what has none."""
         for call in calls:
-            if call.confirmed and call.id in self._pending:
+            if call.confirmed and self._is_awaited(call):
                 call.confirmed = False
                 self._resend.append(call)
         if self._connected:
@@ -286,7 +309,8 @@ class ClientCore:
 
     def _on_reply(self, delivery: Delivery) -> None:
         message = delivery.message
-        call = self._pending.get(message.correlation_id or "")
+        key = message.correlation_id or ""
+        call = self._pending.get(key) or self._chains.get(key)
         if call is not None:  # else a duplicate, or its request was given up
             try:
                 reply = codec.decode_reply(message.body, message.content_type)
@@ -295,19 +319,47 @@ class ClientCore:
             else:
                 self._settle(call, reply)
 
-    def _settle(self, call: Call, reply: Reply) -> None:
+    def _settle(self, call: Awaited, reply: Reply) -> None:
         if reply.status == "ok":
-            if call.whole:
-                call.graph.taught()
-            self._end(call, Result(reply, call.graph.spec, self.buffers, time.monotonic() - call.started))
-        elif reply.error is not None and reply.error.code == UnknownGraph.code:
+            if isinstance(call, Call) and call.whole:
+                call.taught()
+            elapsed = time.monotonic() - call.started
+            steps = call.steps if isinstance(call, Call) else NONE
+            self._end(call, Result(reply, call.spec, self.buffers, elapsed, steps))
+            if call.following:
+                self._skip(call, {each.id: each.skipped for each in reply.then})
+        elif isinstance(call, Call) and reply.error is not None and reply.error.code == UnknownGraph.code:
             if not call.whole:  # else a second answer to what was sent before the graph was sent whole
                 call.make_whole()
                 self._publish(call)
         else:
-            self._end(call, failure(reply, self.buffers))
+            self._fail(call, failure(reply, self.buffers))
 
-    def _end(self, call: Call, result: Result | KaasqError) -> None:
+    def _skip(self, call: Awaited, skipped: Mapping[str, str | None]) -> None:
+        """Tell those whose condition did not hold, and what was to follow them."""
+        for step in call.following:
+            why = skipped.get(step.id)
+            if why is not None:
+                for each in (step, *step.chain()):
+                    self._end(each, each.not_reached(why))
+
+    def _fail(self, call: Awaited, error: KaasqError) -> None:
+        """It ended without a result, so nothing follows it."""
+        self._end(call, error)
+        for each in call.chain():
+            self._end(each, each.not_reached(f"request {call.id} before it ended with {error.code}: {error}", error))
+
+    def _calls(self) -> list[Call]:
+        """The requests to ask for: those without a reply, and those of which something that follows has none.
+
+        What follows a request is asked for by asking for that one: its worker publishes again what follows it.
+        """
+        return list({each.call.id: each.call for each in list(self._pending.values())}.values())
+
+    def _is_awaited(self, call: Call) -> bool:
+        return call.id in self._pending or any(each.id in self._pending for each in call.chain())
+
+    def _end(self, call: Awaited, result: Result | KaasqError) -> None:
         if self.forget(call):
             call.finish(result)
 
@@ -355,5 +407,5 @@ class ClientCore:
     def _resend_all(self) -> None:
         calls, self._resend = self._resend, []
         for call in calls:
-            if call.id in self._pending:
+            if self._is_awaited(call):
                 self._publish(call)

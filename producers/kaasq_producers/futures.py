@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from kaasq.errors import BrokerLost, KaasqError
-from kaasq_producers.calls import Call
+from kaasq_producers.calls import Awaited
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.result import Result
+from kaasq_producers.steps import NONE, Steps
+from kaasq_producers.then import Then, named
 
 T = TypeVar("T")
 
@@ -41,16 +44,20 @@ class Waiter(Generic[T]):
 
 
 class ResultFuture(concurrent.futures.Future[Result]):
-    """A future whose cancelling cancels the request: it does not run, or not any further."""
+    """A future whose cancelling cancels the request: it does not run, or not any further, and nothing follows it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._core: ClientCore | None = None
-        self._call: Call | None = None
+        self._call: Awaited | None = None
+        self.then: Steps[ResultFuture] = NONE
+        """What follows: the futures of its continuations, by name or place. Those have none."""
 
-    def attach(self, core: ClientCore, call: Call) -> None:
+    def attach(self, core: ClientCore, call: Awaited) -> None:
         """The request that it stands for."""
         self._core, self._call = core, call
+        for future, each in zip(self.then, call.chain(), strict=False):
+            future.attach(core, each)
 
     @property
     def request_id(self) -> str | None:
@@ -74,3 +81,9 @@ class ResultFuture(concurrent.futures.Future[Result]):
         if self._core is not None and self._call is not None and self._core.cancel(self._call):
             self.set_running_or_notify_cancel()  # or else concurrent.futures.wait() would go on waiting
         return True
+
+
+def futures_of(then: Sequence[Then]) -> Steps[ResultFuture]:
+    """A future for each continuation."""
+    names = named(then)
+    return Steps([ResultFuture() for _ in names], names) if names else NONE

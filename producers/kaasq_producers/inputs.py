@@ -8,18 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kaasq.errors import BadRequest, BufferMissing
-from kaasq.messages import Stored
+from kaasq.messages import Element, Stored
 from kaasq.model import Buffer, GraphSpec, Number, Scalar
 from kaasq_producers.references import BufferRef, Keep
+from kaasq_producers.then import Output
 from kaasq_producers.values import Data, InputField, kept, number, reference
 
 
 class Bound(NamedTuple):
-    """A request's bindings: what travels in the message, what lies in the store, scalars, names of kept outputs."""
+    """A request's bindings: what travels in the message, what lies in the store, scalars, names of kept outputs.
+
+    Of a continuation, ``stored`` and ``scalars`` have outputs of the request before, too.
+    """
 
     inline: dict[str, Data]
     stored: dict[str, Stored]
-    scalars: dict[str, Number]
+    scalars: dict[str, Number | Element]
     keep: dict[str, str]
 
 
@@ -37,8 +41,10 @@ class Binder:
         self._needed = [each.name for each in graph.buffers if each.given]
         self._needed_scalars = [each.name for each in graph.scalars if each.default is None]
 
-    def bind(self, *groups: Mapping[str, Any]) -> Bound:
+    def bind(self, *groups: Mapping[str, Any], follows: bool = False) -> Bound:
         """Check and convert the values of several mappings from buffer or scalar names.
+
+        ``follows``: it is bound for a continuation, and takes outputs of the request before.
 
         Raises BadRequest, BufferSize, BufferMissing, each naming buffer or scalar, what was expected and given.
         """
@@ -52,7 +58,9 @@ class Binder:
                     )
                 if name in bound.inline or name in bound.stored or name in bound.scalars or name in bound.keep:
                     raise BadRequest(f"{name!r} is given twice", at=f"bind.{name}")
-                if isinstance(field, Scalar):
+                if isinstance(value, Output):
+                    _take(bound, field, value, follows=follows)
+                elif isinstance(field, Scalar):
                     bound.scalars[name] = number(field, value)
                 elif isinstance(value, np.ndarray):  # first: by far the most frequent
                     bound.inline[name] = field.data(value)
@@ -89,6 +97,17 @@ class Binder:
             if not isinstance(field, InputField):
                 raise BadRequest(f"the graph has no buffer {name!r}; it has {_listed(self._fields)}", at=f"keep.{name}")
             _keep(bound, field.buffer, target)
+
+
+def _take(bound: Bound, field: InputField | Scalar, output: Output, *, follows: bool) -> None:
+    name = field.name if isinstance(field, Scalar) else field.buffer.name
+    at = f"{'scalars' if isinstance(field, Scalar) else 'bind'}.{name}"
+    if not follows:
+        raise BadRequest(f"{output!r}: only what follows a request, a kaasq.Then, takes its outputs", at=at)
+    if isinstance(field, Scalar):
+        bound.scalars[name] = output.element(at)
+    else:
+        bound.stored[name] = output.source(at)
 
 
 def too_large(inline: Mapping[str, Data], limit: int) -> list[str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
 
 from kaasq.checks import check_graph
+from kaasq.continuations import by_hash
 from kaasq.errors import BadRequest
 from kaasq.graph import Graph
 from kaasq.kaas import KaasRequest
-from kaasq.messages import Binding, RequestOf
-from kaasq.model import GraphSpec
+from kaasq.messages import Binding, Continuation, RequestOf
+from kaasq.model import GraphSpec, Number
 from kaasq.settings import Settings
 from kaasq_producers.inputs import Binder, Bound
 
@@ -80,20 +82,30 @@ class GraphBook:
             return self._known.setdefault(spec.hash, KnownGraph(spec))
 
 
-def encode(graph: KnownGraph, bound: Bound, timeout_ms: int, *, whole: bool) -> bytes:
-    """The request's body."""
+def encode(
+    graph: KnownGraph,
+    bound: Bound,
+    timeout_ms: int,
+    *,
+    whole: bool,
+    then: tuple[Continuation, ...] = (),
+    following: Sequence[KnownGraph] = (),
+) -> bytes:
+    """The request's body. ``following``: the graphs of what is to follow it."""
     bind = {**bound.inline, **bound.stored} if bound.stored else bound.inline
-    return _encode(
-        RequestOf(
-            graph=graph.whole if whole else graph.by_hash,
-            bind=cast(dict[str, Binding], bind),  # memoryviews are encoded as bytes are, without a copy
-            scalars=bound.scalars,
-            keep=bound.keep,
-            timeout_ms=timeout_ms,
-        )
+    request = RequestOf(
+        graph=graph.whole if whole else graph.by_hash,
+        bind=cast(dict[str, Binding], bind),  # memoryviews are encoded as bytes are, without a copy
+        scalars=cast(dict[str, Number], bound.scalars),  # elements of outputs are in continuations only
+        keep=bound.keep,
+        timeout_ms=timeout_ms,
+        graphs={each.spec.hash: each.whole for each in following} if whole else {},
+        then=by_hash(then) if then else (),
     )
+    return _encode(request)
 
 
-def with_whole_graph(body: bytes, graph: KnownGraph) -> bytes:
-    """The same request with the graph whole. Rare, so that decoding it again is cheaper than keeping it."""
-    return _encode(_decode(body).with_graph(graph.whole))
+def with_whole_graphs(body: bytes, graph: KnownGraph, following: Sequence[KnownGraph] = ()) -> bytes:
+    """The same request with its graphs whole. Rare, so that decoding it again is cheaper than keeping it."""
+    request = _decode(body).with_graph(graph.whole)
+    return _encode(msgspec.structs.replace(request, graphs={each.spec.hash: each.whole for each in following}))

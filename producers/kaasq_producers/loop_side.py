@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from kaasq.errors import BrokerLost, KaasqError
@@ -13,6 +13,8 @@ from kaasq_producers.outbox import Outbox, RequestFuture
 from kaasq_producers.prepare import Prepared
 from kaasq_producers.result import Result
 from kaasq_producers.side_threads import SideThreads
+from kaasq_producers.steps import Steps
+from kaasq_producers.then import Then, named
 
 CLOSED = "the client is closed"
 
@@ -32,9 +34,17 @@ class LoopSide:
         self._connecting: asyncio.Future[ClientCore] | None = None
         self._closing: asyncio.Future[None] | None = None
 
-    def send(self, prepare: Callable[[], Prepared], is_quick: Callable[[], bool]) -> RequestFuture:
-        """Have it prepared, here if that is quick, and sent. What either raises comes through the future."""
+    def send(
+        self, prepare: Callable[[], Prepared], is_quick: Callable[[], bool], then: Sequence[Then] = ()
+    ) -> RequestFuture:
+        """Have it prepared, here if that is quick, and sent. What either raises comes through the future.
+
+        ``then``: what is to follow it, for which the future has futures.
+        """
         future = RequestFuture(self._outbox)
+        if then:
+            names = named(then)
+            future.then = Steps([RequestFuture(self._outbox) for _ in names], names)
         self.connected()
         try:
             if is_quick():

@@ -9,24 +9,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from kaasq.errors import KaasqError, ReplyTimeout
-from kaasq_producers.calls import Call
+from kaasq.errors import KaasqError, NotReached, ReplyTimeout
+from kaasq_producers.calls import Awaited
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.loop_inbox import LoopInbox
 from kaasq_producers.prepare import Prepared
 from kaasq_producers.result import Result
+from kaasq_producers.steps import NONE, Steps
 
 SENDS_A_TURN = 64  # some 2 ms; then the loop's other work has its turn
 
 
 class RequestFuture(asyncio.Future[Result]):
-    """A request's result. Cancelling it (or the task that awaits it) cancels the request, wherever that is."""
+    """A request's result. Cancelling it (or the task that awaits it) cancels the request and what follows it."""
 
     def __init__(self, outbox: Outbox) -> None:
         super().__init__(loop=outbox.loop)
         self._outbox = outbox
-        self.call: Call | None = None
+        self.call: Awaited | None = None
         """The request, once it is sent."""
+        self.then: Steps[RequestFuture] = NONE
+        """What follows: the futures of its continuations, by name or place. Those have none."""
 
     @property
     def request_id(self) -> str | None:
@@ -72,8 +75,11 @@ class Outbox:
         """That is what became of it, unless it was cancelled."""
         if not future.done():
             future.set_exception(error)
-            if self._closed is not None:
-                future.exception()  # who closes the client wants to hear no more: no warning if nobody looks
+            if self._closed is not None or isinstance(error, NotReached):
+                future.exception()  # who closes the client, or saw why, wants to hear no more: no warning if unseen
+        if future.call is None:  # never sent
+            for each in future.then:
+                self.fail(each, NotReached("the request that it was to follow was not sent"))
 
     def open(self, core: ClientCore) -> None:
         """Connected."""
@@ -98,17 +104,32 @@ class Outbox:
             self.core.cancel(future.call)
         elif (entry := self._waiting.pop(future, None)) is not None:
             entry[1].cancel()
+        if future.call is None:
+            for each in future.then:
+                each.cancel()
 
     def _sent(self, future: RequestFuture, prepared: Prepared) -> bool:
         """Whether there was room, or nothing is sent any more."""
         if self.core is None:
             return False
         try:
-            future.call = self.core.send(prepared, partial(self._inbox.post, self._ended, future))
+            on_steps = [partial(self._inbox.post, self._ended, each) for each in future.then]
+            future.call = self.core.send(
+                prepared,
+                partial(self._inbox.post, self._ended, future),
+                on_steps=on_steps,
+                steps=future.then,
+            )
         except KaasqError as error:
             self.fail(future, error)
             return True
-        return future.call is not None
+        if future.call is None:
+            return False
+        for each, step in zip(future.then, future.call.chain(), strict=True):
+            each.call = step
+            if each.cancelled():
+                self.core.cancel(step)
+        return True
 
     def _wait_for_room(self) -> None:
         # One call for all, and none for a request of its own: whoever is called back may have been cancelled, and the

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kaasq.errors import BadRequest, StoreUnavailable
 from kaasq.graph import Graph
 from kaasq.kaas import KaasRequest
-from kaasq.messages import Stored
+from kaasq.messages import Condition, Continuation, Source, Stored
 from kaasq.model import GraphSpec
 from kaasq.settings import Settings
+from kaasq.then_checks import check_form, check_then, within
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.inputs import LIST_EFFORT, Bound, too_large
 from kaasq_producers.kaas import with_defaults
 from kaasq_producers.known_graphs import GraphBook, KnownGraph
+from kaasq_producers.then import Then, named
+from kaasq_producers.values import Data
 
 LONGEST_S = 10 * 365 * 24 * 3600.0
 SHORTEST_S = 0.001  # what the message can say
@@ -39,6 +42,9 @@ class Prepared(NamedTuple):
     graph: KnownGraph
     bound: Bound
     timeout_s: float
+    then: tuple[Continuation, ...] = ()
+    following: tuple[KnownGraph, ...] = ()
+    """The graphs of all that follows."""
 
 
 class Preparer:
@@ -48,6 +54,7 @@ class Preparer:
         self._timeout_s = settings.timeout
         self._inline_limit = settings.inline_limit
         self._buffers = buffers
+        self._limits = settings.graph_limits
         self._graphs = GraphBook(settings)
 
     def prepare(
@@ -59,6 +66,7 @@ class Preparer:
         bind: Mapping[str, Any] | None = None,
         scalars: Mapping[str, Any] | None = None,
         keep: Mapping[str, str] | None = None,
+        then: Sequence[Then] = (),
     ) -> Prepared:
         """Raises BadRequest, BufferSize, BufferMissing, and what the store raises if it is needed."""
         timeout_s = checked_timeout(self._timeout_s if timeout is None else timeout)
@@ -72,13 +80,57 @@ class Preparer:
         if known.binder.given_bytes > self._inline_limit:
             for name in too_large(bound.inline, self._inline_limit):
                 self._store(bound, known, name, timeout_s)
-        return Prepared(known, bound, timeout_s)
+        if not then:
+            return Prepared(known, bound, timeout_s)
+        graphs: dict[str, KnownGraph] = {}
+        share = self._inline_limit // len(named(then))  # they all come in one message
+        following = self._following(then, graphs, timeout_s, share, "then")
+        check_form(following, self._limits)
+        check_then(known.spec, following)
+        return Prepared(known, bound, timeout_s, following, tuple(graphs.values()))
 
-    def is_quick(self, graph: AnyGraph, *groups: Mapping[str, Any]) -> bool:
+    def is_quick(self, graph: AnyGraph, *groups: Mapping[str, Any], then: Sequence[Then] = ()) -> bool:
         """Whether ``prepare`` would take microseconds and touch no store. Raises BadRequest if the graph is wrong."""
+        if then:
+            return False
         binder = self._graphs.find(graph).binder
         limit = min(self._inline_limit, QUICK_BYTES)
         return binder.given_bytes * LIST_EFFORT <= limit or binder.effort(*groups) <= limit
+
+    def _following(
+        self, then: Sequence[Then], graphs: dict[str, KnownGraph], timeout_s: float, share: int, at: str
+    ) -> tuple[Continuation, ...]:
+        """What follows, as data; its graphs are added to ``graphs``. Of each, ``share`` bytes stay in the message."""
+        made: list[Continuation] = []
+        for index, each in enumerate(then):
+            place = f"{at}[{index}]"
+            with within(place):
+                known = self._graphs.find(each.graph)
+                groups, keep = list(each.groups), each.keep
+                if isinstance(each.graph, KaasRequest):
+                    groups, keep = with_defaults(each.graph, groups, keep)
+                bound = known.binder.bind(*groups, follows=True)
+                known.binder.keep(bound, keep)
+                own_s = None if each.timeout is None else checked_timeout(each.timeout)
+                if each.when is not None and not isinstance(each.when, Condition):
+                    raise BadRequest(f"expected a comparison of an Output, given {each.when!r:.60}", at="when")
+            for name in too_large(bound.inline, share):
+                self._store(bound, known, name, timeout_s)
+            graphs[known.spec.hash] = known
+            made.append(
+                Continuation(
+                    graph=known.spec,
+                    name=each.name,
+                    condition=each.when,
+                    bind={name: _source(value) for name, value in {**bound.inline, **bound.stored}.items()},
+                    scalars=bound.scalars,
+                    keep=bound.keep,
+                    timeout_ms=None if own_s is None else max(1, round(own_s * 1000)),
+                    pool=each.pool,
+                    then=self._following(each.then, graphs, timeout_s, share, f"{place}.then"),
+                )
+            )
+        return tuple(made)
 
     def _store(self, bound: Bound, known: KnownGraph, name: str, timeout_s: float) -> None:
         data = memoryview(bound.inline[name]).cast("B")
@@ -93,3 +145,13 @@ class Preparer:
         ref = self._buffers.put(data, ttl_s=timeout_s + INPUT_TTL_S, dtype=buffer.dtype, shape=buffer.shape)
         bound.stored[name] = Stored(ref=ref.ref)
         del bound.inline[name]
+
+
+def _source(value: Data | Stored) -> bytes | Source:
+    match value:
+        case Source():
+            return value
+        case Stored():
+            return Source(ref=value.ref, name=value.name, offset=value.offset)
+        case _:
+            return bytes(value)

@@ -10,6 +10,7 @@ from kaasq.messages import CacheUse, Output, Reply, Timings, WorkerInfo
 from kaasq.model import GraphSpec
 from kaasq_producers.buffers import Array, Buffers, missing, owned
 from kaasq_producers.references import BufferRef
+from kaasq_producers.steps import NONE, Steps
 
 NOBODY = WorkerInfo(host="?", pid=0, device="?")
 
@@ -22,18 +23,29 @@ class Result(Mapping[str, Array]):
     already and never does I/O; see its ``fetch``.
     """
 
-    __slots__ = ("_arrays", "_buffers", "_graph", "_reply", "_sealed", "elapsed")
+    __slots__ = ("_arrays", "_buffers", "_graph", "_reply", "_sealed", "elapsed", "then")
 
     elapsed: float
     """Seconds from submitting to the reply, as this client saw it."""
 
-    def __init__(self, reply: Reply, graph: GraphSpec, buffers: Buffers | None = None, elapsed: float = 0.0) -> None:
+    then: Steps[Any]
+    """What follows: the futures of its continuations, by name or place. A pickled result has none."""
+
+    def __init__(
+        self,
+        reply: Reply,
+        graph: GraphSpec,
+        buffers: Buffers | None = None,
+        elapsed: float = 0.0,
+        then: Steps[Any] = NONE,
+    ) -> None:
         self._reply = reply
         self._graph = graph
         self._buffers = buffers
         self._arrays: dict[str, Array] = {}
         self._sealed = False
         self.elapsed = elapsed
+        self.then = then
 
     @property
     def request_id(self) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import secrets
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -319,6 +322,42 @@ def test_a_forged_user_id_is_refused(mq: Broker) -> None:
     assert isinstance(error, BrokerRefused)
     assert "somebody-else" in str(error)
     assert publish(mq, Message(body=b"", user_id=mq.tenant)) is None
+
+
+@pytest.mark.parametrize("tags", ["", "impersonator"])
+@pytest.mark.parametrize("kind", ["memory", pytest.param("rabbitmq", marks=pytest.mark.broker)])
+def test_who_may_impersonate_publishes_for_others_and_who_may_not_loses_nothing_by_trying(
+    request: pytest.FixtureRequest, kind: str, tags: str
+) -> None:
+    login = f"login{secrets.token_hex(4)}"
+    made: Broker
+    with ExitStack() as cleanup:
+        if kind == "memory":
+            made = MemoryBroker(MemoryNode(), login, impersonates=bool(tags))
+        else:
+            management = request.getfixturevalue("broker").management
+            url = urlsplit(request.getfixturevalue("rabbit_url"))
+            management.add_user(login, "secret", tags=tags)
+            cleanup.callback(management.delete_user, login)
+            management.set_permissions(login, vhost=url.path[1:])
+            made = RabbitBroker(
+                url._replace(netloc=f"{login}:secret@{url.netloc.rpartition('@')[2]}").geturl(), impersonates=True
+            )
+        cleanup.callback(made.close)
+        mq = ready(made)
+        foreign = Message(body=b"", user_id="somebody-else")
+        first, second = Outcomes(), Outcomes()
+        mq.publish(foreign, exchange=EXCHANGE, routing_key="a.b", done=first)
+        mq.publish(Message(body=b"", user_id=login), exchange=EXCHANGE, routing_key="a.b", done=second)
+        error, own = first.one(), second.one()
+        assert own is None or isinstance(own, BrokerLost)  # published again by whom it concerns
+        assert publish(mq, Message(body=b"", user_id=login)) is None
+        for each in (error, publish(mq, foreign)):
+            if tags:
+                assert each is None
+                continue
+            assert isinstance(each, BrokerRefused)
+            assert "somebody-else" in str(each)
 
 
 def test_prefetch_bounds_what_is_unsettled(mq: Broker) -> None:

@@ -31,7 +31,8 @@ def node(monkeypatch: pytest.MonkeyPatch) -> MemoryNode:
     """What doctor reaches instead of RabbitMQ."""
     made = MemoryNode()
     monkeypatch.setattr(
-        "kaasq_workers.doctor.broker.RabbitBroker", lambda url, connection_name: MemoryBroker(made, "guest")
+        "kaasq_workers.doctor.broker.RabbitBroker",
+        lambda url, connection_name, impersonates: MemoryBroker(made, "guest", impersonates=impersonates),
     )
     return made
 
@@ -54,7 +55,7 @@ def test_all_is_well(settings: Settings, node: MemoryNode) -> None:
         found = by_check(settings)
     # The fake worker has no store, so it cannot be the one that was checked.
     assert {name: each.state for name, each in found.items()} == {
-        "store": "warning", "broker": "ok", "permissions": "ok", "worker": "ok", "cpu": "ok",
+        "store": "warning", "broker": "ok", "permissions": "ok", "worker": "ok", "continuations": "ok", "cpu": "ok",
     }  # fmt: skip
     assert "compiled and ran a kernel" in found["cpu"].found
 

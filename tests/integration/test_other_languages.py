@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 NODEJS = ROOT / "examples" / "nodejs"
 SHELL = ROOT / "examples" / "shell"
 PAGE = ROOT / "docs" / "protocol.md"
+WORKFLOWS = ROOT / "docs" / "workflows.md"
 SNIPPET = re.compile(r"^```(\w+) ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TIMEOUT_S = 100
 
@@ -168,16 +169,16 @@ def test_shell_example_says_what_is_wrong(served: Served, settings: dict[str, st
 # ----------------------------------------------------------------------------- what docs/protocol.md shows, and pika
 
 
-def snippets(language: str, mark: str = "") -> list[str]:
-    found = [each.group(3) for each in SNIPPET.finditer(PAGE.read_text()) if each.groups()[:2] == (language, mark)]
-    assert found, f"{PAGE} has no snippet marked {language} {mark}"
+def snippets(language: str, mark: str = "", page: Path = PAGE) -> list[str]:
+    found = [each.group(3) for each in SNIPPET.finditer(page.read_text()) if each.groups()[:2] == (language, mark)]
+    assert found, f"{page} has no snippet marked {language} {mark}"
     return found
 
 
 @pytest.mark.parametrize("name", ["request", "reply", "event", "cancel"])
 def test_json_of_the_page_fits_the_schema(name: str) -> None:
     validator = Draft202012Validator(json_schema(name))
-    for each in snippets("json", name):
+    for each in snippets("json", name) + (snippets("json", name, WORKFLOWS) if name == "request" else []):
         validator.validate(json.loads(each))
 
 
@@ -189,7 +190,7 @@ def test_python_of_the_page_runs_its_requests(
     assert "guest.default.any" in code
     code = code.replace("amqp://guest:guest@localhost:5672/", served.url)
     code = code.replace("guest.default.any", f"guest.{served.pool}.any")
-    for request in snippets("json", "request"):
+    for request in snippets("json", "request") + snippets("json", "request", WORKFLOWS):
         (tmp_path / "request.json").write_text(request)
         exec(compile(code, str(PAGE), "exec"), {})
         reply = json.loads(capsys.readouterr().out)

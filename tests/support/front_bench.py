@@ -57,6 +57,8 @@ class Loop:
         self.confirm: KaasqError | str | None = None
         self.unconfirmed: list[Callable[[KaasqError | None], None]] = []
         self.refuse: str | None = None  # publishes to this exchange are refused
+        self.refusals: dict[str, KaasqError] = {}  # by exchange
+        self.mandatory: set[str | None] = set()  # ids of what was published so
         self.failures = 0  # so many publishes are lost with their connection
         self.break_on: str | None = None
 
@@ -74,9 +76,13 @@ class Loop:
         if self.break_on is not None and message.message_id == self.break_on:
             raise RecursionError
         self.published.append((exchange, routing_key, message))
+        if mandatory:
+            self.mandatory.add(message.message_id)
         if self.failures:
             self.failures -= 1
             done(BrokerLost("gone"))
+        elif exchange in self.refusals:
+            done(self.refusals[exchange])
         elif exchange == self.refuse:
             done(BrokerRefused("full"))
         elif self.confirm == "later":

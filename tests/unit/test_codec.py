@@ -108,14 +108,6 @@ def test_other_content_type_is_bad_request() -> None:
         decoder().decode(b"<x/>", "text/xml")
 
 
-@pytest.mark.parametrize("content_type", [MSGPACK, JSON])
-def test_a_continuation_is_refused_and_not_dropped(content_type: str) -> None:
-    body = msgspec.to_builtins(Request(graph=GRAPH), builtin_types=(bytes,)) | {"then": {"graph": "next"}}
-    encoded = msgspec.msgpack.encode(body) if content_type == MSGPACK else msgspec.json.encode(body)
-    with pytest.raises(BadRequest, match="then: continuations are not there yet"):
-        RequestDecoder(GraphLimits()).decode(encoded, content_type)
-
-
 def test_unknown_fields_are_tolerated() -> None:
     body = json.loads(codec.encode(REQUEST, JSON))
     body["newer"] = {"deep": [1]}

@@ -20,7 +20,23 @@ from kaasq.checks import GraphLimits, check_graph
 from kaasq.cli import main
 from kaasq.codec import JSON, RequestDecoder
 from kaasq.errors import BadRequest
-from kaasq.messages import EVENT_WORDS, CacheUse, Cancel, ErrorBody, Output, Reply, Request, Stored, Timings, WorkerInfo
+from kaasq.messages import (
+    EVENT_WORDS,
+    CacheUse,
+    Cancel,
+    Condition,
+    Continuation,
+    Element,
+    ErrorBody,
+    Next,
+    Output,
+    Reply,
+    Request,
+    Source,
+    Stored,
+    Timings,
+    WorkerInfo,
+)
 from kaasq.model import BUILTINS, Buffer, Constant, GraphSpec, Launch, Module, Scalar
 from kaasq.schema.asyncapi import asyncapi
 from kaasq.schema.codes import CODES
@@ -180,6 +196,34 @@ def graphs(draw: st.DrawFn) -> GraphSpec:
     )
 
 
+elements = st.builds(Element, output=labels, index=st.none() | st.integers(0, 99))
+conditions = st.builds(
+    Condition,
+    output=labels,
+    index=st.none() | st.integers(0, 99),
+    op=st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+    value=finite | st.integers(-9, 9) | st.booleans(),
+)
+sources = st.one_of(
+    st.builds(Source, output=labels, offset=st.none() | st.integers(0, 2**53 - 1)),
+    st.builds(Source, ref=st.just("ab" * 32)),
+    st.builds(Source, name=labels),
+)
+leaves = st.builds(
+    Continuation,
+    graph=st.just("cd" * 32) | labels,
+    name=st.none() | labels,
+    condition=st.none() | conditions,
+    bind=st.dictionaries(labels, st.binary(max_size=20) | sources, max_size=2),
+    scalars=st.dictionaries(labels, finite | elements, max_size=2),
+    keep=st.dictionaries(labels, labels, max_size=1),
+    timeout_ms=st.none() | st.integers(0, 2**53 - 1),
+    pool=st.none() | st.just("pool-1"),
+)
+chains = st.lists(leaves, max_size=2).map(tuple)
+continuations = st.builds(lambda each, then: msgspec.structs.replace(each, then=then), leaves, chains)
+
+
 @settings(deadline=None, max_examples=50)  # the validator takes 2 ms per launch: it tries every built-in
 @given(
     request=st.builds(
@@ -189,6 +233,8 @@ def graphs(draw: st.DrawFn) -> GraphSpec:
         scalars=st.dictionaries(labels, finite | st.integers(-9, 2**63) | st.booleans(), max_size=3),
         keep=st.dictionaries(labels, labels, max_size=2),
         timeout_ms=st.none() | st.integers(0, 2**53 - 1),
+        graphs=st.dictionaries(labels, graphs(), max_size=1),
+        then=st.lists(continuations, max_size=2).map(tuple),
     )
 )
 def test_every_request_that_kaasq_encodes_fits_the_schema(request: Request) -> None:
@@ -215,9 +261,10 @@ common: dict[str, Any] = {
     "cache": st.builds(CacheUse, hits=st.integers(0, 9)),
     "worker": st.none() | st.just(WorkerInfo(host="h", pid=1, device="cpu", store="s")),
 }
-replies = st.builds(Reply, status=st.just("ok"), outputs=st.dictionaries(labels, outputs), **common) | st.builds(
-    Reply, status=st.sampled_from([each for each in EVENT_WORDS if each != "ok"]), error=errors, **common
-)
+nexts = st.lists(st.builds(Next, id=labels, name=st.none() | labels, skipped=st.none() | st.text()), max_size=2)
+replies = st.builds(
+    Reply, status=st.just("ok"), outputs=st.dictionaries(labels, outputs), then=nexts.map(tuple), **common
+) | st.builds(Reply, status=st.sampled_from([each for each in EVENT_WORDS if each != "ok"]), error=errors, **common)
 
 
 @given(reply=replies)
@@ -244,6 +291,15 @@ GRAPH = as_json(
     )
 )
 WRONG: list[tuple[tuple[str | int, ...], Any]] = [
+    (("then",), {}),
+    (("then", 0, "graph"), None),
+    (("then", 0, "name"), ""),
+    (("then", 0, "pool"), "No Pool"),
+    (("then", 0, "if", "op"), "<>"),
+    (("then", 0, "if", "value"), "1"),
+    (("then", 0, "bind", "x"), {"output": 5}),
+    (("then", 0, "scalars", "a"), {"output": "out", "index": -1}),
+    (("graphs", "g"), "cd" * 32),
     (("kaasq",), 2),
     (("kaasq",), "1"),
     (("graph",), None),
@@ -306,6 +362,8 @@ def test_schema_refuses_what_the_worker_refuses(place: tuple[str | int, ...], va
         "scalars": {"a": 1},
         "keep": {"out": "kept"},
         "timeout_ms": 1,
+        "graphs": {"g": json.loads(json.dumps(GRAPH))},
+        "then": [{"graph": "g", "if": {"output": "out", "op": "<", "value": 1}, "bind": {}, "scalars": {}}],
     }
     validate("request", body)
     at: Any = body

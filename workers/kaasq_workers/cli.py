@@ -136,7 +136,11 @@ def serve(settings: Settings, stop: threading.Event, serving: threading.Event, d
             slot = settings.slot if len(names) == 1 or not settings.slot else f"{settings.slot}-{default_slot(name)}"
             each = Worker(
                 msgspec.structs.replace(settings, device=name, slot=slot),
-                RabbitBroker(settings.connection_url, connection_name=f"kaasq worker {settings.pool}/{slot or name}"),
+                RabbitBroker(
+                    settings.connection_url,
+                    connection_name=f"kaasq worker {settings.pool}/{slot or name}",
+                    impersonates=True,  # continuations are published for whoever sent what they follow
+                ),
             )
             each.start()
             started.append(each)

@@ -91,6 +91,16 @@ class Withdrawn(msgspec.Struct, frozen=True, array_like=True, tag="withdrawn"):
     durable: bool = True
 
 
+class Following(msgspec.Struct, frozen=True, array_like=True):
+    """A request to be published after the one that it follows; with an ``error``, one that could not be made."""
+
+    id: str
+    pool: str
+    body: bytes = b""
+    timeout_ms: int | None = None
+    error: ErrorBody | None = None
+
+
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     """A request has its outcome: durable, and ready to be published. ``event`` None: it gets none."""
 
@@ -102,6 +112,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     error: ErrorBody | None = None
     dead: bool = False
     """To be kept in the dead-letter queue, too."""
+    then: list[Following] = []
 
 
 ToExecutor = Job | Withdraw

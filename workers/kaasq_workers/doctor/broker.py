@@ -8,24 +8,25 @@ from collections.abc import Callable, Iterator
 
 from kaasq import codec
 from kaasq.broker import Broker, Delivery, Done, Message, wait_for
-from kaasq.errors import BrokerLost, KaasqError, ReplyTimeout, Unroutable
+from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, ReplyTimeout, Unroutable
 from kaasq.ids import new_id
 from kaasq.messages import Request
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings
-from kaasq.topology import REQUESTS, reply_queue, reply_topology, request_key
+from kaasq.topology import REPLIES, REQUESTS, reply_key, reply_queue, reply_topology, request_key
 from kaasq_workers.doctor.finding import Finding
 from kaasq_workers.doctor.probe import probe
 
 CHECK_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_S = 5.0
+STRANGER = "kaasq-doctor"  # in whose name it tries to publish
 
 
 def check_broker(settings: Settings, store_id: str | None) -> Iterator[Finding]:
     """Connection, permissions, and whether a worker of the pool answers."""
     try:
-        broker = RabbitBroker(settings.connection_url, connection_name="kaasq doctor")
+        broker = RabbitBroker(settings.connection_url, connection_name="kaasq doctor", impersonates=True)
         broker.open(min(settings.connect_timeout, CONNECT_TIMEOUT_S))
     except KaasqError as error:
         hint = (
@@ -42,6 +43,7 @@ def check_broker(settings: Settings, store_id: str | None) -> Iterator[Finding]:
         yield permissions
         if permissions.state == "ok":
             yield from _request(broker, settings, store_id)
+            yield _continuations(broker)
     finally:
         broker.close()
 
@@ -58,6 +60,24 @@ def _permissions(broker: Broker) -> Finding:
             f"rabbitmqctl set_permissions {broker.tenant} '^kaasq\\.' '^kaasq\\.' '^kaasq\\.'",
         )
     return Finding("permissions", "ok", "may declare exchanges and reply queues")
+
+
+def _continuations(broker: Broker) -> Finding:
+    """Whether a worker with this login may publish what follows a request of another user. Last: a no costs a channel.
+
+    To nobody: no queue is bound to that key.
+    """
+    message = Message(body=b"", user_id=STRANGER)
+    key = reply_key(STRANGER, new_id())
+    try:
+        _wait(lambda done: broker.publish(message, exchange=REPLIES, routing_key=key, done=done))
+    except BrokerRefused:
+        found = f"a worker with this login publishes what follows requests of {broker.tenant} only"
+        hint = f"If it serves other users: rabbitmqctl set_user_tags {broker.tenant} impersonator (and its other tags)"
+        return Finding("continuations", "ok", f"{found}. {hint}.")
+    except KaasqError as error:
+        return Finding("continuations", "warning", error.message)
+    return Finding("continuations", "ok", "a worker with this login publishes what follows requests of any user")
 
 
 def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from kaasq.errors import (
     UnknownGraph,
     WorkerFailed,
 )
+from kaasq.ids import chain_id, split_id
 from kaasq.log import get_logger
 from kaasq.messages import Request
 from kaasq.model import GraphSpec
@@ -31,6 +32,7 @@ from kaasq_workers.executor.claims import Claims
 from kaasq_workers.executor.device_time import DeviceTime
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Flight
+from kaasq_workers.executor.following import Followers
 from kaasq_workers.executor.outcomes import Ended, cancelled, conflict, digest, matches
 from kaasq_workers.link import Job, Vitals
 
@@ -43,13 +45,16 @@ log = get_logger()
 class Attempts:
     """Begins and ends requests on one engine."""
 
-    def __init__(self, engine: Engine, store: BufferStore, claims: Claims, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, store: BufferStore, claims: Claims, followers: Followers, settings: Settings
+    ) -> None:
         self._engine = engine
         self._store = store
         self._claims = claims
         self._longest_run_s = settings.longest_run
         self._limits = LimitsByTenant(settings.quotas)
         self._device_time = DeviceTime()
+        self._followers = followers
         self._decoder = RequestDecoder(settings.graph_limits)
         self._log = log.bind(device=engine.device.name)
 
@@ -107,7 +112,8 @@ class Attempts:
             raise UnknownGraph(f"this worker does not know graph {graph[:64]}: send it whole", graph=graph)
         ended.graph, ended.request = graph.name, request
         ended.graph_hash = graph.hash if whole else None
-        ended.digest = digest(request, graph)
+        self._followers.check(job.id, request, ended.reply_type)
+        ended.digest, ended.deadline_ms = digest(request, graph), _deadline_ms(job, request)
         earlier = self._store.outcome(job.tenant, job.id)
         if earlier is not None:
             if not matches(earlier, ended.digest):
@@ -117,13 +123,15 @@ class Attempts:
             return None
         if job.verdict is not None:
             raise job.verdict.exception()
-        deadline_ms = _deadline_ms(job, request)
-        if deadline_ms is not None:
-            late_ms = time.time() * 1000 - deadline_ms
+        first, number = split_id(job.id)
+        if number and self._store.outcome(job.tenant, chain_id(first)) is not None:
+            raise cancelled(job.id)
+        if ended.deadline_ms is not None:
+            late_ms = time.time() * 1000 - ended.deadline_ms
             if late_ms > 0:
                 raise DeadlineExceeded(f"its time was over {late_ms:.0f} ms before a worker could start it")
-            if deadline_ms < limit_ms:
-                vitals.due(job.tag, limit_ms := deadline_ms)
+            if ended.deadline_ms < limit_ms:
+                vitals.due(job.tag, limit_ms := ended.deadline_ms)
 
         def proceed() -> None:
             if vitals.withdrawn(job.tag):

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import msgspec
 
 from kaasq import codec
+from kaasq.continuations import by_hash
 from kaasq.errors import Cancelled, Conflict, DeadlineExceeded, KaasqError, KernelFailed, UnknownGraph
 from kaasq.messages import EVENT_WORDS, ErrorBody, Output, Reply, Request, Status, Stored, Timings, WorkerInfo
 from kaasq.model import GraphSpec, content_hash
 from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
 from kaasq_workers.executor.flight import Executed
-from kaasq_workers.link import Answer, Job
+from kaasq_workers.executor.following import Followers, taken_outputs
+from kaasq_workers.link import Answer, Following, Job
 
 WITHDRAWN = ""  # in place of the digest of a body
 _STATUS: dict[str, Status] = {DeadlineExceeded.code: "expired", Cancelled.code: "cancelled"}
@@ -34,6 +36,7 @@ class Ended(msgspec.Struct, kw_only=True):
     replay: bytes | None = None
     queued_us: int = 0
     claimed: bool = False
+    deadline_ms: int | None = None
 
     def discard(self) -> None:
         """Forget what running it gave; staged outputs give their space back."""
@@ -71,19 +74,25 @@ def is_deadly(error: ErrorBody) -> bool:
 
 
 def digest(request: Request, graph: GraphSpec) -> str:
-    """What makes two requests with one id the same: graph, bindings, scalars, names to keep. Not the encoding."""
-    same = msgspec.structs.replace(request, graph=graph.hash, timeout_ms=None)
+    """What makes two requests with one id the same: graph, bindings, scalars, names to keep, continuations.
+
+    Not the encoding, nor the time that is left.
+    """
+    same = msgspec.structs.replace(request, graph=graph.hash, timeout_ms=None, then=by_hash(request.then))
     return content_hash(codec.canonical(same))
 
 
 class Committer:
     """Turns ended requests into answers. All of a group become durable in one transaction."""
 
-    def __init__(self, store: BufferStore, worker: WorkerInfo, *, ttl_s: float, dead_ttl_s: float) -> None:
+    def __init__(
+        self, store: BufferStore, worker: WorkerInfo, followers: Followers, *, ttl_s: float, dead_ttl_s: float
+    ) -> None:
         """``dead_ttl_s``: for how long inputs are kept of a request that becomes a dead letter."""
         self._dead_ttl_s = dead_ttl_s
         self._store = store
         self._worker = worker
+        self._followers = followers
         self._ttl_s = ttl_s
 
     def commit(self, group: Sequence[Ended]) -> list[Answer]:
@@ -96,7 +105,7 @@ class Committer:
         else:
             replies = [each.replay if each.replay is not None else self._reply(each, {}) for each in group]
         commit_us = (time.perf_counter_ns() - started) // 1000
-        return [_answer(each, reply, commit_us) for each, reply in zip(group, replies, strict=True)]
+        return [self._answer(each, reply, commit_us) for each, reply in zip(group, replies, strict=True)]
 
     def _settle(self, transaction: Transaction, ended: Ended) -> Reply | bytes:
         if ended.replay is not None:
@@ -111,6 +120,7 @@ class Committer:
             self._keep_inputs(transaction, ended)
         outputs: dict[str, Output] = {}
         if ended.executed is not None and ended.request is not None:
+            taken = taken_outputs(ended.request)
             for buffer, data in ended.executed.outputs:
                 if isinstance(data, bytearray):
                     outputs[buffer.name] = Output(
@@ -118,6 +128,8 @@ class Committer:
                     )
                     continue
                 name = ended.request.keep.get(buffer.name)
+                if name is not None and buffer.name in taken:  # stays, wherever the name points meanwhile
+                    transaction.publish(data, dtype=buffer.dtype, shape=buffer.shape, ttl_s=self._ttl_s)
                 stored, version = transaction.publish(
                     data, dtype=buffer.dtype, shape=buffer.shape, name=name, ttl_s=self._ttl_s
                 )
@@ -177,27 +189,35 @@ class Committer:
             worker=self._worker,
         )
 
-
-def _answer(ended: Ended, reply: Reply | bytes, commit_us: int) -> Answer:
-    """The answer for the front. A replayed outcome is published as it was stored, with its event once more."""
-    if isinstance(reply, bytes):
-        reply = codec.decode_reply(reply, codec.MSGPACK)
-    else:
-        timings = msgspec.structs.replace(
-            reply.timings, commit=commit_us, total=reply.timings.total + reply.timings.queued + commit_us
+    def _answer(self, ended: Ended, reply: Reply | bytes, commit_us: int) -> Answer:
+        """The answer for the front. A replayed outcome is published as it was stored, with its event and what follows
+        once more.
+        """
+        if isinstance(reply, bytes):
+            reply = codec.decode_reply(reply, codec.MSGPACK)
+        else:
+            timings = msgspec.structs.replace(
+                reply.timings, commit=commit_us, total=reply.timings.total + reply.timings.queued + commit_us
+            )
+            reply = msgspec.structs.replace(reply, timings=timings)
+        follow: list[Following] = []
+        if ended.request is not None and ended.request.then and reply.status == "ok":
+            told, follow = self._followers.following(
+                ended.job.tenant, ended.job.id, ended.request, reply, ended.reply_type, ended.deadline_ms
+            )
+            reply = msgspec.structs.replace(reply, then=told)
+        fresh = ended.replay is None or ended.job.redelivered  # else the letter has been written
+        word = EVENT_WORDS[reply.status]
+        event = None
+        if ended.graph is not None and not (reply.error and reply.error.code == UnknownGraph.code):
+            event = codec.encode(reply.without_inline(), codec.JSON)
+        return Answer(
+            tag=ended.job.tag,
+            word=word,
+            reply=codec.encode(reply, ended.reply_type),
+            graph=ended.graph,
+            event=event,
+            error=reply.error,
+            dead=fresh and reply.error is not None and is_deadly(reply.error),
+            then=follow,
         )
-        reply = msgspec.structs.replace(reply, timings=timings)
-    fresh = ended.replay is None or ended.job.redelivered  # else the letter has been written
-    word = EVENT_WORDS[reply.status]
-    event = None
-    if ended.graph is not None and not (reply.error and reply.error.code == UnknownGraph.code):
-        event = codec.encode(reply.without_inline(), codec.JSON)
-    return Answer(
-        tag=ended.job.tag,
-        word=word,
-        reply=codec.encode(reply, ended.reply_type),
-        graph=ended.graph,
-        event=event,
-        error=reply.error,
-        dead=fresh and reply.error is not None and is_deadly(reply.error),
-    )

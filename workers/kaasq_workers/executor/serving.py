@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 from kaasq.errors import KaasqError, QuotaExceeded, StoreFull, WorkerFailed
+from kaasq.ids import chain_id
 from kaasq.log import get_logger
 from kaasq.messages import WorkerInfo
 from kaasq.settings import Settings
@@ -18,6 +19,7 @@ from kaasq_workers.executor.attempts import Attempts
 from kaasq_workers.executor.claims import Claims
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Flight
+from kaasq_workers.executor.following import Followers
 from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.module_policy import ModulePolicy
@@ -59,8 +61,11 @@ class Executor:
             policy=ModulePolicy(settings),
         )
         claims = Claims(store, worker, most=settings.most_attempts, ttl_s=settings.result_ttl)
-        self._attempts = Attempts(self._engine, store, claims, settings)
-        self._committer = Committer(store, worker, ttl_s=settings.result_ttl, dead_ttl_s=settings.dead_ttl)
+        followers = Followers(
+            store, pool=settings.pool, inline_limit=settings.inline_limit, message_limit=settings.message_limit
+        )
+        self._attempts = Attempts(self._engine, store, claims, followers, settings)
+        self._committer = Committer(store, worker, followers, ttl_s=settings.result_ttl, dead_ttl_s=settings.dead_ttl)
         self._worker = worker
         self._ttl_s = settings.result_ttl
         self._group_since_s = self._begun_s = self._landed_s = self._heard_s = 0.0
@@ -137,6 +142,8 @@ class Executor:
                 for each in withdrawn:
                     outcome = withdrawal(each.id, self._worker, self._ttl_s)
                     recorded = transaction.record(each.tenant, each.id, outcome)
+                    if not recorded:  # it has ended, and what follows it may not have begun
+                        transaction.record(each.tenant, chain_id(each.id), outcome)
                     self._log.debug("request.withdrawn", request=each.id, tenant=each.tenant, in_time=recorded)
         except KaasqError as error:
             self._log.warning("withdrawing.failed", requests=len(withdrawn), error=error.message)

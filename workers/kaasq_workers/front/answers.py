@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from kaasq import codec
 from kaasq.broker import Broker, Delivery, Message
-from kaasq.dead_letter import NOBODY, bury
-from kaasq.errors import BrokerLost, KaasqError
+from kaasq.dead_letter import NOBODY, bury, bury_message
+from kaasq.errors import BrokerLost, KaasqError, Unroutable
 from kaasq.events import event_message
 from kaasq.log import get_logger
-from kaasq.topology import DEAD, EVENTS, REPLIES, event_key
+from kaasq.messages import ErrorBody
+from kaasq.topology import DEAD, EVENTS, REPLIES, REQUESTS, event_key
+from kaasq_workers.front.following import refusal_of, request_of
 from kaasq_workers.front.intake import Accepted, Refused
-from kaasq_workers.link import Answer
+from kaasq_workers.link import Answer, Following
 
 PUBLISH_ATTEMPTS = 5
 REJECTED_PAUSE_S = 0.5  # a queue without a leader has the next one soon
 
 log = get_logger()
+
+
+class Outgoing(NamedTuple):
+    """A message to publish. ``instead``: what is published if the broker does not take it, given why."""
+
+    message: Message
+    exchange: str
+    routing_key: str
+    instead: Callable[[KaasqError], list[Outgoing]] | None = None
 
 
 class Answers:
@@ -30,14 +42,14 @@ class Answers:
         self.outstanding = 0
 
     def answer(self, delivery: Delivery, accepted: Accepted, answer: Answer, settled: Callable[[], None]) -> None:
-        """Reply and event; then ack."""
+        """Reply, event and what follows; then ack."""
         messages = self._messages(delivery, accepted, answer)
         if not messages and answer.error is None:
             delivery.ack()
             settled()
             return
         if not messages and answer.error is not None:  # nobody would ever hear of it
-            messages = [bury(delivery, accepted.tenant, answer.error.code, answer.error.message)]
+            messages = [Outgoing(*bury(delivery, accepted.tenant, answer.error.code, answer.error.message))]
         self._publish(delivery, messages, settled)
 
     def bury(
@@ -49,23 +61,23 @@ class Answers:
     ) -> None:
         """Dead letter, with what the answer's error knows, reply and event; then ack."""
         assert answer.error is not None
-        dead = bury(delivery, accepted.tenant, answer.error.code, answer.error.message, answer.error.detail)
+        dead = Outgoing(*bury(delivery, accepted.tenant, answer.error.code, answer.error.message, answer.error.detail))
         self._publish(delivery, [dead, *self._messages(delivery, accepted, answer)], settled)
 
     def refuse(self, delivery: Delivery, refused: Refused, reply: bytes, settled: Callable[[], None]) -> None:
         """A reply where one is possible, else a dead letter; then ack."""
         message = delivery.message
         if refused.reply is None:
-            dead = bury(delivery, NOBODY, refused.error.code, refused.error.message)
+            dead = Outgoing(*bury(delivery, NOBODY, refused.error.code, refused.error.message))
             self._publish(delivery, [dead], settled)
             return
         content_type = codec.reply_type(message.body, message.content_type)
         body = Message(body=reply, content_type=content_type, correlation_id=refused.correlation_id, persistent=False)
-        self._publish(delivery, [(body, *refused.reply)], settled)
+        self._publish(delivery, [Outgoing(body, *refused.reply)], settled)
 
-    def _messages(self, delivery: Delivery, accepted: Accepted, answer: Answer) -> list[tuple[Message, str, str]]:
+    def _messages(self, delivery: Delivery, accepted: Accepted, answer: Answer) -> list[Outgoing]:
         request = delivery.message
-        messages: list[tuple[Message, str, str]] = []
+        messages: list[Outgoing] = []
         if accepted.reply is not None:
             reply = Message(
                 body=answer.reply,
@@ -74,7 +86,7 @@ class Answers:
                 correlation_id=accepted.correlation_id,
                 persistent=request.persistent,
             )
-            messages.append((reply, *accepted.reply))
+            messages.append(Outgoing(reply, *accepted.reply))
         if answer.event is not None and answer.graph is not None:
             event = event_message(
                 answer.event,
@@ -87,12 +99,29 @@ class Answers:
                 request_headers=request.headers,
                 persistent=request.persistent,
             )
-            messages.append((event, EVENTS, event_key(accepted.tenant, answer.graph, answer.word)))
+            messages.append(Outgoing(event, EVENTS, event_key(accepted.tenant, answer.graph, answer.word)))
+        for each in answer.then:  # last: nothing that follows is heard of before what it follows
+            messages += self._follow(request, accepted, each)
         return messages
 
-    def _publish(
-        self, delivery: Delivery, messages: list[tuple[Message, str, str]], settled: Callable[[], None]
-    ) -> None:
+    def _follow(self, request: Message, accepted: Accepted, following: Following) -> list[Outgoing]:
+        """A continuation, or what became of it: whoever awaits it is told, and operators can send it again."""
+
+        def refused(error: KaasqError) -> list[Outgoing]:
+            if isinstance(error, Unroutable):
+                error = Unroutable(f"no worker ever served pool {following.pool!r}", pool=following.pool)
+            log.warning("continuation.refused", request=following.id, code=error.code, error=error.message)
+            letter = bury_message(message, exchange, key, accepted.tenant, error.code, error.message)
+            told = refusal_of(request, accepted, following, ErrorBody.of(error))
+            return [Outgoing(*each) for each in (letter, told) if each is not None]
+
+        if following.error is not None:
+            told = refusal_of(request, accepted, following, following.error)
+            return [] if told is None else [Outgoing(*told)]
+        message, exchange, key = request_of(request, accepted, following)
+        return [Outgoing(message, exchange, key, refused)]
+
+    def _publish(self, delivery: Delivery, messages: list[Outgoing], settled: Callable[[], None]) -> None:
         self.outstanding += 1
         _Settling(self, delivery, len(messages), settled).publish(self._broker, messages)
 
@@ -107,13 +136,13 @@ class _Settling:
         self._settled = settled
         self._keep = False
 
-    def publish(self, broker: Broker, messages: list[tuple[Message, str, str]]) -> None:
+    def publish(self, broker: Broker, messages: list[Outgoing]) -> None:
         """Publish them all."""
         for message in messages:
             self._send(broker, message, PUBLISH_ATTEMPTS)
 
-    def _send(self, broker: Broker, message: tuple[Message, str, str], attempts: int) -> None:
-        body, exchange, routing_key = message
+    def _send(self, broker: Broker, outgoing: Outgoing, attempts: int) -> None:
+        message, exchange, routing_key, instead = outgoing
 
         def done(error: KaasqError | None) -> None:
             if error is not None:
@@ -121,14 +150,18 @@ class _Settling:
                 # The request came over the other connection and may still be ours to settle; giving it back would
                 # count against it, and run it again for nothing.
                 if isinstance(error, BrokerLost) and attempts > 1 and exchange:
-                    self._send(broker, message, attempts - 1)
+                    self._send(broker, outgoing, attempts - 1)
                     return
                 if error.detail.get("rejected") and attempts > 1:
-                    broker.call_later(REJECTED_PAUSE_S, lambda: self._send(broker, message, attempts - 1))
+                    broker.call_later(REJECTED_PAUSE_S, lambda: self._send(broker, outgoing, attempts - 1))
                     return
                 # A direct reply (to no exchange) dies with its client's channel anyway. An event that some
                 # subscriber's queue refuses must not make a dead letter of a request that succeeded.
-                if exchange in {REPLIES, DEAD}:
+                if instead is not None and not isinstance(error, BrokerLost):
+                    others = instead(error)
+                    self._missing += len(others)
+                    self.publish(broker, others)
+                elif exchange in {REPLIES, DEAD, REQUESTS}:
                     self._keep = True
                     if not isinstance(error, BrokerLost):
                         self._delivery.reject()
@@ -136,7 +169,8 @@ class _Settling:
             if self._missing == 0:
                 self._finish()
 
-        broker.publish(body, exchange=exchange, routing_key=routing_key, done=done)
+        mandatory = exchange == REQUESTS
+        broker.publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done)
 
     def _finish(self) -> None:
         self._answers.outstanding -= 1

@@ -15,6 +15,7 @@ import msgspec
 
 from kaasq.broker import Broker
 from kaasq.errors import KaasqError, KernelFailed, WorkerFailed
+from kaasq.ids import concerns
 from kaasq.log import get_logger
 from kaasq.messages import ErrorBody, WorkerInfo
 from kaasq.settings import Settings
@@ -149,12 +150,12 @@ class Supervisor:
             self._send(messages)
 
     def mark_withdrawn(self, withdraw: Withdraw) -> None:
-        """If the executor has that request: let it see that it is not to go on, and kill it if it does all the same."""
+        """If the executor has that request, or what follows it: let it see that it is not to go on, else kill it."""
         if self._handle is None:
             return
         for tag in self._sent:
             job = self._jobs[tag]
-            if job.id == withdraw.id and job.tenant == withdraw.tenant:
+            if concerns(job.id, withdraw.id) and job.tenant == withdraw.tenant:
                 self._handle.link.vitals.withdraw(tag)
                 self._withdrawn[tag] = time.monotonic() + CANCEL_GRACE_S
 

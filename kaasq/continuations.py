@@ -1,0 +1,52 @@
+"""Continuations, which a request says are to be published when it has completed: their numbers and places. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from kaasq.messages import Continuation
+from kaasq.model import GraphSpec
+
+
+class Numbered(NamedTuple):
+    """A continuation with its number in its request, and where it stands."""
+
+    number: int
+    at: str
+    continuation: Continuation
+
+
+def numbered(then: tuple[Continuation, ...], at: str = "then", after: int = 0) -> Iterator[Numbered]:
+    """The continuations of one request, without those nested in them.
+
+    They are numbered from 1 in the order in which they stand in the message, nested ones right after what they follow.
+    """
+    number = after + 1
+    for index, each in enumerate(then):
+        yield Numbered(number, f"{at}[{index}]", each)
+        number += 1 + count(each.then)
+
+
+def every(then: tuple[Continuation, ...], at: str = "then", after: int = 0) -> Iterator[Numbered]:
+    """All of them in the order of their numbers, nested ones too."""
+    for each in numbered(then, at, after):
+        yield each
+        yield from every(each.continuation.then, f"{each.at}.then", each.number)
+
+
+def count(then: tuple[Continuation, ...]) -> int:
+    """How many there are, nested ones included."""
+    return sum(1 + count(each.then) for each in then)
+
+
+def by_hash(then: tuple[Continuation, ...]) -> tuple[Continuation, ...]:
+    """The same with the graphs' hashes in place of the graphs."""
+    return tuple(
+        msgspec.structs.replace(
+            each, graph=each.graph.hash if isinstance(each.graph, GraphSpec) else each.graph, then=by_hash(each.then)
+        )
+        for each in then
+    )

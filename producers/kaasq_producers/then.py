@@ -1,0 +1,140 @@
+"""How a user says what follows a request: graphs to run on its outputs. Data; ``prepare`` checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kaasq.errors import BadRequest
+from kaasq.messages import Condition, Element, Operator, Source
+from kaasq.model import Number
+
+if TYPE_CHECKING:
+    from kaasq_producers.prepare import AnyGraph
+
+
+class Output:
+    """An output (or inout) of the request before, for a ``Then`` to bind to an input or a scalar, or to compare.
+
+    An input takes the whole of it or, with ``offset`` (bytes), the part that starts there. A scalar and a comparison
+    (``Output("residual") > 1e-6``) take its only element, or the one at ``index``, counted through all axes.
+    """
+
+    __slots__ = ("index", "name", "offset")
+
+    def __init__(self, name: str, *, offset: int | None = None, index: int | None = None) -> None:
+        self.name = name
+        self.offset = offset
+        self.index = index
+
+    def __lt__(self, value: Number) -> Condition:
+        return self._compared("<", value)
+
+    def __le__(self, value: Number) -> Condition:
+        return self._compared("<=", value)
+
+    def __gt__(self, value: Number) -> Condition:
+        return self._compared(">", value)
+
+    def __ge__(self, value: Number) -> Condition:
+        return self._compared(">=", value)
+
+    def __eq__(self, value: object) -> Condition:  # type: ignore[override]  # it is a comparison for later
+        return self._compared("==", value)
+
+    def __ne__(self, value: object) -> Condition:  # type: ignore[override]
+        return self._compared("!=", value)
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        more = [f", {name}={value}" for name in ("offset", "index") if (value := getattr(self, name)) is not None]
+        return f"Output({self.name!r}{''.join(more)})"
+
+    def source(self, at: str) -> Source:
+        """It as what an input takes. Raises BadRequest."""
+        if self.index is not None:
+            raise BadRequest("an input takes an output from an offset in bytes on; index is for scalars", at=at)
+        return Source(output=self._name(at), offset=_whole(self.offset, f"{at}.offset"))
+
+    def element(self, at: str) -> Element:
+        """It as what a scalar takes. Raises BadRequest."""
+        if self.offset is not None:
+            raise BadRequest("a scalar takes the element at an index; offset is for inputs", at=at)
+        return Element(output=self._name(at), index=_whole(self.index, f"{at}.index"))
+
+    def _compared(self, op: Operator, value: object) -> Condition:
+        plain = value.item() if hasattr(value, "item") else value
+        if not isinstance(plain, (bool, int, float)):
+            raise BadRequest(f"an output is compared with a number, given a {type(value).__name__}", at="when")
+        element = self.element("when")
+        return Condition(output=element.output, index=element.index, op=op, value=plain)
+
+    def _name(self, at: str) -> str:
+        if not isinstance(self.name, str):
+            raise BadRequest(f"an output's name is a str, given a {type(self.name).__name__}", at=at)
+        return self.name
+
+
+class Then:
+    """A graph to run once the request before it has completed: published by the worker that ran that one.
+
+    ``bindings`` are what ``run`` takes, and ``Output``s of the request before. ``when`` is a condition on one of its
+    numbers: ``Output("residual") > 1e-6``; if it does not hold, neither this nor what follows it runs. ``name`` is how
+    its result is found; ``pool`` another pool to run it in; ``timeout`` seconds of its own, within those of ``run``.
+    ``then``: what follows it in turn.
+    """
+
+    def __init__(
+        self,
+        graph: AnyGraph,
+        /,
+        *,
+        name: str | None = None,
+        when: Condition | None = None,
+        then: Then | Iterable[Then] = (),
+        pool: str | None = None,
+        timeout: float | None = None,
+        bind: Mapping[str, Any] | None = None,
+        scalars: Mapping[str, Any] | None = None,
+        keep: Mapping[str, str] | None = None,
+        **bindings: Any,
+    ) -> None:
+        self.graph = graph
+        self.name = name
+        self.when = when
+        self.then = as_list(then)
+        self.pool = pool
+        self.timeout = timeout
+        self.groups: list[Mapping[str, Any]] = [bindings, *(each for each in (bind, scalars) if each)]
+        self.keep = keep or {}
+
+    def __repr__(self) -> str:
+        return f"<Then {self.name or self.graph!r}>"
+
+
+def as_list(then: Then | Iterable[Then] | None, at: str = "then") -> Sequence[Then]:
+    """One or several. Raises BadRequest for anything else."""
+    wrong: object = then
+    if then is None:
+        return ()
+    if isinstance(then, Then):
+        return (then,)
+    if not isinstance(then, (str, bytes, Mapping)) and hasattr(then, "__iter__"):
+        listed: list[Any] = list(then)
+        strangers = [each for each in listed if not isinstance(each, Then)]
+        if not strangers:
+            return tuple(listed)
+        wrong = strangers[0]
+    raise BadRequest(f"expected kaasq.Then, or several of them, given a {type(wrong).__name__}", at=at)
+
+
+def named(then: Sequence[Then]) -> list[str | None]:
+    """The names of all of them, nested ones right after what they follow, None where one has none."""
+    return [name for each in then for name in (each.name, *named(each.then))]
+
+
+def _whole(value: object, at: str) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise BadRequest(f"expected a whole number from 0 on, given {value!r:.60}", at=at)

@@ -1,0 +1,179 @@
+"""Requests made of continuations from outputs, with a real store: the same ones each time, or the reason why not."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kaasq.checks import GraphLimits, check_graph
+from kaasq.codec import JSON, MSGPACK, RequestDecoder
+from kaasq.errors import BadRequest, UnknownGraph
+from kaasq.messages import Condition, Continuation, Element, Next, Output, Reply, Request, Source, Stored
+from kaasq.model import Buffer, Scalar
+from kaasq_storage import BufferStore, open_store
+from kaasq_workers.executor.following import Followers
+from kaasq_workers.link import Following
+from tests.support.graphs import spec
+
+LIMITS = GraphLimits()
+X = Buffer(name="x", role="input", dtype="float32", shape=(4,))
+OUT = Buffer(name="out", role="output", dtype="float32", shape=(4,))
+GRAPH = check_graph(spec(X, OUT, scalars=(Scalar(name="a", dtype="float32", default=2.0),)), LIMITS)
+VALUES = struct.pack("<4f", 1, 2, 3, 4)
+INLINE = {"out": Output(nbytes=16, dtype="float32", shape=(4,), inline=VALUES)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[BufferStore]:
+    opened = open_store(tmp_path / "store", sync=False)
+    yield opened
+    opened.close()
+
+
+def then(**changes: Any) -> Continuation:
+    return Continuation(**{"graph": GRAPH, "bind": {"x": Source(output="out")}, **changes})
+
+
+def made(
+    store: BufferStore,
+    *continuations: Continuation,
+    outputs: dict[str, Output] | None = None,
+    content_type: str = MSGPACK,
+    deadline_ms: int | None = None,
+    **settings: Any,
+) -> tuple[tuple[Next, ...], list[Following]]:
+    followers = Followers(store, **{"pool": "p", "inline_limit": 1 << 18, "message_limit": 1 << 24, **settings})
+    request = Request(graph=GRAPH, bind={"x": VALUES}, then=continuations)
+    followers.check("r", request, content_type)
+    reply = Reply(id="r", status="ok", outputs=outputs or INLINE)
+    return followers.following("ann", "r", request, reply, content_type, deadline_ms)
+
+
+def read(following: Following, content_type: str = MSGPACK) -> Request:
+    """As a worker reads it that never saw any of its graphs."""
+    return RequestDecoder(LIMITS).decode(following.body, content_type)
+
+
+def stored(store: BufferStore, data: bytes = VALUES) -> dict[str, Output]:
+    ref = store.put("ann", data)[0].ref
+    return {"out": Output(nbytes=len(data), dtype="float32", shape=(len(data) // 4,), ref=ref)}
+
+
+@pytest.mark.parametrize("content_type", [MSGPACK, JSON])
+def test_a_small_output_travels_along_and_a_number_of_it_is_a_scalar(store, content_type):
+    chain = then(scalars={"a": Element(output="out", index=2)}, keep={"out": "k"}, name="n", then=(then(), then()))
+    (told,), (one,) = made(store, chain, content_type=content_type)
+    assert told == Next(id="r+1", name="n")
+    assert (one.id, one.pool, one.error) == ("r+1", "p", None)
+    request = read(one, content_type)
+    assert request == Request(
+        graph=GRAPH, bind={"x": VALUES}, scalars={"a": 3.0}, keep={"out": "k"}, then=(then(), then())
+    )
+
+
+def test_what_is_made_again_from_the_same_outcome_is_the_same(store):
+    outputs = stored(store)
+    chain = (then(then=(then(),)), then(condition=Condition(output="out", index=0, op=">", value=0.5)))
+    assert made(store, *chain, outputs=outputs) == made(store, *chain, outputs=outputs)
+
+
+def test_ids_are_numbered_as_the_continuations_stand(store):
+    told, follow = made(store, then(then=(then(), then(then=(then(),)))), then())
+    assert [each.id for each in told] == [each.id for each in follow] == ["r+1", "r+5"]
+
+
+def test_an_output_in_the_store_is_bound_by_its_contents(store):
+    outputs = stored(store, VALUES * 2)
+    wide = check_graph(spec(X, Buffer(name="out", role="output", dtype="float32", shape=(8,))), LIMITS)
+    followers = Followers(store, pool="p", inline_limit=0, message_limit=1 << 24)
+    request = Request(graph=wide, then=(then(bind={"x": Source(output="out", offset=16)}),))
+    followers.check("r", request, MSGPACK)
+    _, (one,) = followers.following("ann", "r", request, Reply(id="r", status="ok", outputs=outputs), MSGPACK, None)
+    assert read(one).bind == {"x": Stored(ref=outputs["out"].ref, offset=16)}
+
+
+def test_another_pool_gets_the_bytes(store):
+    _, (one,) = made(store, then(pool="far"), outputs=stored(store))
+    assert one.pool == "far"
+    assert read(one).bind == {"x": VALUES}
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "holds"),
+    [("<", 3, False), ("<=", 3, True), (">", 3, False), (">=", 3.0, True), ("==", 3, True), ("!=", 3, False)],
+)
+@pytest.mark.parametrize("in_store", [False, True])
+def test_a_condition_decides(store, op, value, holds, in_store):
+    outputs = stored(store) if in_store else INLINE
+    (told,), follow = made(store, then(condition=Condition(output="out", index=2, op=op, value=value)), outputs=outputs)
+    assert told.skipped == (None if holds else f"out is 3.0, not {op} {value}")
+    assert len(follow) == holds
+
+
+@pytest.mark.parametrize(("op", "holds"), [("<", False), (">=", False), ("==", False), ("!=", True)])
+def test_what_is_not_a_number_compares_as_in_c(store, op, holds):
+    nan = {"out": Output(nbytes=16, dtype="float32", shape=(4,), inline=struct.pack("<4f", *[float("nan")] * 4))}
+    (told,), _ = made(store, then(condition=Condition(output="out", index=0, op=op, value=1)), outputs=nan)
+    assert (told.skipped is None) is holds
+
+
+def test_the_time_that_is_left_goes_along(store):
+    deadline_ms = int(time.time() * 1000) + 10_000
+    _, (free, bound) = made(store, then(), then(timeout_ms=100), deadline_ms=deadline_ms)
+    assert free.timeout_ms is not None
+    assert 0 < free.timeout_ms <= 10_000
+    assert read(free).timeout_ms == free.timeout_ms
+    assert bound.timeout_ms == 100
+
+
+def test_without_a_deadline_only_its_own_time_counts(store):
+    _, follow = made(store, then(), then(timeout_ms=100))
+    assert [each.timeout_ms for each in follow] == [None, 100]
+
+
+def test_when_the_time_is_over_it_is_expired_and_not_published(store):
+    (told,), (one,) = made(store, then(), deadline_ms=1)
+    assert one.error.code == "deadline_exceeded"
+    assert told.skipped is None
+
+
+def test_an_output_that_is_gone_is_told_to_who_awaits_it(store):
+    outputs = stored(store)
+    store.delete("ann", ref=outputs["out"].ref)
+    _, (near, far) = made(store, then(), then(pool="far"), outputs=outputs)
+    assert near.error is None  # its worker says so
+    assert far.error.code == "name_not_found"
+
+
+def test_json_cannot_say_that_a_scalar_is_none(store):
+    nan = {"out": Output(nbytes=16, dtype="float32", shape=(4,), inline=struct.pack("<4f", *[float("inf")] * 4))}
+    chain = then(scalars={"a": Element(output="out", index=0)})
+    _, (one,) = made(store, chain, outputs=nan, content_type=JSON)
+    assert (one.error.code, one.error.detail["at"]) == ("bad_request", "then[0].scalars.a")
+    assert read(made(store, chain, outputs=nan)[1][0]).scalars == {"a": float("inf")}
+
+
+def test_a_message_that_could_be_too_large_is_refused_before_anything_runs(store):
+    with pytest.raises(BadRequest, match=r"then\[0\].then\[0\]: .* at most 560 \(message_limit\)"):
+        made(store, then(bind={"x": VALUES}, then=(then(pool="far"),)), message_limit=560)
+
+
+def test_large_outputs_stay_in_the_store_of_the_pool(store):
+    large = Buffer(name="out", role="output", nbytes=1 << 30)
+    took = check_graph(spec(Buffer(name="x", role="input", nbytes=1 << 30), OUT), LIMITS)
+    followers = Followers(store, pool="p", inline_limit=1 << 18, message_limit=1 << 20)
+    request = Request(graph=check_graph(spec(X, large), LIMITS), then=(then(graph=took),))
+    followers.check("r", request, MSGPACK)
+    with pytest.raises(BadRequest, match="except for another pool"):
+        followers.check("r", Request(graph=request.graph, then=(then(graph=took, pool="far"),)), MSGPACK)
+
+
+def test_an_unknown_graph_is_said_before_anything_runs(store):
+    with pytest.raises(UnknownGraph) as caught:
+        made(store, then(then=(then(graph="0" * 64),)))
+    assert caught.value.detail["at"] == "then[0].then[0].graph"

@@ -1,0 +1,230 @@
+"""What follows a request that completed: its continuations, filled in with its outputs and encoded as requests."""
+
+from __future__ import annotations
+
+import math
+import operator
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from kaasq import codec
+from kaasq.continuations import by_hash, every, numbered
+from kaasq.dtypes import itemsize, unpack_number
+from kaasq.errors import BadRequest, DeadlineExceeded, KaasqError, NameNotFound, WorkerFailed
+from kaasq.finite import check_finite
+from kaasq.ids import following_id
+from kaasq.messages import (
+    Binding,
+    Condition,
+    Continuation,
+    Element,
+    ErrorBody,
+    Next,
+    Output,
+    Reply,
+    Request,
+    RequestOf,
+    Source,
+    Stored,
+)
+from kaasq.model import GraphSpec, Number
+from kaasq.then_checks import check_ids, check_then
+from kaasq_storage import BufferStore
+from kaasq_workers.link import Following
+
+COMPARE: dict[str, Callable[[Number, Number], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+GRAPHS_HELD = 256  # encoded, at most
+
+Outputs = Mapping[str, Output]
+
+
+class Followers:
+    """Makes requests of continuations. ``pool`` is the worker's, ``message_limit`` what a message may have."""
+
+    def __init__(self, store: BufferStore, *, pool: str, inline_limit: int, message_limit: int) -> None:
+        self._store = store
+        self._pool = pool
+        self._inline_limit = inline_limit
+        self._message_limit = message_limit
+        self._encoded: dict[tuple[str, str], msgspec.Raw] = {}
+
+    def check(self, request_id: str, request: Request, content_type: str) -> None:
+        """Before the request runs: whether all that follows it can. Raises KaasqError naming the place."""
+        if not request.then:
+            return
+        assert isinstance(request.graph, GraphSpec)
+        check_ids(request_id, request.then)
+        check_then(request.graph, request.then)
+        # What is nested in a continuation is a part of it, so the largest of them is one of the first.
+        largest = max(len(self._body(each, {}, {}, None, content_type, at)) for _, at, each in numbered(request.then))
+        for at, nbytes in self._carried(request.then, "then"):
+            taken = nbytes if content_type == codec.MSGPACK else nbytes * 4 // 3 + 4
+            if largest + taken > self._message_limit:
+                raise BadRequest(
+                    f"with the outputs that it takes it may have {largest + taken} bytes, and a message has at most "
+                    f"{self._message_limit} (message_limit): outputs above the worker's inline_limit stay in its "
+                    "store, except for another pool",
+                    at=at,
+                )
+
+    def following(
+        self, tenant: str, request_id: str, request: Request, reply: Reply, content_type: str, deadline_ms: int | None
+    ) -> tuple[tuple[Next, ...], list[Following]]:
+        """What became of each continuation of a request that completed, and those that are to be published.
+
+        The same request and reply give the same ids and bodies, but for the time that is left.
+        """
+        told: list[Next] = []
+        follow: list[Following] = []
+        for number, at, then in numbered(request.then):
+            key = following_id(request_id, number)
+            error: KaasqError | None = None
+            try:
+                skipped = self._skipped(tenant, then.condition, reply.outputs)
+                if skipped is None:
+                    timeout_ms = _timeout_ms(then.timeout_ms, deadline_ms)
+                    bind, scalars = self._taken(tenant, then, reply.outputs)
+                    body = self._body(then, bind, scalars, timeout_ms, content_type, at)
+                    follow.append(Following(id=key, pool=then.pool or self._pool, body=body, timeout_ms=timeout_ms))
+            except KaasqError as raised:
+                skipped, error = None, raised
+            except OSError as raised:
+                skipped, error = None, WorkerFailed(f"{at} could not be published: {raised}")
+            if error is not None:
+                follow.append(Following(id=key, pool=then.pool or self._pool, error=ErrorBody.of(error)))
+            told.append(Next(id=key, name=then.name, skipped=skipped))
+        return tuple(told), follow
+
+    def _skipped(self, tenant: str, condition: Condition | None, outputs: Outputs) -> str | None:
+        """Why the continuation is not to run; None if it is."""
+        if condition is None:
+            return None
+        number = self._number(tenant, outputs, condition)
+        if COMPARE[condition.op](number, condition.value):
+            return None
+        return f"{condition.output} is {number}, not {condition.op} {condition.value}"
+
+    def _taken(self, tenant: str, then: Continuation, outputs: Outputs) -> tuple[dict[str, Binding], dict[str, Number]]:
+        """What it takes from the request's outputs."""
+        assert isinstance(then.graph, GraphSpec)
+        elsewhere = then.pool is not None and then.pool != self._pool
+        bind: dict[str, Binding] = {}
+        for name, source in then.bind.items():
+            if isinstance(source, bytes) or source.output is None:
+                continue
+            output, buffer = outputs[source.output], then.graph.buffer(name)
+            assert buffer is not None
+            if output.inline is None and not elsewhere:
+                bind[name] = Stored(ref=output.ref, offset=source.offset)
+            else:
+                bind[name] = self._bytes(tenant, output, source.offset or 0, buffer.nbytes)
+        scalars = {
+            name: self._number(tenant, outputs, given)
+            for name, given in then.scalars.items()
+            if isinstance(given, Element)
+        }
+        return bind, scalars
+
+    def _body(
+        self,
+        then: Continuation,
+        bind: Mapping[str, Binding],
+        scalars: Mapping[str, Number],
+        timeout_ms: int | None,
+        content_type: str,
+        at: str,
+    ) -> bytes:
+        """The request's body. Its graphs are whole, since nobody knows which worker gets it. Raises BadRequest."""
+        assert isinstance(then.graph, GraphSpec)
+        inner = (each.continuation.graph for each in every(then.then))
+        nested = {graph.hash: graph for graph in inner if isinstance(graph, GraphSpec)}
+        nested.pop(then.graph.hash, None)  # known by its hash once it is read
+        given: dict[str, Binding] = {
+            name: bound if isinstance(bound, bytes) else Stored(ref=bound.ref, name=bound.name, offset=bound.offset)
+            for name, bound in then.bind.items()
+            if isinstance(bound, bytes) or bound.output is None
+        }
+        numbers = {name: value for name, value in then.scalars.items() if not isinstance(value, Element)}
+        for name, value in scalars.items():
+            if content_type == codec.JSON and not math.isfinite(value):
+                raise BadRequest(f"JSON has no {value}, which its request speaks", at=f"{at}.scalars.{name}")
+        return codec.encode(
+            RequestOf(
+                graph=self._graph(then.graph, content_type),
+                bind={**given, **bind},
+                scalars={**numbers, **scalars},
+                keep=then.keep,
+                timeout_ms=timeout_ms,
+                graphs={key: self._graph(graph, content_type) for key, graph in nested.items()},
+                then=by_hash(then.then),
+            ),
+            content_type,
+        )
+
+    def _graph(self, graph: GraphSpec, content_type: str) -> msgspec.Raw:
+        key = (graph.hash, content_type)
+        encoded = self._encoded.get(key)
+        if encoded is None:
+            if content_type == codec.JSON:
+                check_finite(graph)
+            while len(self._encoded) >= GRAPHS_HELD:
+                del self._encoded[next(iter(self._encoded))]
+            encoded = self._encoded[key] = msgspec.Raw(codec.encode(graph, content_type))
+        return encoded
+
+    def _carried(self, then: tuple[Continuation, ...], at: str) -> list[tuple[str, int]]:
+        """For each continuation how many bytes of outputs it may carry in its message."""
+        carried: list[tuple[str, int]] = []
+        for index, each in enumerate(then):
+            assert isinstance(each.graph, GraphSpec)
+            buffers = [
+                each.graph.buffer(name)
+                for name, bound in each.bind.items()
+                if isinstance(bound, Source) and bound.output is not None
+            ]
+            nbytes = sum(buffer.nbytes for buffer in buffers if buffer is not None)
+            if each.pool is None or each.pool == self._pool:
+                nbytes = min(nbytes, len(buffers) * self._inline_limit)
+            carried.append((f"{at}[{index}]", nbytes))
+            carried += self._carried(each.then, f"{at}[{index}].then")
+        return carried
+
+    def _number(self, tenant: str, outputs: Outputs, element: Element) -> Number:
+        output = outputs[element.output]
+        assert output.dtype is not None
+        size = itemsize(output.dtype)
+        return unpack_number(output.dtype, self._bytes(tenant, output, (element.index or 0) * size, size))
+
+    def _bytes(self, tenant: str, output: Output, offset: int, nbytes: int) -> bytes:
+        """A part of an output. Raises NameNotFound, StoreUnavailable."""
+        if output.inline is not None:
+            return output.inline[offset : offset + nbytes]
+        if output.ref is None:
+            raise NameNotFound("the reply has neither bytes nor a ref for an output that a continuation takes")
+        with self._store.open(tenant, output.ref) as reading, reading.data[offset : offset + nbytes] as part:
+            return bytes(part)
+
+
+def taken_outputs(request: Request) -> set[str]:
+    """The outputs that continuations take as inputs."""
+    sources = (bound for each in request.then for bound in each.bind.values())
+    return {each.output for each in sources if isinstance(each, Source) and each.output is not None}
+
+
+def _timeout_ms(own_ms: int | None, deadline_ms: int | None) -> int | None:
+    """How long a continuation may take: what it says, within what is left of the chain. Raises DeadlineExceeded."""
+    if deadline_ms is None:
+        return own_ms
+    left_ms = deadline_ms - time.time_ns() // 1_000_000
+    if left_ms <= 0:
+        raise DeadlineExceeded("the time of the request that it follows was over before it could be published")
+    return left_ms if own_ms is None else min(own_ms, left_ms)
