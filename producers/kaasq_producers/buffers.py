@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 from kaasq import codec
 from kaasq.dtypes import canonical
-from kaasq.errors import BadRequest, BufferMissing
+from kaasq.errors import BadRequest, BufferMissing, KaasqError
 from kaasq.messages import Reply
+from kaasq.model import content_hash
 from kaasq.names import is_ref
 from kaasq_producers.references import BufferRef
 from kaasq_producers.values import RAW_FORMATS, flat
 from kaasq_storage import open_store
-from kaasq_storage.protocol import DEFAULT_TTL_S, BufferStore, Collected, Named, Object, Usage
+from kaasq_storage.protocol import DEFAULT_TTL_S, BufferStore, Collected, Named, Object, Usage, Wanted
 
 Array = npt.NDArray[Any]
 
@@ -117,6 +118,18 @@ class Buffers:
         """Remove what has expired."""
         with self._store() as store:
             return store.gc()
+
+    def damaged(self) -> Iterator[tuple[Object, str]]:
+        """The objects whose bytes are not what was stored, and what is wrong with each. Reads all of them."""
+        with self._store() as store:
+            for each in store.objects(self.tenant):
+                try:
+                    with store.open(self.tenant, each.ref) as reading:
+                        wrong = None if content_hash(reading.data) == each.ref else "its bytes have changed"
+                except KaasqError as error:
+                    wrong = error.message
+                if wrong is not None and any(store.lookup_all(self.tenant, [Wanted(ref=each.ref)])):
+                    yield each, wrong  # else it was deleted meanwhile
 
     def usage(self) -> Usage:
         """How full the store is."""

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import kaasq
+from kaasq.quotas import Quotas
 from kaasq.settings import Settings
 from tests.support.graphs import SAXPY, saxpy, sum_of_squares
 
@@ -181,3 +182,10 @@ def test_snippets_of_the_documentation_run(
 @pytest.mark.parametrize(("page", "least"), [("client.md", 7), ("events.md", 5)])
 def test_pages_about_clients_have_snippets(page: str, least: int) -> None:
     assert len(SNIPPET.findall((ROOT / "docs" / page).read_text())) >= least
+
+
+def test_a_quota_that_the_worker_has_holds_for_its_clients_puts() -> None:
+    with kaasq.local(device="cpu", settings=Settings(quotas=Quotas(stored_bytes=1000))) as client:
+        client.put(bytes(900), name="kept")
+        with pytest.raises(kaasq.QuotaExceeded, match="has 900 bytes in the store, its quota is 1000"):
+            client.put(bytes(range(200)))

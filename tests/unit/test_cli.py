@@ -371,6 +371,25 @@ def test_gc_prints_what_it_removed(cli: Run) -> None:
     assert json.loads(cli("gc", "--json")[1])["removed"]["objects"] == 0
 
 
+def test_gc_verifies_what_is_stored(cli: Run) -> None:
+    np.save("x.npy", X)
+    np.save("large.npy", np.arange(100_000, dtype=np.float32))
+    cli("put", "x.npy", "--name", "x")
+    cli("put", "large.npy", "--name", "large")
+    code, out, _ = cli("gc", "--verify")
+    assert (code, "verified: 0 objects are damaged" in out) == (0, True)
+    (file,) = Path("store/objects").rglob("?" * 64)
+    file.chmod(0o600)
+    file.write_bytes(bytes(400_000))
+    code, out, err = cli("gc", "--verify")
+    assert code == 1
+    assert f"damaged: object {file.name}: its bytes have changed" in err
+    assert "verified: 1 objects are damaged" in out
+    file.write_bytes(bytes(10))
+    code, out, _ = cli("gc", "--verify", "--json")
+    assert (code, list(json.loads(out)["damaged"])) == (1, [file.name])
+
+
 @pytest.mark.parametrize("command", [["ls"], ["get", "x", "x.npy"], ["rm", "x"], ["gc"]])
 def test_mistyped_folder_does_not_become_a_store(cli: Run, command: list[str]) -> None:
     code, _, err = cli(*command, "--store", "nowhere")

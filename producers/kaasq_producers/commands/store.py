@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -122,21 +123,33 @@ def rm(keys: tuple[str, ...], **flags: Any) -> None:
 
 @click.command()
 @_store
+@click.option("--verify", is_flag=True, help="Then read all objects of the tenant; exit 1 if bytes have changed.")
 @_as_json
-def gc(as_json: bool, **flags: Any) -> None:
-    """Remove what has expired or was left behind by a crash. Workers do this by themselves, every minute."""
+def gc(verify: bool, as_json: bool, **flags: Any) -> None:
+    """Remove what has expired or was left behind by a crash. Workers do this by themselves, every minute.
+
+    Damaged objects, which --verify finds, are not removed: put their contents again under their names, or remove them
+    with `kaasq rm`.
+    """
     started = time.monotonic()
     with _existing(flags) as client:
         collected = client.buffers.gc()
+        damaged = {each.ref: wrong for each, wrong in client.buffers.damaged()} if verify else {}
         usage = client.buffers.usage()
     if as_json:
-        click.echo(json.dumps({"removed": display.plain(collected), "usage": display.plain(usage)}))
-        return
+        said = {"removed": display.plain(collected), "damaged": damaged, "usage": display.plain(usage)}
+        click.echo(json.dumps(said))
+        sys.exit(bool(damaged))
     click.echo(
         f"removed {collected.objects} objects ({size(collected.nbytes)}), {collected.outcomes} outcomes, "
         f"{collected.orphans} orphans, {collected.stale_readers} stale readers in {time.monotonic() - started:.2f} s"
     )
+    for ref, wrong in damaged.items():
+        click.echo(f"damaged: object {ref}: {wrong}", err=True)
+    if verify:
+        click.echo(f"verified: {len(damaged)} objects are damaged")
     click.echo(display.usage_line(usage))
+    sys.exit(bool(damaged))
 
 
 def _settings(flags: dict[str, Any]) -> Settings:
