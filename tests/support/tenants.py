@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 
 import kaasq
+from kaasq.broker import Delivery
+from kaasq.dead_letter import DeadLetter, read
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.settings import Settings
+from kaasq.topology import DEAD
 from kaasq_workers.worker import Worker
 
 SECRETS = 4096
@@ -27,8 +31,33 @@ extern "C" __global__ void pry(unsigned long long where, unsigned* found, int n)
 """
 
 
+class Tenants(list[kaasq.Client]):
+    """The clients, in the order of the names; and the dead letters of all."""
+
+    def __init__(self, node: MemoryNode) -> None:
+        super().__init__()
+        self._letters: dict[str, DeadLetter] = {}
+        self._arrived = threading.Condition()
+        self.broker = MemoryBroker(node, "operator")
+        self.broker.open(5)
+        self.broker.consume(DEAD, self._take, prefetch=0)
+
+    def _take(self, delivery: Delivery) -> None:
+        letter = read(delivery)
+        with self._arrived:
+            self._letters[letter.id] = letter
+            self._arrived.notify_all()
+        delivery.ack()
+
+    def dead_letter(self, request_id: str) -> DeadLetter:
+        """The one of that request; it is waited for."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: request_id in self._letters, 20), "no dead letter came"
+            return self._letters[request_id]
+
+
 @contextmanager
-def tenants(device: str, folder: Path, *names: str, **settings: Any) -> Iterator[list[kaasq.Client]]:
+def tenants(device: str, folder: Path, *names: str, **settings: Any) -> Iterator[Tenants]:
     """A worker with executors in processes, and a client of each tenant."""
     node = MemoryNode()
     changed = {"device": device, "pool": "p", "store": str(folder / "store"), "store_sync": False, **settings}
@@ -37,7 +66,10 @@ def tenants(device: str, folder: Path, *names: str, **settings: Any) -> Iterator
         worker = Worker(ours, MemoryBroker(node, "worker"))
         worker.start()
         stack.callback(worker.stop)
-        yield [stack.enter_context(kaasq.Client(MemoryBroker(node, name), settings=ours)) for name in names]
+        clients = Tenants(node)
+        stack.callback(clients.broker.close)
+        clients.extend(stack.enter_context(kaasq.Client(MemoryBroker(node, name), settings=ours)) for name in names)
+        yield clients
 
 
 def secret_address(victim: kaasq.Client, secret: np.ndarray) -> int:

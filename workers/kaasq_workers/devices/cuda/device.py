@@ -12,6 +12,7 @@ from kaasq.log import get_logger
 from kaasq.model import Module
 from kaasq_workers.devices.cuda.builtins.workspaces import PRODUCT_BYTES, SCRATCH_BYTES, Workspaces
 from kaasq_workers.devices.cuda.compiled import CompiledCache
+from kaasq_workers.devices.cuda.errors import run_error
 from kaasq_workers.devices.cuda.images import Image, cubin_image, fatbin_architectures, fatbin_image
 from kaasq_workers.devices.protocol import Limits, Operation
 
@@ -156,8 +157,14 @@ class CudaDevice:
         return self._pinning.pin(data)
 
     def stream(self) -> CudaStream:
-        """A new stream that runs beside all others. Raises OutOfMemory where built-ins need memory on it."""
-        stream = self._new_stream(self, self._large)
+        """A new stream that runs beside all others.
+
+        Raises OutOfMemory where built-ins need memory on it, KernelFailed where the context is gone.
+        """
+        try:
+            stream = self._new_stream(self, self._large)
+        except self._runtime.CUDARuntimeError as error:  # a kernel on another one may have crashed
+            raise run_error(error, self, "a new stream") from error
         self._workspaces.add(stream)
         return stream
 

@@ -185,8 +185,8 @@ class CudaStream:
     def mark(self, again: Mark | None = None) -> CudaMark:
         """Mark this point."""
         assert again is None or isinstance(again, CudaMark)
-        mark = again or CudaMark(cupy.cuda.Event())
         try:
+            mark = again or CudaMark(cupy.cuda.Event())
             runtime.eventRecord(mark.event.ptr, self.pointer)
         except _CUDA_ERRORS as error:
             raise self._failed(error, "marking the stream") from error
