@@ -313,6 +313,17 @@ def test_a_verdict_is_the_requests_outcome_unless_it_has_one(store, device):
     assert answer(made, begun(made, conflicting))[1].error.code == "conflict"
 
 
+def test_a_verdict_on_a_request_by_hash_has_an_event_if_an_executor_had_read_the_graph(store, device):
+    error = ErrorBody.of(KernelFailed("it killed its executor", kills=2))
+    by_hash = codec.encode(Request(graph="ab" * 32))
+    made = executor(store, device)
+    for graph in ("images.resize", None):
+        given, reply = answer(
+            made, begun(made, msgspec.structs.replace(job("d1", verdict=error), body=by_hash, graph=graph))
+        )
+        assert (reply.error, given.graph, given.event is None) == (error, graph, graph is None)
+
+
 def test_a_verdict_on_what_has_ended_changes_nothing(store, device):
     made = executor(store, device)
     ok = answer(made, begun(made, job("d1")))[1]

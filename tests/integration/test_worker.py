@@ -360,6 +360,7 @@ def test_a_kernel_that_crashes_is_told_and_dead_lettered_and_others_are_served(b
         running_worker(broker_url, pool, store) as worker,
         kaasq.Client(broker_url, pool=pool, store=store) as client,
     ):
+        events = client.events("#.failed")
         crash = client.submit(only_output(CRASH, "crash"), timeout=60)
         others = [client.submit(saxpy(N), x=X, y=Y, a=float(i), timeout=60) for i in range(20)]
         for i, each in enumerate(others):
@@ -367,6 +368,8 @@ def test_a_kernel_that_crashes_is_told_and_dead_lettered_and_others_are_served(b
         with pytest.raises(kaasq.KernelFailed, match="SIGSEGV"):
             crash.result(60)
         assert worker.wait_for("request.dead")["kills"] == 2
+        told = events.next(20)
+        assert (told.request_id, told.error.code) == (crash.request_id, "kernel_failed")
 
 
 def test_a_kernel_that_never_ends_is_stopped_at_its_deadline(broker_url, pool, tmp_path):
@@ -376,9 +379,11 @@ def test_a_kernel_that_never_ends_is_stopped_at_its_deadline(broker_url, pool, t
         kaasq.Client(broker_url, pool=pool, store=store) as client,
     ):
         client.run(saxpy(N), x=X, y=Y)
+        events = client.events("#.expired")
         with pytest.raises((kaasq.DeadlineExceeded, kaasq.ReplyTimeout)):
             client.run(only_output(ENDLESS, "endless"), timeout=2)
         worker.wait_for("request.overdue")
+        assert events.next(20).error.code == "deadline_exceeded"
         assert client.run(saxpy(N), x=X, y=Y, timeout=60)["out"][1] == 3
 
 

@@ -204,11 +204,13 @@ def test_a_request_past_its_deadline_has_its_executor_killed_and_the_others_run_
     job, _ = bench.executor.received()
     bench.executor.vitals.begin(job.tag)
     bench.executor.vitals.due(job.tag, int(time.time() * 1000) - 1)
+    bench.executor.vitals.read(job.tag, "images.resize")
     bench.loop.run_timers()
     assert bench.executor.killed
     bench.loop.turn()
     bench.say_hello()
     answer = reply(bench.loop.published[0])
+    assert bench.loop.published[1][:2] == ("kaasq.events", "guest.images.resize.expired")
     assert (answer.status, answer.error.code) == ("expired", "deadline_exceeded")
     assert answer.error.message.startswith("request late was still running")
     (again,) = bench.executor.received()

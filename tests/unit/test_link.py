@@ -95,6 +95,24 @@ def test_receiving_times_out_with_nothing():
     link.dispose()
 
 
+def test_the_names_of_graphs_that_run_are_seen_as_long_as_they_run():
+    vitals, fd = Vitals.create()
+    other = Vitals(fd)
+    for tag in range(1, RUNNING_MOST + 1):
+        vitals.begin(tag)
+        if tag != 7:
+            vitals.read(tag, f"images.g{tag}")
+    vitals.read(8, "x" * 256)  # fits no routing key: what was there stays
+    assert other.graphs == {tag: f"images.g{tag}" for tag in range(1, RUNNING_MOST + 1) if tag != 7}
+    vitals.end(3)
+    vitals.begin(99)  # in its place, and not read yet
+    assert 3 not in other.graphs
+    assert 99 not in other.graphs
+    vitals.read(99, "y" * 255)
+    assert other.graphs[99] == "y" * 255
+    os.close(fd)
+
+
 def test_vitals_are_seen_through_another_mapping():
     vitals, fd = Vitals.create()
     seen = Vitals(fd)

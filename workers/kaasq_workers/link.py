@@ -30,7 +30,9 @@ _PLACES = 1 << 16  # prefetch is at most one less
 _TURNS_AT = RUNNING_MOST * _RUNNING.size
 _PULSE_AT = _TURNS_AT + _WORD.size
 _WITHDRAWN_AT = _PULSE_AT + _WORD.size
-_VITALS_BYTES = _WITHDRAWN_AT + _PLACES * _WORD.size
+_NAMES_AT = _WITHDRAWN_AT + _PLACES * _WORD.size
+_NAME_BYTES = 256  # its length, and a graph's name as it fits into a routing key
+_VITALS_BYTES = _NAMES_AT + RUNNING_MOST * _NAME_BYTES
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -57,6 +59,8 @@ class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
     """The broker has delivered it before."""
     delivery: str = ""
     """Tells one delivery of a request from the next, over all fronts."""
+    graph: str | None = None
+    """Its graph's name, if an executor that died had read it: its event is told under that."""
     verdict: ErrorBody | None = None
     """It is not run any more: this is its outcome."""
 
@@ -239,6 +243,8 @@ class Vitals:
     deadline. A tag is withdrawn by its number in the place that is its own (more of them than places are never with
     one executor), so that a running request can look without a system call.
 
+    Beside a request stands the name of its graph, once it is read: if its executor dies, its event can still be told.
+
     There are two signs of life, both counters: the turns of the executor's loop, which stand still while a request
     runs that nobody can look into, and the process's pulse, which goes on through any kernel.
     """
@@ -261,6 +267,17 @@ class Vitals:
         return {tag: deadline_ms for tag, deadline_ms in _RUNNING.iter_unpack(self._page[:_TURNS_AT]) if tag}
 
     @property
+    def graphs(self) -> dict[int, str]:
+        """The names of the graphs of the tags that are running, as far as they were read."""
+        found: dict[int, str] = {}
+        for number, (tag, _) in enumerate(_RUNNING.iter_unpack(self._page[:_TURNS_AT])):
+            at = _NAMES_AT + number * _NAME_BYTES
+            length = self._page[at]
+            if tag and length:
+                found[tag] = self._page[at + 1 : at + 1 + length].decode("ascii", "replace")
+        return found
+
+    @property
     def turns(self) -> int:
         """The turns of the executor's loop so far."""
         return int(_WORD.unpack_from(self._page, _TURNS_AT)[0])
@@ -281,12 +298,20 @@ class Vitals:
     def begin(self, tag: int, deadline_ms: int = 0) -> None:
         """A request begins; this deadline holds until its own is known. At most ``RUNNING_MOST`` at once."""
         place = self._places[tag] = self._free.pop()
+        self._page[self._name_at(place)] = 0
         _WORD.pack_into(self._page, place + _WORD.size, deadline_ms)
         _WORD.pack_into(self._page, place, tag)
 
     def due(self, tag: int, deadline_ms: int) -> None:
         """A running request's own deadline."""
         _WORD.pack_into(self._page, self._places[tag] + _WORD.size, deadline_ms)
+
+    def read(self, tag: int, graph: str) -> None:
+        """A running request's graph has that name."""
+        name, at = graph.encode("ascii"), self._name_at(self._places[tag])
+        if len(name) < _NAME_BYTES:  # else it fits no routing key either
+            self._page[at + 1 : at + 1 + len(name)] = name
+            self._page[at] = len(name)
 
     def end(self, tag: int) -> None:
         """It runs no longer."""
@@ -301,6 +326,10 @@ class Vitals:
     def withdrawn(self, tag: int) -> bool:
         """Whether it is not to run any further."""
         return bool(_WORD.unpack_from(self._page, self._place(tag))[0] == tag)
+
+    @staticmethod
+    def _name_at(place: int) -> int:
+        return _NAMES_AT + place // _RUNNING.size * _NAME_BYTES
 
     @staticmethod
     def _place(tag: int) -> int:

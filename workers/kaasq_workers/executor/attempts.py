@@ -108,9 +108,11 @@ class Attempts:
         graph = request.graph
         if not isinstance(graph, GraphSpec):
             if job.verdict is not None:
+                ended.graph = job.graph
                 raise job.verdict.exception()  # though it cannot be recorded without knowing what it asked
             raise UnknownGraph(f"this worker does not know graph {graph[:64]}: send it whole", graph=graph)
         ended.graph, ended.request = graph.name, request
+        vitals.read(job.tag, graph.name)
         ended.graph_hash = graph.hash if whole else None
         self._followers.check(job.id, request, ended.reply_type)
         ended.digest, ended.deadline_ms = digest(request, graph), _deadline_ms(job, request)

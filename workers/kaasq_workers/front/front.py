@@ -244,7 +244,13 @@ def _redelivered(delivery: Delivery) -> bool:
 
 
 def _error_answer(job: Job, error: ErrorBody, status: Status) -> Answer:
-    """An answer that the front gives itself, its executor being dead. Without an event: it never read the graph."""
+    """An answer that the front gives itself. It has an event if an executor had read the graph, before it died."""
     reply = Reply(id=job.id, status=status, error=error)
-    body = codec.encode(reply, codec.reply_type(job.body, job.content_type))
-    return Answer(tag=job.tag, word=EVENT_WORDS[status], reply=body, error=reply.error)
+    return Answer(
+        tag=job.tag,
+        word=EVENT_WORDS[status],
+        reply=codec.encode(reply, codec.reply_type(job.body, job.content_type)),
+        graph=job.graph,
+        event=None if job.graph is None else codec.encode(reply, codec.JSON),
+        error=reply.error,
+    )

@@ -286,6 +286,9 @@ class Supervisor:
             self._broker.call_later(REAP_POLL_S, lambda: self._reap(handle, until))
             return
         running = handle.link.vitals.running.keys()
+        for tag, graph in handle.link.vitals.graphs.items():
+            if tag in self._jobs:
+                self._jobs[tag] = msgspec.structs.replace(self._jobs[tag], graph=graph)
         handle.link.dispose()
         self._reaping = False
         self._executor_ended(how, running)
@@ -302,8 +305,8 @@ class Supervisor:
         if stopped is not None:  # killed by us: nobody is to blame, even if it was answered at the last moment
             if stopped.job.tag in in_flight:
                 in_flight.remove(stopped.job.tag)
-                self._forget(stopped.job.tag)
-                self._owner.stopped(stopped)
+                job = self._forget(stopped.job.tag)  # by now it has its graph's name
+                self._owner.stopped(stopped if job is None else stopped._replace(job=job))
             self._waiting = in_flight + self._waiting
             self._start_executor()
             return
