@@ -156,6 +156,33 @@ def test_special_functions_at_the_ends_of_their_ranges(run: Any) -> None:
     np.testing.assert_allclose(math.erfc(out[10]), 1e-300, rtol=1e-11)
 
 
+EXPONENTIALS = r"""
+extern "C" __global__ void exponentials(const float* x, float* out, float* fast, int n) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) { out[i] = expf(x[i]); fast[i] = std::expf(x[i]) - __expf(x[i]); }
+}
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--use_fast_math",)])
+def test_exponentials_of_the_whole_range(cpu: CpuDevice, options: tuple[str, ...]) -> None:
+    bits = np.arange(0, 2**32, 65_521, dtype=np.uint32)  # a prime, so that all parts of a float vary
+    ends = np.array([0, -0.0, np.inf, -np.inf, np.nan, 88.72283, 88.72284, -103.97207, -103.97208, 3e38, -3e38], "f4")
+    x = np.concatenate([bits.view(np.float32), ends])
+    out, same = np.zeros_like(x), np.ones_like(x)
+    module = cpu.load(Module.from_source(EXPONENTIALS, options=options), ("exponentials",))
+    run_on(cpu, module, "exponentials", -(-x.size // 256), 256, x, out, same, np.int32(x.size))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        exact = np.exp(x.astype(np.float64))
+        wanted = exact.astype(np.float32)
+        spacing = np.spacing(np.maximum(wanted, np.finfo(np.float32).smallest_subnormal))
+        off = np.abs(out.astype(np.float64) - exact) / spacing
+    finite = np.isfinite(wanted)
+    np.testing.assert_array_equal(out[~finite], wanted[~finite])
+    assert off[finite].max() < (6 if options else 1)
+    np.testing.assert_array_equal(same[finite], 0)
+
+
 def test_lanes_within_a_word(run: Any) -> None:
     random = np.random.default_rng(3)
     a, b = random.integers(0, 1 << 32, (2, 64), np.uint64).astype(np.uint32)

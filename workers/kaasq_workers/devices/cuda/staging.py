@@ -89,7 +89,8 @@ class Staging:
         synchronize()
         self._slots[self._current].land()
         for slot in self._slots:
-            slot.empty()
+            if slot.used:
+                slot.empty()
 
     def forget(self) -> None:
         """Drop what has not arrived: the stream failed."""

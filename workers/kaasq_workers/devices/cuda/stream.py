@@ -24,8 +24,8 @@ from kaasq_workers.devices.protocol import Arguments, LoadedKernel, Mark, Memory
 
 SLOT_BYTES = 2 << 20
 SLOTS = 4
-# Up to here the driver itself takes pageable memory along with the command, and returns at once.
-DIRECT_BYTES = 4 << 10
+# Up to here the driver itself takes pageable memory along with the command and returns at once, sooner than staging.
+DIRECT_BYTES = 32 << 10
 # Asking whether memory is pinned costs a microsecond, staging this much hardly more.
 ASK_IF_PINNED_BYTES = 64 << 10
 
