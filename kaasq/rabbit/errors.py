@@ -66,6 +66,7 @@ class Where:
     port: int
     vhost: str
     user: str
+    tls: bool = False
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -110,6 +111,12 @@ def connection_error(error: BaseException, where: Where) -> KaasqError:
             return BrokerRefused(f"no TLS with {where}: {tls.explain(inner)}", **fields)
         case pika_errors.IncompatibleProtocolError() if meaning := tls.alert(_text(inner)):
             return BrokerRefused(f"no TLS with {where}: {meaning}", **fields)
+        case pika_errors.IncompatibleProtocolError() if where.tls:  # its alert may be lost as it hangs up
+            return BrokerLost(
+                f"{where} hangs up after TLS was agreed on: does it ask for a client's certificate that it knows the "
+                f"authority of (broker_cert, broker_key), and has RabbitMQ finished starting?",
+                **fields,
+            )
         case pika_errors.IncompatibleProtocolError():
             return BrokerLost(
                 f"{where} accepts connections but hangs up on AMQP: is it RabbitMQ's AMQP port (5672; 5671 needs "

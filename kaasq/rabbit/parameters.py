@@ -53,7 +53,7 @@ def connection_parameters(url: str, *, connection_name: str) -> tuple[pika.URLPa
         parameters.stack_timeout = HANDSHAKE_TIMEOUT_S
     parameters.client_properties = {**(parameters.client_properties or {}), "connection_name": connection_name}
     user = parameters.credentials.username if isinstance(parameters.credentials, pika.PlainCredentials) else ""
-    return parameters, Where(parameters.host, parameters.port, parameters.virtual_host, user)
+    return parameters, Where(parameters.host, parameters.port, parameters.virtual_host, user, parts.scheme == "amqps")
 
 
 def death_unnoticed_s(parameters: pika.URLParameters) -> float:
