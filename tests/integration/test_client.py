@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import subprocess
 import sys
@@ -16,12 +17,14 @@ import pytest
 
 import kaasq
 from kaasq.broker import Message
+from kaasq.errors import KaasqError
 from kaasq.messages import Reply, Request
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings
+from kaasq_faults.proxy import Proxy
 from real_broker import Broker
 from tests.support import graphs
-from tests.support.fake_worker import FakeWorker, saxpy, sends_hash
+from tests.support.fake_worker import FakeWorker, Held, saxpy, sends_hash
 
 ROOT = Path(__file__).parents[2]
 X = np.arange(4, dtype=np.float32)
@@ -137,3 +140,27 @@ def test_every_request_is_answered_though_the_broker_is_killed(own_rabbit: Broke
         for i, future in enumerate(futures):
             np.testing.assert_array_equal(future.result(60)["out"], (i + 1) * X)
         assert client._connected().pending == 0
+
+
+def test_replies_lost_with_the_connection_are_asked_for_again(broker_url: str, settings: Settings) -> None:
+    """The broker counts a reply as taken once it has sent it."""
+    held = Held()
+    told: queue.SimpleQueue[KaasqError | None] = queue.SimpleQueue()
+    with (
+        Proxy(broker_url) as proxy,
+        FakeWorker(RabbitBroker(broker_url), held, pool=settings.pool) as worker,
+        kaasq.Client(proxy.url, settings=settings) as client,
+    ):
+        futures = [client.submit(GRAPH, x=X, y=X) for _ in range(5)]
+        taken = [held.next() for _ in futures]
+        proxy.silence()
+        for request, message in taken:
+            worker.reply(message, saxpy(request, message), done=told.put)
+        assert [told.get(timeout=20) for _ in futures] == [None] * 5
+        proxy.reset()
+        proxy.resume()
+        again = [held.next() for _ in futures]
+        assert {each.message_id for _, each in again} == {each.message_id for _, each in taken}
+        for request, message in again:
+            worker.reply(message, saxpy(request, message))
+        assert all((each.result(20)["out"] == 3 * X).all() for each in futures)
