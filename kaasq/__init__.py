@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from kaasq_producers import Step as Step
     from kaasq_producers import Then as Then
     from kaasq_producers import on as on
+    from kaasq_producers import repeat as repeat
     from kaasq_producers import serve as serve
 
 __version__ = "0.1.0"
@@ -101,6 +102,7 @@ __all__ = [
     "local",
     "local_async",
     "on",
+    "repeat",
     "serve",
 ]
 
@@ -122,6 +124,7 @@ _LAZY = {
     "local": "kaasq.embedded",
     "local_async": "kaasq.embedded",
     "on": "kaasq_producers",
+    "repeat": "kaasq_producers",
     "serve": "kaasq_producers",
 }
 

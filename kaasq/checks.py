@@ -43,6 +43,7 @@ class GraphLimits(msgspec.Struct, frozen=True, kw_only=True):
     buffer_bytes: int = 1 << 40
     continuations: int = 256
     continuations_deep: int = 128
+    repeats: int = 1_000_000
 
 
 def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:

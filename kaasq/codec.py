@@ -16,7 +16,7 @@ from kaasq.kaas.translation import translate
 from kaasq.messages import PROTOCOL_VERSION, Continuation, Reply, Request, RequestOf
 from kaasq.model import GraphSpec
 from kaasq.reading import Reader
-from kaasq.then_checks import check_at, check_form, with_graphs
+from kaasq.then_checks import check_at, check_form, check_runs, with_graphs
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
@@ -125,6 +125,8 @@ class RequestDecoder:
             decoded = self._plain(envelope, graph, json=json)
         else:
             raise BadRequest("Object missing required field `graph` (or `kernels`, in the KaaS format)", at="body")
+        if envelope.repeat is not None:
+            check_runs(envelope.repeat, self._limits)
         if bytes(envelope.then):
             then = self._then(envelope, json=json)
             return Decoded(msgspec.structs.replace(decoded.request, then=then), decoded.whole)
@@ -203,4 +205,5 @@ def _request(envelope: Envelope, graph: GraphSpec | str) -> Request:
         scalars=envelope.scalars,
         keep=envelope.keep,
         timeout_ms=envelope.timeout_ms,
+        repeat=envelope.repeat,
     )

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
-from kaasq.messages import Continuation
-from kaasq.model import GraphSpec
+from kaasq.messages import Condition, Continuation
+from kaasq.model import GraphSpec, Number
+
+_COMPARE: dict[str, Callable[[Number, Number], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 
 
 class Numbered(NamedTuple):
@@ -50,3 +60,8 @@ def by_hash(then: tuple[Continuation, ...]) -> tuple[Continuation, ...]:
         )
         for each in then
     )
+
+
+def holds(condition: Condition, number: Number) -> bool:
+    """Whether the condition holds for that number of the output."""
+    return _COMPARE[condition.op](number, condition.value)

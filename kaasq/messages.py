@@ -54,6 +54,17 @@ class Condition(Element, frozen=True, kw_only=True, omit_defaults=True):
     value: Number
 
 
+class Repeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Run the graph again, with outputs bound to inputs, until a condition on its outputs holds: ``most`` times in all.
+
+    ``bind`` says which inputs; the others are as they were. Only the last run's outputs are sent or kept.
+    """
+
+    bind: dict[str, Source]
+    until: Condition
+    most: Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+
+
 class Continuation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A request to be published when the one before it has completed, if it does and the condition holds.
 
@@ -68,6 +79,7 @@ class Continuation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     keep: dict[str, str] = {}
     timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
     pool: str | None = None
+    repeat: Repeat | None = None
     then: tuple[Continuation, ...] = ()
 
 
@@ -88,6 +100,7 @@ class RequestOf(msgspec.Struct, Generic[G], frozen=True, kw_only=True, omit_defa
     scalars: dict[str, Number] = {}
     keep: dict[str, str] = {}
     timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
+    repeat: Repeat | None = None
     graphs: dict[str, G] = {}
     then: tuple[Continuation, ...] = ()
 
@@ -176,6 +189,13 @@ class Next(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     skipped: str | None = None
 
 
+class Repeated(msgspec.Struct, frozen=True, kw_only=True):
+    """How a loop ended: after how many ``runs``, and whether its condition held then."""
+
+    runs: int
+    held: bool
+
+
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a request ended. ``graph`` is the hash of one that came whole: the next request may send that instead.
 
@@ -191,6 +211,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timings: Timings = Timings()
     cache: CacheUse = CacheUse()
     worker: WorkerInfo | None = None
+    repeat: Repeated | None = None
     then: tuple[Next, ...] = ()
 
     def without_inline(self) -> Reply:

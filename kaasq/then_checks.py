@@ -14,7 +14,7 @@ from kaasq.continuations import count, every
 from kaasq.dtypes import SCALAR_DTYPES, itemsize
 from kaasq.errors import BadRequest, BufferMissing, BufferSize, KaasqError, UnknownGraph
 from kaasq.ids import following_id
-from kaasq.messages import Continuation, Element, Source
+from kaasq.messages import Continuation, Element, Repeat, Source
 from kaasq.model import Buffer, GraphSpec, Number
 from kaasq.names import REQUEST_ID_BYTES, check_printable, check_word
 
@@ -33,9 +33,17 @@ def check_form(then: tuple[Continuation, ...], limits: GraphLimits) -> None:
             if each.name in names:
                 raise BadRequest(f"{each.name!r} is the name of {names[each.name]} already", at=f"{at}.name")
             names[each.name] = at
+        if each.repeat is not None:
+            check_runs(each.repeat, limits, f"{at}.repeat")
         if each.pool is not None:
             with within(at):
                 check_word(each.pool, "pool")
+
+
+def check_runs(repeat: Repeat, limits: GraphLimits, at: str = "repeat") -> None:
+    """Whether a loop has a bound within the limits. Raises BadRequest."""
+    if not 1 <= repeat.most <= limits.repeats:
+        raise BadRequest(f"must be from 1 to {limits.repeats}, is {repeat.most}", at=f"{at}.most")
 
 
 def _depth(then: tuple[Continuation, ...], most: int) -> int:
@@ -101,6 +109,28 @@ def check_then(graph: GraphSpec, then: tuple[Continuation, ...], at: str = "then
         check_then(each.graph, each.then, f"{place}.then")
 
 
+def check_repeat(graph: GraphSpec, repeat: Repeat, at: str = "repeat") -> None:
+    """Whether what goes round in a loop fits. Raises BadRequest, BufferSize, each naming the place."""
+    for name, source in repeat.bind.items():
+        place = f"{at}.bind.{name}"
+        buffer = graph.buffer(name)
+        if buffer is None or not buffer.given:
+            raise BadRequest(f"graph {graph.name!r} has no input {name!r}", at=place)
+        if source.output is None:
+            raise BadRequest("a loop binds outputs of its own graph", at=place)
+        size = _size(graph, graph, name, source, place)
+        if size != buffer.nbytes:
+            raise BufferSize(
+                f"{place}: buffer {name!r} is declared with {buffer.nbytes} bytes, but output {source.output!r} has "
+                f"{size}",
+                buffer=name,
+                expected=buffer.nbytes,
+                given=size,
+                at=place,
+            )
+    check_element(graph, repeat.until, f"{at}.until")
+
+
 def _check_one(before: GraphSpec, graph: GraphSpec, then: Continuation, at: str) -> None:
     sizes = {
         name: len(bound) if isinstance(bound, bytes) else _size(before, graph, name, bound, f"{at}.bind.{name}")
@@ -122,6 +152,8 @@ def _check_one(before: GraphSpec, graph: GraphSpec, then: Continuation, at: str)
         check_bindings(graph, sizes, numbers, then.keep)
     if then.condition is not None:
         check_element(before, then.condition, f"{at}.if")
+    if then.repeat is not None:
+        check_repeat(graph, then.repeat, f"{at}.repeat")
 
 
 def _size(before: GraphSpec, graph: GraphSpec, name: str, source: Source, at: str) -> int | None:

@@ -71,6 +71,7 @@ FIELDS: dict[str, dict[str, Schema]] = {
         "timeout_ms": _says(
             "Milliseconds from publishing after which the request is not started, and stopped; so is what follows it."
         ),
+        "repeat": _says("Run the graph in a loop."),
         "graphs": _says("Graphs of its continuations, whole, by keys that those use."),
         "then": _says(_at_most(_LIMITS.continuations, "continuations, nested ones included")),
     },
@@ -87,6 +88,7 @@ FIELDS: dict[str, dict[str, Schema]] = {
             additionalProperties={"type": "string", **_NAMED},
         ),
         "timeout_ms": _says("Milliseconds that it may take from when it is published, within those of the request."),
+        "repeat": _says("Run the graph in a loop."),
         "pool": _says("Another pool to run it in.", pattern=f"^{WORD.pattern}$"),
         "then": _says(f"What follows it in turn, at most {_LIMITS.continuations_deep} deep."),
     },
@@ -105,6 +107,17 @@ FIELDS: dict[str, dict[str, Schema]] = {
         "index": _says("Which element, through all axes. Left out: its only one."),
         "op": _says("How it has to compare."),
         "value": _says("With what."),
+    },
+    "Repeat": {
+        "bind": _says(
+            "Which outputs are which inputs of the next run; other inputs are as in the first.", minProperties=0
+        ),
+        "until": _says("It ends with the first run for whose outputs this holds."),
+        "most": _says(f"It ends after so many runs at the latest. {_at_most(_LIMITS.repeats, 'runs')}"),
+    },
+    "Repeated": {
+        "runs": _says("How often the graph ran."),
+        "held": _says("Whether the condition held in the end."),
     },
     "Next": {
         "id": _says("Its id, also the correlation_id of its reply."),
@@ -186,6 +199,7 @@ FIELDS: dict[str, dict[str, Schema]] = {
         "timings": _says("Where the time went."),
         "cache": _says("What was on the device already."),
         "worker": _says("Who ran it."),
+        "repeat": _says("How its loop ended, if it is one."),
         "then": _says("What became of its continuations, those that were nested in them left out.", default=[]),
     },
     "Output": {

@@ -61,6 +61,7 @@ def kaas_fields(place: str) -> dict[str, dict[str, Schema]]:
             "bind": {"description": "What inputs hold, instead of what the store has under their keys."},
             "keep": {"description": "Names to keep outputs under, instead of their keys."},
             "timeout_ms": {"description": "Milliseconds after which the request is not started, and stopped."},
+            "repeat": {"description": "Run the kernels in a loop, as in any other request."},
             "graphs": {"description": "Graphs of its continuations, whole, by keys that those use."},
             "then": {"description": "What follows it: continuations, as in any other request."},
         },

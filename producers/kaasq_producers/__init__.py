@@ -11,7 +11,7 @@ from kaasq_producers.events.service import Service, on
 from kaasq_producers.events.step import AsyncStep, Step
 from kaasq_producers.references import BufferRef, Keep
 from kaasq_producers.result import Result
-from kaasq_producers.then import Output, Then
+from kaasq_producers.then import Output, Then, repeat
 
 __all__ = [
     "AsyncClient",
@@ -29,5 +29,6 @@ __all__ = [
     "Stored",
     "Then",
     "on",
+    "repeat",
     "serve",
 ]

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from kaasq.broker import Broker
 from kaasq.errors import BadRequest, BrokerLost, KaasqError
+from kaasq.messages import Repeat
 from kaasq.names import check_request_id, check_word
 from kaasq.settings import Settings
 from kaasq_producers.base import ClientBase
@@ -73,6 +74,7 @@ class AsyncClient(ClientBase):
         bind: Mapping[str, Any] | None = None,
         scalars: Mapping[str, Any] | None = None,
         keep: Mapping[str, str] | None = None,
+        repeat: Repeat | None = None,
         then: Then | Iterable[Then] | None = None,
         **bindings: Any,
     ) -> Result:
@@ -81,7 +83,9 @@ class AsyncClient(ClientBase):
         Cancelling the task (``asyncio.timeout`` among others) cancels the request: the workers do not run it, or not
         any further. Raises ReplyTimeout if nobody said anything in time, or what the request failed with.
         """
-        return await self.submit(graph, timeout=timeout, bind=bind, scalars=scalars, keep=keep, then=then, **bindings)
+        return await self.submit(
+            graph, timeout=timeout, bind=bind, scalars=scalars, keep=keep, repeat=repeat, then=then, **bindings
+        )
 
     def submit(
         self,
@@ -92,6 +96,7 @@ class AsyncClient(ClientBase):
         bind: Mapping[str, Any] | None = None,
         scalars: Mapping[str, Any] | None = None,
         keep: Mapping[str, str] | None = None,
+        repeat: Repeat | None = None,
         then: Then | Iterable[Then] | None = None,
         **bindings: Any,
     ) -> RequestFuture:
@@ -104,7 +109,15 @@ class AsyncClient(ClientBase):
         groups = (bindings, *(each for each in (bind, scalars) if each))
         follow = as_list(then)
         prepare = partial(
-            self._preparer.prepare, graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep, then=follow
+            self._preparer.prepare,
+            graph,
+            bindings,
+            timeout=timeout,
+            bind=bind,
+            scalars=scalars,
+            keep=keep,
+            repeat=repeat,
+            then=follow,
         )
         return self._here().send(prepare, partial(self._preparer.is_quick, graph, *groups, then=follow), follow)
 

@@ -166,6 +166,7 @@ class Call(Awaited):
             prepared.bound,
             round(self.timeout_s * 1000),
             whole=self.whole,
+            repeat=prepared.repeat,
             then=prepared.then,
             following=prepared.following,
         )

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kaasq.errors import BadRequest
+from kaasq.messages import Repeat
 from kaasq.names import check_request_id, check_word
 from kaasq_producers.base import ClientBase
 from kaasq_producers.buffers import Array
@@ -48,6 +49,7 @@ class Client(ClientBase):
         bind: Mapping[str, Any] | None = None,
         scalars: Mapping[str, Any] | None = None,
         keep: Mapping[str, str] | None = None,
+        repeat: Repeat | None = None,
         then: Then | Iterable[Then] | None = None,
         **bindings: Any,
     ) -> Result:
@@ -60,6 +62,7 @@ class Client(ClientBase):
         ``Keep(name)`` for outputs. What clashes with a parameter's name goes into ``bind`` or ``scalars``; an inout to
         be kept goes into ``keep``. Raises ReplyTimeout if nobody said anything, or what the request failed with.
 
+        ``repeat``: what ``kaasq.repeat`` gives, to run the graph in a loop.
         ``then``: graphs that the workers run on its outputs afterwards, ``timeout`` being for all of it; their futures
         are in ``result.then``, and ``run`` does not wait for them.
         """
@@ -69,7 +72,7 @@ class Client(ClientBase):
         waiter: Waiter[Result] = Waiter()
         follow = as_list(then)
         prepared = self._preparer.prepare(
-            graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep, then=follow
+            graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep, repeat=repeat, then=follow
         )
         steps = futures_of(follow)
         call = self._send(core, prepared, waiter.set, steps)
@@ -90,6 +93,7 @@ class Client(ClientBase):
         bind: Mapping[str, Any] | None = None,
         scalars: Mapping[str, Any] | None = None,
         keep: Mapping[str, str] | None = None,
+        repeat: Repeat | None = None,
         then: Then | Iterable[Then] | None = None,
         **bindings: Any,
     ) -> ResultFuture:
@@ -101,7 +105,7 @@ class Client(ClientBase):
         core = self._usable()
         follow = as_list(then)
         prepared = self._preparer.prepare(
-            graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep, then=follow
+            graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep, repeat=repeat, then=follow
         )
         future = ResultFuture()
         future.then = futures_of(follow)

@@ -13,7 +13,7 @@ from kaasq.continuations import by_hash
 from kaasq.errors import BadRequest
 from kaasq.graph import Graph
 from kaasq.kaas import KaasRequest
-from kaasq.messages import Binding, Continuation, RequestOf
+from kaasq.messages import Binding, Continuation, Repeat, RequestOf
 from kaasq.model import GraphSpec, Number
 from kaasq.settings import Settings
 from kaasq_producers.inputs import Binder, Bound
@@ -88,6 +88,7 @@ def encode(
     timeout_ms: int,
     *,
     whole: bool,
+    repeat: Repeat | None = None,
     then: tuple[Continuation, ...] = (),
     following: Sequence[KnownGraph] = (),
 ) -> bytes:
@@ -99,6 +100,7 @@ def encode(
         scalars=cast(dict[str, Number], bound.scalars),  # elements of outputs are in continuations only
         keep=bound.keep,
         timeout_ms=timeout_ms,
+        repeat=repeat,
         graphs={each.spec.hash: each.whole for each in following} if whole else {},
         then=by_hash(then) if then else (),
     )

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from kaasq.errors import BadRequest, StoreUnavailable
 from kaasq.graph import Graph
 from kaasq.kaas import KaasRequest
-from kaasq.messages import Condition, Continuation, Source, Stored
+from kaasq.messages import Condition, Continuation, Repeat, Source, Stored
 from kaasq.model import GraphSpec
 from kaasq.settings import Settings
-from kaasq.then_checks import check_form, check_then, within
+from kaasq.then_checks import check_form, check_repeat, check_runs, check_then, within
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.inputs import LIST_EFFORT, Bound, too_large
 from kaasq_producers.kaas import with_defaults
@@ -42,6 +42,7 @@ class Prepared(NamedTuple):
     graph: KnownGraph
     bound: Bound
     timeout_s: float
+    repeat: Repeat | None = None
     then: tuple[Continuation, ...] = ()
     following: tuple[KnownGraph, ...] = ()
     """The graphs of all that follows."""
@@ -66,6 +67,7 @@ class Preparer:
         bind: Mapping[str, Any] | None = None,
         scalars: Mapping[str, Any] | None = None,
         keep: Mapping[str, str] | None = None,
+        repeat: Repeat | None = None,
         then: Sequence[Then] = (),
     ) -> Prepared:
         """Raises BadRequest, BufferSize, BufferMissing, and what the store raises if it is needed."""
@@ -80,14 +82,16 @@ class Preparer:
         if known.binder.given_bytes > self._inline_limit:
             for name in too_large(bound.inline, self._inline_limit):
                 self._store(bound, known, name, timeout_s)
+        if repeat is not None:
+            self._check_repeat(known, repeat)
         if not then:
-            return Prepared(known, bound, timeout_s)
+            return Prepared(known, bound, timeout_s, repeat)
         graphs: dict[str, KnownGraph] = {}
         share = self._inline_limit // len(named(then))  # they all come in one message
         following = self._following(then, graphs, timeout_s, share, "then")
         check_form(following, self._limits)
         check_then(known.spec, following)
-        return Prepared(known, bound, timeout_s, following, tuple(graphs.values()))
+        return Prepared(known, bound, timeout_s, repeat, following, tuple(graphs.values()))
 
     def is_quick(self, graph: AnyGraph, *groups: Mapping[str, Any], then: Sequence[Then] = ()) -> bool:
         """Whether ``prepare`` would take microseconds and touch no store. Raises BadRequest if the graph is wrong."""
@@ -96,6 +100,12 @@ class Preparer:
         binder = self._graphs.find(graph).binder
         limit = min(self._inline_limit, QUICK_BYTES)
         return binder.given_bytes * LIST_EFFORT <= limit or binder.effort(*groups) <= limit
+
+    def _check_repeat(self, known: KnownGraph, repeat: object) -> None:
+        if not isinstance(repeat, Repeat):
+            raise BadRequest(f"expected what kaasq.repeat() gives, given a {type(repeat).__name__}", at="repeat")
+        check_runs(repeat, self._limits)
+        check_repeat(known.spec, repeat)
 
     def _following(
         self, then: Sequence[Then], graphs: dict[str, KnownGraph], timeout_s: float, share: int, at: str
@@ -112,6 +122,8 @@ class Preparer:
                 bound = known.binder.bind(*groups, follows=True)
                 known.binder.keep(bound, keep)
                 own_s = None if each.timeout is None else checked_timeout(each.timeout)
+                if each.repeat is not None:
+                    self._check_repeat(known, each.repeat)
                 if each.when is not None and not isinstance(each.when, Condition):
                     raise BadRequest(f"expected a comparison of an Output, given {each.when!r:.60}", at="when")
             for name in too_large(bound.inline, share):
@@ -127,6 +139,7 @@ class Preparer:
                     keep=bound.keep,
                     timeout_ms=None if own_s is None else max(1, round(own_s * 1000)),
                     pool=each.pool,
+                    repeat=each.repeat,
                     then=self._following(each.then, graphs, timeout_s, share, f"{place}.then"),
                 )
             )

@@ -68,6 +68,16 @@ class Result(Mapping[str, Array]):
         return self._reply.worker or NOBODY
 
     @property
+    def runs(self) -> int:
+        """How often its graph ran: once, but for a loop."""
+        return 1 if self._reply.repeat is None else self._reply.repeat.runs
+
+    @property
+    def held(self) -> bool:
+        """Whether the condition of its loop held in the end, and not only ``most`` was reached. True without a loop."""
+        return self._reply.repeat is None or self._reply.repeat.held
+
+    @property
     def refs(self) -> dict[str, BufferRef]:
         """The outputs that lie in the store, to be bound to the next graph without reading them here."""
         return {name: reference(each) for name, each in self._reply.outputs.items() if each.ref is not None}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kaasq.errors import BadRequest
-from kaasq.messages import Condition, Element, Operator, Source
+from kaasq.messages import Condition, Element, Operator, Repeat, Source
 from kaasq.model import Number
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Then:
     ``bindings`` are what ``run`` takes, and ``Output``s of the request before. ``when`` is a condition on one of its
     numbers: ``Output("residual") > 1e-6``; if it does not hold, neither this nor what follows it runs. ``name`` is how
     its result is found; ``pool`` another pool to run it in; ``timeout`` seconds of its own, within those of ``run``.
-    ``then``: what follows it in turn.
+    ``repeat`` makes a loop of it; ``then``: what follows it in turn.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Then:
         name: str | None = None,
         when: Condition | None = None,
         then: Then | Iterable[Then] = (),
+        repeat: Repeat | None = None,
         pool: str | None = None,
         timeout: float | None = None,
         bind: Mapping[str, Any] | None = None,
@@ -104,6 +105,7 @@ class Then:
         self.name = name
         self.when = when
         self.then = as_list(then)
+        self.repeat = repeat
         self.pool = pool
         self.timeout = timeout
         self.groups: list[Mapping[str, Any]] = [bindings, *(each for each in (bind, scalars) if each)]
@@ -111,6 +113,24 @@ class Then:
 
     def __repr__(self) -> str:
         return f"<Then {self.name or self.graph!r}>"
+
+
+def repeat(bind: Mapping[str, Output | str], *, until: Condition, most: int) -> Repeat:
+    """A loop: run the graph again, with outputs bound to inputs as ``bind`` says, ``until`` the condition holds.
+
+    ``most``: how often in all, at most. ``repeat({"x": "next"}, until=Output("residual") < 1e-6, most=1000)``. Raises
+    BadRequest.
+    """
+    given: dict[str, Any] = {"bind": bind, "until": until, "most": most}
+    if not isinstance(given["bind"], Mapping) or not bind:
+        raise BadRequest("expected a mapping from inputs to outputs, {'x': 'next'}", at="repeat.bind")
+    if not isinstance(given["until"], Condition):
+        raise BadRequest(f"expected a comparison of an Output, given {until!r:.60}", at="repeat.until")
+    if type(given["most"]) is not int or most < 1:
+        raise BadRequest(f"expected how often at most, a whole number from 1 on, given {most!r:.60}", at="repeat.most")
+    outputs = {name: each if isinstance(each, Output) else Output(each) for name, each in bind.items()}
+    sources = {name: each.source(f"repeat.bind.{name}") for name, each in outputs.items()}
+    return Repeat(bind=sources, until=until, most=most)
 
 
 def as_list(then: Then | Iterable[Then] | None, at: str = "then") -> Sequence[Then]:

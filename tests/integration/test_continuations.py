@@ -156,6 +156,93 @@ def test_asking_again_replays_what_follows_and_runs_nothing_twice(pool):
         assert named.version == 1
 
 
+# ---------------------------------------------------------------------------------------------------------------- loops
+
+HALVE = kaasq.Module.from_source(
+    r"""
+extern "C" __global__ void halve(float* x, const float* by, float* next, float* left, int* ran, int n)
+{ for (int i = 0; i < n; i++) { next[i] = x[i] / by[0]; x[i] = -1; } left[0] = next[0]; ran[0] += 1; }
+extern "C" __global__ void slow(float* left) { volatile int spin = 0; while (spin < 20000000) spin = spin + 1; }
+"""
+)
+
+
+def halving(n: int = 100, *, slow: bool = False) -> kaasq.Graph:
+    """Writes over its input, and counts up an output that starts as zero."""
+    graph = kaasq.Graph("halving")
+    x, by = graph.input("x", shape=n, dtype="float32"), graph.input("by", shape=1, dtype="float32")
+    next_, left = graph.output("next", shape=n, dtype="float32"), graph.output("left", shape=1, dtype="float32")
+    ran = graph.output("ran", shape=1, dtype="int32")
+    graph.launch(HALVE.kernel("halve"), grid=1, block=1, args=[x, by, next_, left, ran, np.int32(n)])
+    if slow:
+        graph.launch(HALVE.kernel("slow"), grid=1, block=1, args=[left])
+    return graph
+
+
+TWO = np.full(1, 2, np.float32)
+
+
+@pytest.mark.parametrize("n", [100, 200_000])
+def test_a_loop_ends_with_the_first_run_whose_output_says_so(client, n):
+    until = kaasq.repeat({"x": "next"}, until=Output("left") < 0.01, most=1000)
+    kept = f"loop/{new_id()}"
+    result = client.run(halving(n), x=np.ones(n, np.float32), by=TWO, repeat=until, keep={"left": kept})
+    assert (result.runs, result.held) == (7, True)
+    np.testing.assert_array_equal(result["next"], np.full(n, 2.0**-7, np.float32))
+    assert result["ran"] == [1]  # outputs start as zeros each time
+    assert ("next" in result.refs) == (n == 200_000)
+    (named,) = client.names(kept)
+    assert named.version == 1
+
+
+def test_a_loop_has_a_bound_and_may_follow_and_be_followed(client):
+    def until(most: int):
+        return kaasq.repeat({"x": "next"}, until=Output("left") < 0.01, most=most)
+
+    graph = halving()
+    follow = Then(graph, x=Output("next"), by=TWO, repeat=until(100), when=Output("left") >= 0.01, name="rest")
+    result = client.run(graph, x=np.ones(100, np.float32), by=TWO, repeat=until(3), then=follow)
+    assert (result.runs, result.held, result["left"]) == (3, False, [0.125])
+    rest = result.then["rest"].result()
+    assert (rest.runs, rest.held) == (4, True)
+
+
+def test_a_loop_is_cancelled_between_two_runs_and_ends_with_its_time(client):
+    forever = kaasq.repeat({"x": "next"}, until=Output("left") < -1, most=1_000_000)
+    ones = np.ones(100, np.float32)
+    future = client.submit(halving(slow=True), x=ones, by=TWO, repeat=forever)
+    time.sleep(0.5)
+    client.cancel(future.request_id)
+    with pytest.raises(kaasq.Cancelled):
+        future.result(20)
+    with pytest.raises(kaasq.DeadlineExceeded):
+        client.run(halving(slow=True), x=ones, by=TWO, repeat=forever, timeout=1)
+    assert client.run(halving(), x=ones, by=TWO).runs == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (({}, Output("left") < 1, 3), "repeat.bind: expected a mapping"),
+        (({"x": "next"}, True, 3), "repeat.until: expected a comparison of an Output"),
+        (({"x": "next"}, Output("left") < 1, 0), "repeat.most: expected how often at most"),
+        (({"x": "nope"}, Output("left") < 1, 3), "repeat.bind.x: graph 'halving' has no output 'nope'"),
+        (({"x": "next"}, Output("next") < 1, 3), "repeat.until: output 'next' has 100 elements"),
+        (({"x": "next"}, Output("left") < 1, 10**7), "repeat.most: must be from 1 to 1000000"),
+    ],
+)
+def test_a_loop_that_cannot_be_is_refused(client, arguments, told):
+    bind, until, most = arguments
+
+    def attempt() -> None:
+        loop = kaasq.repeat(bind, until=until, most=most)
+        client.run(halving(), x=np.ones(100, np.float32), by=TWO, repeat=loop)
+
+    with pytest.raises(kaasq.BadRequest) as caught:
+        attempt()
+    assert str(caught.value).startswith(told)
+
+
 # ---------------------------------------------------------------------------------------------------------- killed ones
 
 

@@ -15,7 +15,7 @@ from kaasq.codec import JSON, MSGPACK, RequestDecoder
 from kaasq.continuations import by_hash, count, every, numbered
 from kaasq.errors import BadRequest, BufferMissing, BufferSize, KaasqError, UnknownGraph
 from kaasq.ids import chain_id, concerns, following_id, split_id
-from kaasq.messages import Condition, Continuation, Element, Request, Source
+from kaasq.messages import Condition, Continuation, Element, Repeat, Request, Source
 from kaasq.model import Buffer, GraphSpec, Scalar
 from kaasq.then_checks import check_ids, check_then
 from kaasq_workers.executor.outcomes import digest
@@ -148,6 +148,7 @@ def body(**fields: Any) -> bytes:
 
 
 GRAPH = msgspec.to_builtins(SAXPY)
+UNTIL = {"output": "out", "op": "<", "value": 1}
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,13 @@ GRAPH = msgspec.to_builtins(SAXPY)
         ({"then": [{"graph": "x", "if": {"output": "o", "op": "<"}}]}, "then[0].if: Object missing required field"),
         ({"then": [{"graph": "x", "timeout_ms": -1}]}, "then[0].timeout_ms: Expected `int` >= 0"),
         ({"then": [{"graph": "x", "then": [{"graph": []}]}]}, "then[0].then[0].graph: Expected `str | object`"),
+        ({"repeat": {"bind": {}, "until": UNTIL}}, "repeat: Object missing required field `most`"),
+        ({"repeat": {"bind": {}, "until": UNTIL, "most": 0}}, "repeat.most: Expected `int` >= 1"),
+        ({"repeat": {"bind": {}, "until": UNTIL, "most": 10**7}}, "repeat.most: must be from 1 to 1000000"),
+        (
+            {"then": [{"graph": "x", "repeat": {"bind": {}, "until": UNTIL, "most": 10**7}}]},
+            "then[0].repeat.most: must be from 1 to 1000000",
+        ),
         ({"then": [{"graph": "x", "pool": "A b"}]}, "then[0].pool: 'A b' is no pool"),
         ({"then": [{"graph": "x", "name": ""}]}, "then[0].name: '' is no name"),
         (
@@ -219,6 +227,10 @@ def test_what_fits_is_accepted(fine: Continuation) -> None:
 BARE = graph(Buffer(name="b", role="inout", nbytes=4), scalars=(Scalar(name="n", dtype="int32"),))
 
 
+SETTLED = Condition(output="out", index=0, op="<", value=1)
+SUMMED = Condition(output="sum", op="<", value=1)
+
+
 def after_total(**changes: Any) -> Continuation:
     return then(graph=TOTAL, bind={"x": Y}, then=(then(**{"bind": {"x": Y, "y": Y}, **changes}),))
 
@@ -226,6 +238,31 @@ def after_total(**changes: Any) -> Continuation:
 @pytest.mark.parametrize(
     ("wrong", "kind", "told"),
     [
+        (
+            then(repeat=Repeat(bind={"q": Source(output="out")}, until=SETTLED, most=2)),
+            BadRequest,
+            "then[0].repeat.bind.q: graph 'saxpy' has no input 'q'",
+        ),
+        (
+            then(repeat=Repeat(bind={"x": Source(name="n")}, until=SETTLED, most=2)),
+            BadRequest,
+            "then[0].repeat.bind.x: a loop binds outputs of its own graph",
+        ),
+        (
+            then(repeat=Repeat(bind={"x": Source(output="no")}, until=SETTLED, most=2)),
+            BadRequest,
+            "then[0].repeat.bind.x: graph 'saxpy' has no output 'no'",
+        ),
+        (
+            then(graph=TOTAL, bind={"x": Y}, repeat=Repeat(bind={"x": Source(output="sum")}, until=SUMMED, most=2)),
+            BufferSize,
+            "then[0].repeat.bind.x: buffer 'x' is declared with 16 bytes, but output 'sum' has 4",
+        ),
+        (
+            then(repeat=Repeat(bind={"x": Source(output="out")}, until=SUMMED, most=2)),
+            BadRequest,
+            "then[0].repeat.until: graph 'saxpy' has no output 'sum'",
+        ),
         (then(graph="ab"), UnknownGraph, "then[0].graph: this worker does not know graph 'ab'"),
         (then(bind={"x": Y}), BufferMissing, "then[0].bind.y: nothing is bound to input 'y'"),
         (then(bind={"x": Y, "y": Y, "q": Y}), BadRequest, "then[0].bind.q: the graph has no buffer 'q'"),

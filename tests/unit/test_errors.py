@@ -72,6 +72,7 @@ def test_exported_names_are_pinned() -> None:
             "local",
             "local_async",
             "on",
+            "repeat",
             "serve",
         ]
     )

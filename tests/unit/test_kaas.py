@@ -20,7 +20,7 @@ from kaasq import kaas
 from kaasq.checks import GraphLimits
 from kaasq.codec import JSON, MSGPACK, RequestDecoder
 from kaasq.errors import BadRequest
-from kaasq.messages import Continuation, Request, RequestOf, Stored
+from kaasq.messages import Condition, Continuation, Repeat, Request, RequestOf, Stored
 from kaasq.model import Constant, GraphSpec
 from tests.support.kaas import CASES, FOLDER, SPELLINGS, Case
 
@@ -480,6 +480,7 @@ def test_no_field_of_a_request_is_lost_by_decoding_it() -> None:
         "scalars": {"a": 1},
         "keep": {"y": "z"},
         "timeout_ms": 5,
+        "repeat": Repeat(bind={}, until=Condition(output="o", op="<", value=1), most=3),
         "graphs": {},  # the decoder puts them where they belong
         "then": (Continuation(graph="1" * 64),),
     }

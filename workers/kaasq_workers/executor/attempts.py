@@ -34,6 +34,7 @@ from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.following import Followers
 from kaasq_workers.executor.outcomes import Ended, cancelled, conflict, digest, matches
+from kaasq_workers.executor.repeating import EVERYTHING, Loop
 from kaasq_workers.link import Job, Vitals
 
 # Another try may well succeed, so these are answers but not outcomes: the same id may be sent again.
@@ -55,6 +56,7 @@ class Attempts:
         self._limits = LimitsByTenant(settings.quotas)
         self._device_time = DeviceTime()
         self._followers = followers
+        self._inline_limit = settings.inline_limit
         self._decoder = RequestDecoder(settings.graph_limits)
         self._log = log.bind(device=engine.device.name)
 
@@ -75,13 +77,22 @@ class Attempts:
                 raise
         return ended, flight
 
-    def end(self, ended: Ended, flight: Flight) -> None:
-        """Take what a request gave that has finished."""
+    def end(self, ended: Ended, flight: Flight, vitals: Vitals) -> Flight | None:
+        """Take what a request gave that has finished; the flight of its next run, if it is a loop that goes on."""
         with self._answered(ended):
-            ended.executed = executed = self._engine.end(flight)
+            executed = self._engine.end(flight)
             job, kernel_us = ended.job, executed.timings.kernel
             self._device_time.charge(job.tenant, self._limits.of(job.tenant), kernel_us / 1e6, time.monotonic())
             self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=ended.graph, kernel_us=kernel_us)
+            if ended.loop is None or ended.request is None:
+                ended.executed = executed
+                return None
+            ended.repeated = ended.loop.ran(executed)
+            if ended.repeated is None:
+                return self._run(ended, vitals)
+            keep = ended.request.keep
+            ended.executed = ended.loop.placed(executed, keep, self._store, job.tenant, self._inline_limit)
+        return None
 
     @contextmanager
     def _answered(self, ended: Ended) -> Iterator[None]:
@@ -135,18 +146,30 @@ class Attempts:
             if ended.deadline_ms < limit_ms:
                 vitals.due(job.tag, limit_ms := ended.deadline_ms)
 
-        def proceed() -> None:
-            if vitals.withdrawn(job.tag):
-                raise cancelled(job.id)
-
-        proceed()
+        if vitals.withdrawn(job.tag):
+            raise cancelled(job.id)
         limits = self._limits.of(job.tenant)
         check_inline(limits, sum([len(each) for each in request.bind.values() if isinstance(each, bytes)]))
         self._device_time.check(job.tenant, limits, time.monotonic())
         if job.redelivered:
             self._claims.begin(job, limit_ms)
             ended.claimed = True
-        return self._engine.begin(job.tenant, graph, request, proceed)
+        ended.loop = None if request.repeat is None else Loop(request, request.repeat)
+        return self._run(ended, vitals)
+
+    def _run(self, ended: Ended, vitals: Vitals) -> Flight:
+        """Begin it, or the next run of its loop."""
+        job, request = ended.job, ended.request if ended.loop is None else ended.loop.request
+        assert request is not None
+        assert isinstance(request.graph, GraphSpec)
+
+        def proceed() -> None:
+            if vitals.withdrawn(job.tag):
+                raise cancelled(job.id)
+
+        proceed()
+        limit = None if ended.loop is None else EVERYTHING
+        return self._engine.begin(job.tenant, request.graph, request, proceed, inline_limit=limit)
 
 
 def _deadline_ms(job: Job, request: Request) -> int | None:

@@ -74,8 +74,18 @@ class Engine:
         """Begin it and end it."""
         return self.end(self.begin(tenant, graph, request, proceed))
 
-    def begin(self, tenant: str, graph: GraphSpec, request: Request, proceed: Check | None = None) -> Flight:
+    def begin(
+        self,
+        tenant: str,
+        graph: GraphSpec,
+        request: Request,
+        proceed: Check | None = None,
+        *,
+        inline_limit: int | None = None,
+    ) -> Flight:
         """Queue it; at most ``in_flight`` at once. ``proceed`` is called between launches, and stops it by raising.
+
+        ``inline_limit``: what its outputs may have together to be given as bytes, where it is not everybody's.
 
         Raises a KaasqError; nothing of it is queued any more then. OutOfMemory may mean: not beside those in flight.
         """
@@ -94,7 +104,7 @@ class Engine:
         try:
             self._placing.place(flight, tenant, sources)
             self._launch(flight, request, proceed)
-            self._copy_out(flight, tenant, request)
+            self._copy_out(flight, tenant, request, self._inline_limit if inline_limit is None else inline_limit)
             if not flight.late:
                 flight.mark(END)
         except BaseException:
@@ -167,9 +177,8 @@ class Engine:
                 bound.launch(stream, check, proceed)
         flight.mark(DONE)
 
-    def _copy_out(self, flight: Flight, tenant: str, request: Request) -> None:
+    def _copy_out(self, flight: Flight, tenant: str, request: Request, room: int) -> None:
         """Queue the copies of the outputs: the smallest into the reply as far as they fit, the rest to the store."""
-        room = self._inline_limit
         early = EARLY_BYTES
         for buffer in flight.plan.smallest_first:
             data: memoryview

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from kaasq import codec
-from kaasq.continuations import by_hash, every, numbered
+from kaasq.continuations import by_hash, every, holds, numbered
 from kaasq.dtypes import itemsize, unpack_number
 from kaasq.errors import BadRequest, DeadlineExceeded, KaasqError, NameNotFound, WorkerFailed
 from kaasq.finite import check_finite
@@ -30,18 +29,10 @@ from kaasq.messages import (
     Stored,
 )
 from kaasq.model import GraphSpec, Number
-from kaasq.then_checks import check_ids, check_then
+from kaasq.then_checks import check_ids, check_repeat, check_then
 from kaasq_storage import BufferStore
 from kaasq_workers.link import Following
 
-COMPARE: dict[str, Callable[[Number, Number], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 GRAPHS_HELD = 256  # encoded, at most
 
 Outputs = Mapping[str, Output]
@@ -59,9 +50,11 @@ class Followers:
 
     def check(self, request_id: str, request: Request, content_type: str) -> None:
         """Before the request runs: whether all that follows it can. Raises KaasqError naming the place."""
+        assert isinstance(request.graph, GraphSpec)
+        if request.repeat is not None:
+            check_repeat(request.graph, request.repeat)
         if not request.then:
             return
-        assert isinstance(request.graph, GraphSpec)
         check_ids(request_id, request.then)
         check_then(request.graph, request.then)
         # What is nested in a continuation is a part of it, so the largest of them is one of the first.
@@ -109,7 +102,7 @@ class Followers:
         if condition is None:
             return None
         number = self._number(tenant, outputs, condition)
-        if COMPARE[condition.op](number, condition.value):
+        if holds(condition, number):
             return None
         return f"{condition.output} is {number}, not {condition.op} {condition.value}"
 
@@ -164,6 +157,7 @@ class Followers:
                 scalars={**numbers, **scalars},
                 keep=then.keep,
                 timeout_ms=timeout_ms,
+                repeat=then.repeat,
                 graphs={key: self._graph(graph, content_type) for key, graph in nested.items()},
                 then=by_hash(then.then),
             ),

@@ -10,11 +10,12 @@ import msgspec
 from kaasq import codec
 from kaasq.continuations import by_hash
 from kaasq.errors import Cancelled, Conflict, DeadlineExceeded, KaasqError, KernelFailed, UnknownGraph
-from kaasq.messages import EVENT_WORDS, ErrorBody, Output, Reply, Request, Status, Stored, Timings, WorkerInfo
+from kaasq.messages import EVENT_WORDS, ErrorBody, Output, Repeated, Reply, Request, Status, Stored, Timings, WorkerInfo
 from kaasq.model import GraphSpec, content_hash
 from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
 from kaasq_workers.executor.flight import Executed
 from kaasq_workers.executor.following import Followers, taken_outputs
+from kaasq_workers.executor.repeating import Loop
 from kaasq_workers.link import Answer, Following, Job
 
 WITHDRAWN = ""  # in place of the digest of a body
@@ -37,6 +38,8 @@ class Ended(msgspec.Struct, kw_only=True):
     queued_us: int = 0
     claimed: bool = False
     deadline_ms: int | None = None
+    loop: Loop | None = None
+    repeated: Repeated | None = None
 
     def discard(self) -> None:
         """Forget what running it gave; staged outputs give their space back."""
@@ -187,6 +190,7 @@ class Committer:
             timings=msgspec.structs.replace(ended.executed.timings, queued=ended.queued_us),
             cache=ended.executed.cache,
             worker=self._worker,
+            repeat=ended.repeated,
         )
 
     def _answer(self, ended: Ended, reply: Reply | bytes, commit_us: int) -> Answer:

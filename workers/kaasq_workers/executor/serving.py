@@ -167,7 +167,11 @@ class Executor:
 
     def _end(self, tag: int, line: Line[Flight], vitals: Vitals) -> None:
         """Take what a request gave that has finished."""
-        self._attempts.end(*line.flying[tag])
+        ended, flight = line.flying[tag]
+        again = self._attempts.end(ended, flight, vitals)
+        if again is not None:
+            line.started(ended, again)
+            return
         if self._device.poisoned and len(line.flying) > 1:
             return
         line.landed(tag)
