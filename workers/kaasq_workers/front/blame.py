@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from kaasq.errors import KernelFailed
+from kaasq.messages import WorkerInfo
+
 KILLS_UNTIL_DEAD = 2
 
 
@@ -46,3 +49,14 @@ def judge(in_flight: Sequence[int], running: AbstractSet[int], suspicions: dict[
             suspicion.kills += len(suspects) == 1
         (dead if suspicion.kills >= KILLS_UNTIL_DEAD else again).append(tag)
     return Verdict(again, dead)
+
+
+def deadly(kills: int, how: str, worker: WorkerInfo | None) -> KernelFailed:
+    """What the client is told of a request that killed so many executors, the last of them in that way."""
+    return KernelFailed(
+        f"the request killed its executor {kills} times ({how}): a kernel crashed, most likely by writing "
+        "outside its buffers (`kaasq worker --guard` finds where); the request is kept in the dead-letter queue",
+        how=how,
+        kills=kills,
+        worker=worker and f"{worker.host}/{worker.pid}/{worker.device}",
+    )

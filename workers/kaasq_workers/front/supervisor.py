@@ -6,7 +6,6 @@ Everything here runs on the broker's I/O thread. A front has one supervisor or s
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
@@ -14,12 +13,13 @@ from typing import Protocol
 import msgspec
 
 from kaasq.broker import Broker
-from kaasq.errors import KaasqError, KernelFailed, WorkerFailed
+from kaasq.errors import KaasqError, WorkerFailed
 from kaasq.ids import concerns
 from kaasq.log import get_logger
 from kaasq.messages import ErrorBody, WorkerInfo
 from kaasq.settings import Settings
-from kaasq_workers.front.blame import Suspicion, judge
+from kaasq_workers.front.backlog import Backlog
+from kaasq_workers.front.blame import deadly
 from kaasq_workers.front.handles import CLEAN_EXIT, Handle
 from kaasq_workers.front.silence import Vigil
 from kaasq_workers.front.starting import Starter
@@ -79,10 +79,7 @@ class Supervisor:
         """Since when there is no request, by ``time.monotonic``; None while there are some."""
         self.ended = False
         """It was told to hang up, and its executor has ended."""
-        self._jobs: dict[int, Job] = {}  # taken and not ended
-        self._waiting: list[int] = []  # taken but not sent: the executor is starting, or a suspect runs alone
-        self._sent: OrderedDict[int, None] = OrderedDict()
-        self._suspicions: dict[int, Suspicion] = {}
+        self._backlog = Backlog()
         self._barren = 0  # executors in a row that ended without an answer
         self._vigil = self._new_vigil()
         self._stuck: str | None = None  # why the executor was killed, though no request was to be stopped
@@ -126,23 +123,21 @@ class Supervisor:
 
     def take(self, job: Job) -> None:
         """A request to run."""
-        self._jobs[job.tag] = job
+        self._backlog.take(job)
         self.idle_since_s = None
-        self._waiting.append(job.tag)
         self._pump()
 
     def forget_waiting(self) -> list[int]:
         """Drop what the executor has not got: the tags."""
-        tags, self._waiting = self._waiting, []
-        for tag in tags:
-            self._forget(tag)
+        tags = self._backlog.forget_waiting()
+        self._see_if_idle()
         return tags
 
     def take_back(self) -> list[Job]:
-        """What the executor has not got, to be run elsewhere; but suspects stay, with what is held against them."""
-        tags = [tag for tag in self._waiting if tag not in self._suspicions]
-        self._waiting = [tag for tag in self._waiting if tag in self._suspicions]
-        return [job for tag in tags if (job := self._forget(tag)) is not None]
+        """What the executor has not got, to be run elsewhere; suspects stay."""
+        jobs = self._backlog.take_back()
+        self._see_if_idle()
+        return jobs
 
     def withdraw(self, messages: Sequence[Withdraw]) -> None:
         """Have the executor record withdrawals; it must be up. ``noted`` follows, unless it dies first."""
@@ -153,36 +148,18 @@ class Supervisor:
         """If the executor has that request, or what follows it: let it see that it is not to go on, else kill it."""
         if self._handle is None:
             return
-        for tag in self._sent:
-            job = self._jobs[tag]
+        for tag in self._backlog.sent:
+            job = self._backlog.jobs[tag]
             if concerns(job.id, withdraw.id) and job.tenant == withdraw.tenant:
                 self._handle.link.vitals.withdraw(tag)
                 self._withdrawn[tag] = time.monotonic() + CANCEL_GRACE_S
 
     def _pump(self) -> None:
-        """Send what may be sent: suspects one at a time, everybody else together."""
-        if self.up_since_s is None or not self._waiting:
-            return
-        if self._suspicions and any(self._is_alone(tag) for tag in self._sent):
-            return
-        batch: list[Job] = []
-        while self._waiting:
-            tag = self._waiting[0]
-            if self._is_alone(tag):
-                if self._sent or batch:
-                    break
-                self._waiting.pop(0)
-                batch.append(msgspec.structs.replace(self._jobs[tag], alone=True))
-                break
-            self._waiting.pop(0)
-            batch.append(self._jobs[tag])
-        if batch:
-            self._sent.update((job.tag, None) for job in batch)
-            self._send(batch)
-
-    def _is_alone(self, tag: int) -> bool:
-        suspicion = self._suspicions.get(tag)
-        return suspicion is not None and suspicion.alone
+        """Send what may be sent."""
+        if self.up_since_s is not None:
+            batch = self._backlog.hand_over()
+            if batch:
+                self._send(batch)
 
     def _send(self, batch: Sequence[ToExecutor]) -> None:
         assert self._handle is not None
@@ -206,13 +183,14 @@ class Supervisor:
             self._send([])
 
     def _forget(self, tag: int) -> Job | None:
-        self._sent.pop(tag, None)
-        self._suspicions.pop(tag, None)
         self._withdrawn.pop(tag, None)
-        job = self._jobs.pop(tag, None)
-        if not self._jobs and self.idle_since_s is None:
-            self.idle_since_s = time.monotonic()
+        job = self._backlog.forget(tag)
+        self._see_if_idle()
         return job
+
+    def _see_if_idle(self) -> None:
+        if not self._backlog.jobs and self.idle_since_s is None:
+            self.idle_since_s = time.monotonic()
 
     # -- what the executor says ------------------------------------------------------------------------------------
 
@@ -287,8 +265,8 @@ class Supervisor:
             return
         running = handle.link.vitals.running.keys()
         for tag, graph in handle.link.vitals.graphs.items():
-            if tag in self._jobs:
-                self._jobs[tag] = msgspec.structs.replace(self._jobs[tag], graph=graph)
+            if tag in self._backlog.jobs:
+                self._backlog.jobs[tag] = msgspec.structs.replace(self._backlog.jobs[tag], graph=graph)
         handle.link.dispose()
         self._reaping = False
         self._executor_ended(how, running)
@@ -296,7 +274,6 @@ class Supervisor:
 
     def _executor_ended(self, how: str, running: AbstractSet[int]) -> None:
         in_flight = self._in_flight(how, running)
-        self._sent.clear()
         self._withdrawn.clear()  # the next executor finds their outcomes
         if self._closing:
             self.ended = True  # what is in flight goes back to the queue with the connection
@@ -307,7 +284,7 @@ class Supervisor:
                 in_flight.remove(stopped.job.tag)
                 job = self._forget(stopped.job.tag)  # by now it has its graph's name
                 self._owner.stopped(stopped if job is None else stopped._replace(job=job))
-            self._waiting = in_flight + self._waiting
+            self._backlog.again(in_flight)
             self._start_executor()
             return
         stuck, self._stuck = self._stuck, None
@@ -319,14 +296,10 @@ class Supervisor:
         log.error("executor.died", how=how, in_flight=len(in_flight), running=len(running))
         if how == CLEAN_EXIT or (stuck is not None and not self._barren):
             # It gave up a poisoned device after answering for who poisoned it; or nobody knows why it was stuck.
-            self._waiting = in_flight + self._waiting
+            self._backlog.again(in_flight)
         else:
-            verdict = judge(in_flight, running, self._suspicions)
-            self._waiting = verdict.again + self._waiting
-            # Suspects go first and alone: everybody else waits a moment rather than being taken down with them.
-            self._waiting.sort(key=lambda tag: not self._is_alone(tag))
-            for tag in verdict.dead:
-                self._bury(tag, how)
+            for job, kills in self._backlog.blame(in_flight, running):
+                self._bury(job, kills, how)
         delay = RESTART_DELAYS_S[min(self._barren, len(RESTART_DELAYS_S) - 1)]
         self._barren += 1
         if delay:
@@ -335,29 +308,17 @@ class Supervisor:
             self._start_executor()
 
     def _in_flight(self, how: str, running: AbstractSet[int]) -> list[int]:
-        """What the executor that ended had. Not who killed it merely by being looked at: that one has its end here."""
-        for tag in [tag for tag in self._sent if tag in running and self._jobs[tag].verdict is not None]:
-            job = self._forget(tag)
-            assert job is not None
-            assert job.verdict is not None
+        """What the executor that ended had. Who killed it merely by being looked at has its end here."""
+        for job, error in self._backlog.sentenced(running):
+            self._forget(job.tag)
             log.error("verdict.failed", request=job.id, tenant=job.tenant, how=how)
-            self._owner.killed(job, job.verdict)
-        return list(self._sent)
+            self._owner.killed(job, error)
+        return list(self._backlog.sent)
 
-    def _bury(self, tag: int, how: str) -> None:
+    def _bury(self, job: Job, kills: int, how: str) -> None:
         """Have the next executor make the verdict its outcome, before anybody is told."""
-        kills = self._suspicions.pop(tag).kills
-        job, worker = self._jobs[tag], self._worker
-        error = KernelFailed(
-            f"the request killed its executor {kills} times ({how}): a kernel crashed, most likely by writing "
-            "outside its buffers (`kaasq worker --guard` finds where); the request is kept in the dead-letter queue",
-            how=how,
-            kills=kills,
-            worker=worker and f"{worker.host}/{worker.pid}/{worker.device}",
-        )
         log.error("request.dead", request=job.id, tenant=job.tenant, how=how, kills=kills)
-        self._jobs[tag] = msgspec.structs.replace(job, verdict=ErrorBody.of(error))
-        self._waiting.insert(0, tag)
+        self._backlog.sentence(msgspec.structs.replace(job, verdict=ErrorBody.of(deadly(kills, how, self._worker))))
 
     # -- what takes too long ---------------------------------------------------------------------------------------
 
@@ -377,10 +338,10 @@ class Supervisor:
             up=self.up_since_s is not None, turns=vitals.turns, pulse=vitals.pulse, running=bool(running), now_s=now_s
         )
         if self._stuck is not None:
-            log.error("executor.stuck", why=self._stuck, in_flight=len(self._sent), running=len(running))
+            log.error("executor.stuck", why=self._stuck, in_flight=len(self._backlog.sent), running=len(running))
             self._handle.kill()
             return
-        self._stopped = to_stop(self._jobs, running, self._withdrawn, time.time() * 1000, now_s)
+        self._stopped = to_stop(self._backlog.jobs, running, self._withdrawn, time.time() * 1000, now_s)
         if self._stopped is not None:
             event = "request.overdue" if self._stopped.status == "expired" else "request.stopped"
             log.warning(event, request=self._stopped.job.id, tenant=self._stopped.job.tenant)
