@@ -30,7 +30,7 @@ from kaasq_faults.rig import Rig
 
 WINDOW = 300  # unanswered at a time
 QUIET_S = 60.0
-GROWTH_BYTES = 64 << 20  # caches have their bounds; a leak of some hundred bytes per message would exceed this
+GROWTH_BYTES = 64 << 20  # in the second half: a leak of a kilobyte per message would exceed this
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 2**31, 2**53, 2**64 - 1, 1e308, -0.5, float("nan"), "", "x", "\x00", "../../etc/passwd",
     "a" * 5000, b"", b"\xff" * 64, [], {}, [[]], {"": {}}, [None] * 100, {"name": "guest"}, "\ud7ff", "0" * 64,
@@ -141,7 +141,7 @@ def run(rig: Rig, count: int) -> HostileReport:
     draw = random.Random(rig.seed)
     before = _sizes(rig)
     pids = {worker.name: worker.pid for worker in rig.workers}
-    warm = min(count // 4, 5000)
+    warm = count // 2  # a worker remembers the last 1024 graphs, 256 MiB of them at most: it fills that first
     sender = _Sender(rig, report)
     made = bodies(draw)
     for number in range(count):
