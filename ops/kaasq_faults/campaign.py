@@ -18,6 +18,7 @@ from kaasq_faults.schedule import schedule
 WARM_S = 3.0  # load before the first fault. A new quorum queue must not lose its node at once (see RabbitNode)
 BACK_S = 5.0
 STEP_S = 0.25
+WINDOW_S = 2.0
 
 
 @dataclass
@@ -56,14 +57,14 @@ def run(rig: Rig, counts: Mapping[str, int], *, pause_s: float, settle_s: float 
         fault.heal(rig)
         healed.append((fault.name, began, now()))
         rig.note(f"{fault.name}: from {began:.2f} to {healed[-1][2]:.2f}")
-    time.sleep(BACK_S + 2.0)
+    time.sleep(BACK_S + WINDOW_S + 1.0)
     stopped = now()
     report.verdict = rig.settle(settle_s)
     report.seconds = now() - rig.began
     ends = rig.ends()
     nexts = [began for _, began, _ in healed[1:]] + [stopped]
     for (name, began, end), until in zip(healed, nexts, strict=True):
-        if until - end > BACK_S:  # else there is no time to see it
+        if until - end > BACK_S + WINDOW_S:  # else there is no time to see it
             gap = gap_s(ends, began, end, until, rig.size.rate * len(rig.clients))
             report.gaps.setdefault(name, []).append(gap)
     return report
@@ -72,15 +73,15 @@ def run(rig: Rig, counts: Mapping[str, int], *, pause_s: float, settle_s: float 
 def gap_s(ends: Sequence[float], began: float, healed: float, until: float, offered: float) -> float:
     """Seconds from ``healed`` until requests end well at the rate they had before the fault, and go on to.
 
-    ``until``: the next fault, or the end of the load. What counts as that rate is half of it, over one second. Infinite
-    if it was not back by then.
+    ``until``: the next fault, or the end of the load. What counts as that rate is half of it, over two seconds.
+    Infinite if it was not back by then.
     """
-    before = bisect.bisect_left(ends, began) - bisect.bisect_left(ends, began - 2.0)
-    enough = max(1, round(0.5 * min(before / 2, offered)))
+    before = bisect.bisect_left(ends, began) - bisect.bisect_left(ends, began - WINDOW_S)
+    enough = max(1, round(0.5 * min(before, offered * WINDOW_S)))
     back = healed
     at = healed
-    while at + 1.0 <= until:
-        if bisect.bisect_left(ends, at + 1.0) - bisect.bisect_left(ends, at) < enough:
+    while at + WINDOW_S <= until:
+        if bisect.bisect_left(ends, at + WINDOW_S) - bisect.bisect_left(ends, at) < enough:
             back = at + STEP_S
         at += STEP_S
-    return float("inf") if back + 1.0 > until else max(0.0, back - healed)
+    return float("inf") if back + WINDOW_S > until else max(0.0, back - healed)

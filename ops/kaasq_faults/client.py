@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import signal
 import threading
 import time
@@ -76,7 +77,7 @@ def run_threads(client: kaasq.Client, asker: Asker, stop: threading.Event, *, ra
     graphs = {elements: graph(elements).freeze() for elements in (64, 20_000)}
 
     def one() -> None:
-        while not stop.wait(WIDTH / rate):
+        while not stop.wait(WIDTH / rate * random.uniform(0.5, 1.5)):  # not all at once
             made = asker.next()
             try:
                 future = client.submit(graphs[made.elements], timeout=timeout_s, **arguments_of(made))
@@ -98,7 +99,7 @@ async def run_asyncio(url: str, options: Mapping[str, Any], asker: Asker, stop: 
 
     async def one(client: kaasq.AsyncClient) -> None:
         while not stop.is_set():
-            await asyncio.sleep(WIDTH / rate)
+            await asyncio.sleep(WIDTH / rate * random.uniform(0.5, 1.5))
             made = asker.next()
             try:
                 future = client.submit(graphs[made.elements], **arguments_of(made))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kaasq.errors import KaasqError
 from kaasq_faults.audit import Verdict
-from kaasq_faults.campaign import BACK_S, WARM_S, gap_s
+from kaasq_faults.campaign import BACK_S, WARM_S, WINDOW_S, gap_s
 from kaasq_faults.faults import MemoryAlarm
 from kaasq_faults.ledger import Ended, now
 from kaasq_faults.rig import Node, Rig, Size
@@ -159,7 +159,7 @@ def _last(
     time.sleep(HOLD_S)
     end()
     healed = now()
-    time.sleep(BACK_S + 2.0)
+    time.sleep(BACK_S + WINDOW_S + 1.0)
     stopped = now()
     report.verdict = rig.settle(120.0, allowed)
     for entries in rig.entries().values():

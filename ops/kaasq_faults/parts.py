@@ -76,7 +76,7 @@ def disturbances(run: Run) -> Iterator[Row]:
     each = max(1, round(run.count(100) / len(DISTURBANCES)))
     counts = {fault.name: each + (number == 0) * 2 for number, fault in enumerate(DISTURBANCES)}
     with broker() as node, Rig(run.place("disturbances"), f"{run.seed}-disturbances", node, run.size()) as rig:
-        report = campaign.run(rig, counts, pause_s=8.0)
+        report = campaign.run(rig, counts, pause_s=10.0)
     row = _campaign("SIGSTOP of worker and broker, connections closed, proxy drops, delays, truncates, resets", report)
     slow = [f"throughput back late: {each}" for each in report.slow()]
     longest = max((gap for gaps in report.gaps.values() for gap in gaps), default=0.0)

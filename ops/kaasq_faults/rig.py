@@ -97,6 +97,9 @@ class Rig:
         for client in self.clients:
             client.start()
         self._watch.start()
+        if not wait_until(lambda: len(self.clients) == sum(map(bool, self.ends_by_client().values())), READY_TIMEOUT_S):
+            self.close()
+            raise RuntimeError(f"a client got no answer: {self.ends_by_client()}")
         self.began = now()
         return self
 
