@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kaasq.errors import BadRequest
-from kaasq.messages import Condition, Element, Operator, Repeat, Source
+from kaasq.messages import Condition, Continuation, Element, Operator, Repeat, Source, Stored
 from kaasq.model import Number
 
 if TYPE_CHECKING:
@@ -131,6 +131,39 @@ def repeat(bind: Mapping[str, Output | str], *, until: Condition, most: int) -> 
     outputs = {name: each if isinstance(each, Output) else Output(each) for name, each in bind.items()}
     sources = {name: each.source(f"repeat.bind.{name}") for name, each in outputs.items()}
     return Repeat(bind=sources, until=until, most=most)
+
+
+def then_of(continuations: Sequence[Continuation]) -> list[Then]:
+    """What a request in a file says is to follow, for a client to send."""
+    made: list[Then] = []
+    for each in continuations:
+        bind: dict[str, Any] = {}
+        for name, bound in each.bind.items():
+            if isinstance(bound, Source):
+                stored = Stored(ref=bound.ref, name=bound.name, offset=bound.offset)
+                bind[name] = stored if bound.output is None else Output(bound.output, offset=bound.offset)
+            else:
+                bind[name] = bound
+        scalars = {
+            name: Output(given.output, index=given.index) if isinstance(given, Element) else given
+            for name, given in each.scalars.items()
+        }
+        graph: Any = each.graph  # a hash is refused when it is prepared
+        made.append(
+            Then(
+                graph,
+                name=each.name,
+                when=each.condition,
+                then=then_of(each.then),
+                repeat=each.repeat,
+                pool=each.pool,
+                timeout=None if each.timeout_ms is None else each.timeout_ms / 1000,
+                bind=bind,
+                scalars=scalars,
+                keep=each.keep,
+            )
+        )
+    return made
 
 
 def as_list(then: Then | Iterable[Then] | None, at: str = "then") -> Sequence[Then]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import secrets
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +27,7 @@ from kaasq_workers.doctor.broker import check_broker
 from tests.support.graphs import ENDLESS, only_output, saxpy, sum_of_squares
 from tests.support.workers import RunningWorker, running_worker
 
+ROOT = Path(__file__).parents[2]
 N = 1000
 X = np.arange(N, dtype=np.float32)
 ONES = np.ones(N, dtype=np.float32)
@@ -154,6 +159,28 @@ def test_asking_again_replays_what_follows_and_runs_nothing_twice(pool):
         assert [each.request_id for each in replies] == [call.id, f"{call.id}+1"]
         (named,) = client.names(kept)
         assert named.version == 1
+
+
+def test_a_request_in_a_file_is_followed_as_it_says(pool, tmp_path):
+    page = (ROOT / "docs" / "workflows.md").read_text()
+    (request,) = re.findall(r"^```json request\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    program = [sys.executable, "-m", "kaasq", "run", "-", "--broker", pool.url, "--pool", pool.name]
+
+    def run(what: str, *more: str) -> subprocess.CompletedProcess[str]:
+        command = [*program, "--store", str(pool.store), *more]
+        return subprocess.run(command, input=what, capture_output=True, text=True, timeout=60, check=False)
+
+    said = json.loads(run(request, "--json").stdout)
+    assert [each["id"] for each in said["then"]] == [f"{said['id']}+1", f"{said['id']}+2"]
+    assert set(said["then"][1]["outputs"]) == {"out"}
+    skipped = json.loads(request)
+    skipped["then"][0]["if"]["value"] = 1e6
+    ran = run(json.dumps(skipped))
+    assert (ran.returncode, ran.stdout.count("not_reached")) == (0, 2)
+    skipped["then"] = [{"graph": "scale", "bind": {"x": {"output": "sum"}}, "scalars": {"a": 1}}]
+    ran = run(json.dumps(skipped), "--json")
+    assert ran.returncode == 1
+    assert "then[0].bind.x" in ran.stderr
 
 
 # ---------------------------------------------------------------------------------------------------------------- loops

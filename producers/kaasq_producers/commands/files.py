@@ -98,6 +98,8 @@ def _read(body: bytes, kind: str, limits: GraphLimits) -> tuple[Request, list[st
     request = codec.decode(body, kind, Request)
     if isinstance(request.graph, str):
         raise BadRequest("holds a graph's hash only; a request in a file needs the graph whole", at="graph")
+    if request.then:  # their graphs may stand under `graphs`
+        request = codec.RequestDecoder(limits).decode(body, kind)
     return request, unknown_keys(_plain(body, kind), Request)
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from kaasq.cli import settings_options
-from kaasq.errors import BadRequest
+from kaasq.errors import BadRequest, KaasqError, NotReached
 from kaasq.log import configure
 from kaasq.messages import Stored
 from kaasq.settings import load_settings
@@ -23,6 +23,8 @@ from kaasq_producers.client import Client
 from kaasq_producers.commands import display
 from kaasq_producers.commands.files import STANDARD, read_request, read_value, write_value
 from kaasq_producers.dead import bundle
+from kaasq_producers.futures import ResultFuture
+from kaasq_producers.then import then_of
 
 PATIENCE_S = 0.5  # before it says what it waits for
 
@@ -87,13 +89,38 @@ def run(
             bind=bind,
             scalars={**request.scalars, **_pairs("--scalar", scalars, _number)},
             keep={**request.keep, **_pairs("--keep", keep, str)},
+            repeat=request.repeat,
+            then=then_of(request.then),
         )
         for name, path in files.items():
             write_value(path, result[name])
         written = {name: str(path) for name, path in files.items()}
         said = display.result_json(result, written) if as_json else display.result_lines(result, written)
         taken = STANDARD in files.values()  # standard output is the output's
-        click.echo(json.dumps(said) if isinstance(said, dict) else "\n".join(said), err=taken)
+        if not isinstance(said, dict):
+            click.echo("\n".join(said), err=taken)  # at once: what follows may take a while
+            said = {}
+        followed = [_followed(each, as_json=as_json, err=taken) for each in result.then]
+        if as_json:
+            click.echo(json.dumps(said | ({"then": [each for each, _ in followed]} if followed else {})), err=taken)
+        for _, error in followed:
+            if error is not None:
+                raise error
+
+
+def _followed(future: ResultFuture, *, as_json: bool, err: bool) -> tuple[dict[str, Any], KaasqError | None]:
+    """What became of something that followed: for programs, else said at once; its error, but for a condition's no."""
+    try:
+        result = future.result()
+    except KaasqError as error:
+        if not as_json:
+            click.echo(f"request {future.request_id}: {error.code}: {error.message}", err=err)
+        no = isinstance(error, NotReached) and "cause" not in error.detail
+        body = {"id": future.request_id, "error": {"code": error.code, "message": error.message}}
+        return body, None if no else error
+    if not as_json:
+        click.echo("\n".join(display.result_lines(result, {})), err=err)
+    return display.result_json(result, {}), None
 
 
 @contextmanager
