@@ -29,6 +29,7 @@ _COMMANDS = {
     "dead": "kaasq_producers.dead.command:dead",
     "sign": "kaasq_producers.commands.sign:sign",
     "schema": "kaasq.schema.command:schema",
+    "bench": "kaasq_bench.command:bench",
     "demo": "kaasq_producers.demo.cli:demo",
 }
 

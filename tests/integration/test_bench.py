@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kaasq_bench.parts.cpu import THREADS
 from kaasq_bench.parts.messaging import ONLY_FULL
 from kaasq_bench.setting import BenchBroker, Setting
 from kaasq_bench.suite import PARTS, cases_of, run_cases
@@ -85,7 +86,7 @@ def test_the_command_prints_a_table_and_writes_figures_and_a_picture(tmp_path):
     assert "cpu: saxpy" in done.stderr
     (figures,) = tmp_path.glob("cpu-*.json")
     report = json.loads(figures.read_text())
-    assert [row["peer"] for row in report["part"]["rows"]] == ["NumPy"] * 6
+    assert [row["peer"] for row in report["part"]["rows"]] == [*["NumPy"] * 6, THREADS]
     assert report["machine"]["cores"] >= 1
     assert report["broker"] is None  # this part needs none, so none was started
     assert figures.with_suffix(".png").stat().st_size > 1000

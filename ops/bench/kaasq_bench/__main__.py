@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,13 +14,13 @@ import msgspec
 from kaasq_bench.broker import OnDemand
 from kaasq_bench.machine import Machine, describe
 from kaasq_bench.pictures import draw
+from kaasq_bench.places import folder, shared_memory
+from kaasq_bench.report import encoded, today
 from kaasq_bench.setting import Setting
 from kaasq_bench.suite import PARTS, PartReport, cases_of, run_cases
 from kaasq_bench.table import table
 from kaasq_workers.devices.opening import device_names
 
-SHARED_MEMORY = Path("/dev/shm")
-SHARED_MEMORY_BYTES = 1 << 30  # a container's usual 64 MiB are of no use
 QUICK_ROUNDS, FULL_ROUNDS = 3, 5
 QUICK_WINDOW_S, FULL_WINDOW_S = 0.2, 0.4
 
@@ -70,7 +66,7 @@ store       the buffer store beside LMDB, files and memcpy
 )
 @click.option("--broker", metavar="URL", help="The broker to use [a private RabbitMQ].")
 @click.option(
-    "--folder", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Where stores on disk lie."
+    "--folder", "place", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Where stores on disk lie."
 )
 @click.option("--json", "into", type=click.Path(path_type=Path, file_okay=False), help="Write the figures there.")
 @click.option("--pictures", is_flag=True, help="Draw the ratios, beside the figures (or in docs/benchmarks).")
@@ -81,7 +77,7 @@ def main(
     rounds: int | None,
     seconds: float | None,
     broker: str | None,
-    folder: Path | None,
+    place: Path | None,
     into: Path | None,
     pictures: bool,
 ) -> None:
@@ -103,8 +99,8 @@ def main(
             rounds=rounds or (QUICK_ROUNDS if quick else FULL_ROUNDS),
             seconds=seconds or (QUICK_WINDOW_S if quick else FULL_WINDOW_S),
             broker=on_demand,
-            disk=stack.enter_context(_folder(folder)),
-            memory=stack.enter_context(_folder(SHARED_MEMORY)) if _has_shared_memory() else None,
+            disk=stack.enter_context(folder(place)),
+            memory=stack.enter_context(shared_memory()),
             say=lambda text: click.echo(text, err=True),
         )
         for part in parts or PARTS:
@@ -122,7 +118,7 @@ def _write(
 ) -> None:
     into.mkdir(parents=True, exist_ok=True)
     report = Report(
-        date=time.strftime("%Y-%m-%d"),
+        date=today(),
         machine=machine,
         device=setting.device,
         broker=broker,
@@ -132,31 +128,15 @@ def _write(
         part=part,
     )
     path = into / f"{part.part}-{machine.tag}.json"
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    path.write_bytes(encoded(report))
     if pictures:
         draw(part, f"{machine.gpu or machine.cpu}, {machine.cores} cores, {report.date}", path.with_suffix(".png"))
 
 
-@contextmanager
-def _folder(place: Path | None) -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="kaasq-bench-", dir=place))
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _has_shared_memory() -> bool:
-    return SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free >= SHARED_MEMORY_BYTES
-
-
 def _headline(machine: Machine, device: str) -> str:
-    gpu = f", {machine.gpu}" if machine.gpu else "" if device != "cpu" else ", no GPU: rows that need one are left out"
+    without = "" if device != "cpu" else "; no GPU: rows that need one are left out"
     packages = ", ".join(f"{name} {number}" for name, number in machine.packages.items())
-    return (
-        f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB{gpu}; load {machine.load}\n"
-        f"{machine.system}, Python {machine.python}, {packages}"
-    )
+    return f"{machine.words}{without}\n{machine.system}, Python {machine.python}, {packages}"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ class KaasqProgram:
     @classmethod
     def of(cls, serving: Serving, program: Program) -> KaasqProgram:
         """What is resident in a peer lies in the store; on the device it is cached from the first request on."""
-        resident = {name: serving.client.put(array) for name, array in program.resident.items()}
+        resident = {name: serving.put(array) for name, array in program.resident.items()}
         return cls(serving, program.graph(), {**resident, **program.given})
 
     def run(self) -> Once:

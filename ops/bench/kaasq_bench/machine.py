@@ -28,6 +28,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     load: float
 
     @property
+    def words(self) -> str:
+        """What it is, in a line."""
+        gpu = f", {self.gpu}" if self.gpu else ""
+        return f"{self.cpu}, {self.cores} cores, {self.memory_gib} GiB{gpu}; load {self.load}"
+
+    @property
     def tag(self) -> str:
         """A short word for file names: ``2c``, ``h100``."""
         if self.gpu is None:

@@ -10,21 +10,30 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
+import numpy.typing as npt
 
-from kaasq import Client, ReplyTimeout, Unroutable
+from kaasq import BufferRef, Client, ReplyTimeout, Unroutable, local
 from kaasq.ids import new_id
 from kaasq.settings import Settings
+from kaasq.topology import QueueType
 from kaasq_bench.graphs import noop
+from kaasq_bench.rabbitmq.traces import TidyBroker, pool_queues, remove_queues
 from kaasq_bench.setting import Setting
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.05
+TOLD = (
+    *("broker_url", "store", "store_sync", "pool", "queue_type", "inline_limit"),
+    *("device", "device_memory", "cache_dir", "spare"),
+)
+Spare = Literal["none", "imported", "opened"]
 
 
 class ChildFailed(RuntimeError):
@@ -80,56 +89,97 @@ class Serving:
 
     client: Client
     settings: Settings
-    worker: Child
+    stored: list[BufferRef] = field(default_factory=list)
+
+    def put(self, array: npt.NDArray[Any]) -> BufferRef:
+        """Store it for as long as this is served."""
+        ref = self.client.put(array)
+        self.stored.append(ref)
+        return ref
 
     def client_of(self, user: str, password: str) -> Client:
         """A client of another tenant of the same pool and store; the caller closes it."""
         parts = urlsplit(self.settings.broker_url)
         place = f"{user}:{password}@{parts.hostname}:{parts.port or 5672}"
-        url = parts._replace(netloc=place).geturl()
-        return Client(settings=msgspec.structs.replace(self.settings, broker_url=url))
+        return connected(msgspec.structs.replace(self.settings, broker_url=parts._replace(netloc=place).geturl()))
+
+
+@contextmanager
+def served(
+    setting: Setting, *, queue_type: QueueType = "classic", sync: bool = False, storing: bool = True
+) -> Iterator[Serving]:
+    """The pool that is to be measured as it is, else a worker of our own, which is started as asked.
+
+    ``storing``: what is measured reads or keeps objects, so that the pool has to be on this machine.
+    """
+    pool = setting.pool
+    if pool is None or (storing and not pool.here):
+        with serving(setting, queue_type=queue_type, sync=sync) as ours:
+            yield ours
+        return
+    with connected(pool.settings) as client:
+        theirs = Serving(client, pool.settings)
+        try:
+            yield theirs
+        finally:
+            for ref in theirs.stored:
+                client.delete(ref)
 
 
 @contextmanager
 def serving(
     setting: Setting,
     *,
-    device: str | None = None,
-    queue_type: str = "classic",
+    queue_type: QueueType = "classic",
     sync: bool = False,
     folder: Path | None = None,
     inline_limit: int | None = None,
     device_memory: int | None = None,
-    spare: str | None = None,
-    cache: str = "cache",
+    spare: Spare | None = None,
 ) -> Iterator[Serving]:
-    """A worker that serves, with its client. ``folder``: where its store lies, on disk unless it says otherwise.
-
-    ``cache`` names the folder of compiled modules, which workers of a run share unless they are given another.
-    """
+    """A worker of our own, with its client. ``folder``: where its store lies, on disk unless it says otherwise."""
     place = Path(tempfile.mkdtemp(prefix="store-", dir=folder or setting.disk))
     settings = Settings(
-        broker_url=setting.broker().url,
         pool=f"bench-{new_id()[-10:]}",
         store=str(place / "store"),
         store_sync=sync,
         timeout=120.0,
         inline_limit=Settings().inline_limit if inline_limit is None else inline_limit,
+        device=setting.device,
+        device_memory=device_memory or 0,
+        queue_type=queue_type,
+        spare=spare or Settings().spare,
+        cache_dir=str(setting.disk / "cache"),  # workers of a run share what they compile
     )
-    arguments = ["-m", "kaasq", "worker", "--broker", settings.broker_url, "--store", settings.store]
-    arguments += ["--pool", settings.pool, "--device", device or setting.device, "--queue-type", queue_type]
-    arguments += ["--store-sync" if sync else "--no-store-sync", "--log-level", "warning"]
-    if device_memory is not None:
-        arguments += ["--device-memory", str(device_memory)]
-    if spare is not None:
-        arguments += ["--spare", spare]
-    environ = {"KAASQ_CACHE_DIR": str(setting.disk / cache), "KAASQ_INLINE_LIMIT": str(settings.inline_limit)}
     try:
-        with child(setting, arguments, environ) as worker, Client(settings=settings) as client:
-            await_worker(client, worker)
-            yield Serving(client, settings, worker)
+        if setting.embedded:
+            with local(setting.device, store=settings.store, settings=settings) as client:
+                yield Serving(client, settings)
+        else:
+            settings = msgspec.structs.replace(settings, broker_url=setting.broker().url)
+            with _worker_process(setting, settings) as worker, connected(settings) as client:
+                await_worker(client, worker)
+                yield Serving(client, settings)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def _worker_process(setting: Setting, settings: Settings) -> Iterator[Child]:
+    """``kaasq worker``, told everything by its environment. Its queues go when it has ended."""
+    told = {name: str(getattr(settings, name)) for name in TOLD}
+    told["log_level"] = "warning"
+    environ = {f"KAASQ_{name.upper()}": value for name, value in told.items()}
+    try:
+        with child(setting, ["-m", "kaasq", "worker"], environ) as worker:
+            yield worker
+    finally:
+        remove_queues(settings.broker_url, pool_queues(settings.pool, settings.device))
+
+
+def connected(settings: Settings) -> Client:
+    """A client that leaves no queue behind. Raises BrokerLost, BrokerRefused."""
+    return Client(TidyBroker(settings.broker_url), settings=settings)
 
 
 def await_worker(client: Client, worker: Child) -> None:

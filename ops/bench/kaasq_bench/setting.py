@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from kaasq.settings import Settings
+from kaasq.topology import QueueType
 from kaasq_bench.rabbitmq.api import Management
 
 T = TypeVar("T")
@@ -31,6 +33,12 @@ class Setting:
     memory: Path | None
     """A folder in shared memory, if there is one."""
     say: Callable[[str], None]
+    brief: bool = False
+    """A quick run of the rows that have bars, and of few others."""
+    pool: Pool | None = None
+    """A pool that is served already, and to be measured as it is."""
+    embedded: bool = False
+    """There is no broker: workers run in this process, behind one in memory."""
 
     @property
     def gpu(self) -> bool:
@@ -55,8 +63,18 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """A pool of somebody's own, and how he reaches it."""
+
+    settings: Settings
+    queue_type: QueueType
+    here: bool
+    """Its worker runs on this machine, with the store that the settings name."""
+
+
+@dataclass(frozen=True)
 class BenchBroker:
-    """The RabbitMQ that both sides use. ``management`` None: it was given, and its API does not answer."""
+    """The RabbitMQ that both sides use. ``management`` None: its API does not answer, or is not ours to use."""
 
     url: str
     version: str

@@ -50,8 +50,10 @@ def cases_of(part: str) -> tuple[Case, ...]:
     return cases
 
 
-def run_cases(part: str, cases: Iterable[Case], setting: Setting) -> PartReport:
-    """All of them. What a case gave before it broke is kept."""
+def run_cases(
+    part: str, cases: Iterable[Case], setting: Setting, *, ending: tuple[type[Exception], ...] = ()
+) -> PartReport:
+    """All of them. What a case gave before it broke is kept. Errors of the classes in ``ending`` are raised."""
     rows: list[Row] = []
     left_out: dict[str, str] = {}
     broken: dict[str, str] = {}
@@ -64,6 +66,8 @@ def run_cases(part: str, cases: Iterable[Case], setting: Setting) -> PartReport:
         except NotHere as reason:
             left_out[case.name] = str(reason)
             setting.say(f"  left out: {reason}")
+        except ending:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a part breaks with, the others' figures are wanted
             broken[case.name] = f"{type(error).__name__}: {error}".partition("\n")[0]
             setting.say(traceback.format_exc())

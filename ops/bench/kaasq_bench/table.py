@@ -20,11 +20,32 @@ def table(report: PartReport) -> str:
 
 def verdict(row: Row) -> str:
     """The bar and whether it is met; nothing where there is none."""
+    return "" if row.bar is None else f"{bar_words(row)}: {'met' if row.bar.met(row) else 'NOT met'}"
+
+
+def bar_words(row: Row) -> str:
+    """The bar; nothing where there is none."""
     if row.bar is None:
         return ""
     unit = "x" if row.bar.of == "ratio" else f" {row.unit}".rstrip()
-    sign = "<=" if row.bar.sense == "at most" else ">="
-    return f"{sign} {row.bar.limit:g}{unit}: {'met' if row.bar.met(row) else 'NOT met'}"
+    return f"{'<=' if row.bar.sense == 'at most' else '>='} {row.bar.limit:g}{unit}"
+
+
+def kaasq_words(row: Row) -> str:
+    """Kaasq's figure."""
+    return _figure(row.kaasq, row.unit)
+
+
+def beside_words(row: Row) -> str:
+    """The peer's figure and its name; nothing where there is none."""
+    return "" if row.beside is None else f"{_figure(row.beside, row.unit)} {row.peer}"
+
+
+def ratio_words(row: Row) -> str:
+    """The ratio with its spread; nothing where there is none."""
+    if row.ratio is None:
+        return ""
+    return f"{number(row.ratio.median)} ({number(row.ratio.low)}-{number(row.ratio.high)})"
 
 
 def number(value: float) -> str:
@@ -35,19 +56,11 @@ def number(value: float) -> str:
 
 
 def _cells(row: Row) -> Sequence[str]:
-    return (row.what, _figure(row.kaasq, row.unit), _beside(row), _ratio(row.ratio), verdict(row))
+    return (row.what, kaasq_words(row), beside_words(row), ratio_words(row), verdict(row))
 
 
 def _figure(spread: Spread, unit: str) -> str:
     return f"{number(spread.median)} {unit}".rstrip()
-
-
-def _beside(row: Row) -> str:
-    return "" if row.beside is None else f"{_figure(row.beside, row.unit)} {row.peer}"
-
-
-def _ratio(spread: Spread | None) -> str:
-    return "" if spread is None else f"{number(spread.median)} ({number(spread.low)}-{number(spread.high)})"
 
 
 def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:

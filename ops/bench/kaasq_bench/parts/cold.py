@@ -21,13 +21,13 @@ from kaasq_bench.graphs import saxpy
 from kaasq_bench.peers.fresh_process import N
 from kaasq_bench.peers.tenants import finished
 from kaasq_bench.rounds import interleaved, seconds
-from kaasq_bench.serving import Serving, serving
+from kaasq_bench.serving import Serving, Spare, serving
 from kaasq_bench.setting import Setting
 from kaasq_bench.sources import SAXPY
 from kaasq_bench.suite import Case
 
 FEW_ROUNDS = 3  # of seconds each
-SPARES = ("none", "imported", "opened")
+SPARES: tuple[Spare, ...] = ("none", "imported", "opened")
 SPARE_READY_S = 4.0  # it is started half a second after its predecessor took over, and loads
 FRESH = "fresh process"
 X, Y = np.arange(N, dtype=np.float32), np.ones(N, dtype=np.float32)

@@ -36,6 +36,8 @@ def place_case(place: str, setting: Setting) -> Iterator[Row]:
     sizes = setting.pick((4 * KI, MI, 16 * MI), (4 * KI, 64 * KI, MI, 16 * MI, BARRED))
     if setting.gpu and not setting.quick and folder == setting.memory:
         sizes = (*sizes, GI)
+    if setting.brief:
+        sizes = (MI, BARRED if setting.gpu else 16 * MI)
     room = shutil.disk_usage(folder).free
     with serving(setting, folder=folder, inline_limit=INLINE) as ours:
         for nbytes in sizes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +22,9 @@ from kaasq_bench.sources import SAXPY, TOUCH
 from kaasq_bench.suite import Case
 
 BLOCK = (32, 8)
+LONG_ITERATIONS = 50
+BUSY_S = 0.2
+THREADS = "NumPy on a thread for each core"
 REPEATS = 3  # behind one figure of a round, which is the least: what others do to a shared core only adds
 
 STRIDED = r"""
@@ -84,6 +90,42 @@ def kernel_case(make: Callable[[int], Kernel], setting: Setting) -> Iterator[Row
     rates = {name: [out.size / each / 1e6 for each in times] for name, times in given.items()}
     what = f"{kernel.name}, {out.size >> 20} Mi floats"
     yield compare(what, "M/s", rates["kaasq"], "NumPy", rates["NumPy"], bars.CPU_BESIDE_NUMPY)
+
+
+def cores_case(setting: Setting) -> Iterator[Row]:
+    """How many cores a kernel keeps busy: this process's time on processors by the time in the kernel.
+
+    Beside it as many threads as there are cores, each with a NumPy loop: what others use, neither can have.
+    """
+    kernel = _exponential(1024)
+    x = kernel.inputs["x"]
+    graph = _graph(kernel, x.size, whole=False)
+    graph.iterations = LONG_ITERATIONS
+    with local(device="cpu") as client:
+        bound = {name: client.put(array) for name, array in kernel.inputs.items()}
+
+        def ours() -> float:
+            before = time.process_time()
+            kernel_s = client.run(graph, bind=bound).timings.kernel * 1e-6
+            return (time.process_time() - before) / kernel_s
+
+        sides: dict[str, Callable[[], float]] = {"kaasq": ours, THREADS: partial(_busy_threads, x)}
+        given = interleaved(setting.rounds, sides)
+    yield compare("cores at work", "", given["kaasq"], THREADS, given[THREADS], bars.CPU_CORES_AT_WORK)
+
+
+def _busy_threads(x: Floats) -> float:
+    count = len(os.sched_getaffinity(0))
+    outs = [np.empty_like(x) for _ in range(count)]
+    before, start = time.process_time(), time.perf_counter()
+
+    def loop(out: Floats) -> None:
+        while time.perf_counter() - start < BUSY_S:
+            np.exp(x, out=out)
+
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(loop, outs))
+    return (time.process_time() - before) / (time.perf_counter() - start)
 
 
 def _graph(kernel: Kernel, size: int, *, whole: bool) -> Graph:
@@ -166,14 +208,17 @@ def _grid(side: int) -> tuple[int, int]:
     return -(-side // BLOCK[0]), -(-side // BLOCK[1])
 
 
-CASES = tuple(
-    Case(name, partial(kernel_case, make))
-    for name, make in (
-        ("saxpy", _saxpy),
-        ("grid-stride saxpy", _strided),
-        ("exponential", _exponential),
-        ("2-D scale", _scale),
-        ("2-D stencil", _heat),
-        ("transpose", _transpose),
-    )
+CASES = (
+    *(
+        Case(name, partial(kernel_case, make))
+        for name, make in (
+            ("saxpy", _saxpy),
+            ("grid-stride saxpy", _strided),
+            ("exponential", _exponential),
+            ("2-D scale", _scale),
+            ("2-D stencil", _heat),
+            ("transpose", _transpose),
+        )
+    ),
+    Case("cores", cores_case),
 )

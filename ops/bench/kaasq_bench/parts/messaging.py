@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from kaasq.ids import new_id
+from kaasq.topology import QueueType
 from kaasq_bench import bars
 from kaasq_bench.figures import Bar, Row, compare
 from kaasq_bench.graphs import noop, saxpy
 from kaasq_bench.loads import KaasqLoad, Load, Loaded
-from kaasq_bench.peers.rpc_client import QueueType, RpcClient
+from kaasq_bench.peers.rpc_client import PEER_QUEUE, RpcClient
+from kaasq_bench.rabbitmq.traces import remove_queues
 from kaasq_bench.rounds import interleaved
-from kaasq_bench.serving import child, serving
+from kaasq_bench.serving import Serving, child, served
 from kaasq_bench.setting import NotHere, Setting
 from kaasq_bench.suite import Case
 
 OUTSTANDING = (1, 8, 64)
+FIGURES = {"p50": ("ms", "p50_ms"), "p99": ("ms", "p99_ms"), "throughput": ("/s", "per_s")}
+HEADLINES = (("p50", OUTSTANDING[0]), ("throughput", OUTSTANDING[-1]))
 BODY = bytes(256)
 SAXPY_FLOATS = 1024  # 4 KiB
 ECHO = "pika echo"
@@ -43,32 +48,28 @@ class Kind(NamedTuple):
         return f"{self.queue_type}, {'synced' if self.sync else 'not synced'}"
 
 
-class Wanted(NamedTuple):
-    """A row: a figure of both sides with so many requests under way."""
+class Barred(NamedTuple):
+    """The bars of a peer: on the latency of one at a time, on the throughput of many."""
 
-    peer: str
-    figure: str
-    outstanding: int
-    bar: Bar | None = None
+    p50: Bar | None = None
+    per_s: Bar | None = None
 
 
 def noop_case(kind: Kind, setting: Setting) -> Iterator[Row]:
     """A no-op graph beside the echo, and beside an empty worker written by hand."""
-    p50, per_s = _noop_bars(kind)
-    if setting.quick and p50 is None:
+    wanted = _noop_bars(kind)
+    if setting.quick and wanted.p50 is None:
         raise NotHere(ONLY_FULL)
-    with serving(setting, queue_type=kind.queue_type, sync=kind.sync) as ours, ExitStack() as stack:
-        sides: dict[str, Loaded] = {"kaasq": KaasqLoad(ours.client, noop())}
-        sides[ECHO] = stack.enter_context(_rpc(setting, kind, ("kaasq_bench.peers.echo_server",), BODY))
-        by_hand = ("kaasq_bench.peers.hand_written", "noop", setting.device, "confirms")
-        sides[BY_HAND] = stack.enter_context(_rpc(setting, kind, by_hand, BODY))
-        loads = measure(setting, sides)
-    wanted = [Wanted(ECHO, "p50", 1, p50)]
-    wanted += [Wanted(ECHO, "p50", n) for n in OUTSTANDING[1:]]
-    wanted += [Wanted(ECHO, "p99", n) for n in OUTSTANDING]
-    wanted += [Wanted(ECHO, "throughput", n, per_s if n == OUTSTANDING[-1] else None) for n in OUTSTANDING]
-    wanted += [Wanted(BY_HAND, "p50", 1), Wanted(BY_HAND, "throughput", OUTSTANDING[-1])]
-    yield from rows(f"no-op, {kind}", loads, wanted)
+    yield from _noop_rows(kind, wanted, setting)
+
+
+def pool_case(setting: Setting) -> Iterator[Row]:
+    """The same on the pool that is served already, as it is. Raises NotHere where none is to be measured."""
+    if setting.pool is None:
+        raise NotHere("no worker serves a pool of yours")
+    kind = Kind(setting.pool.queue_type, setting.pool.settings.store_sync)
+    durable = kind != Kind("classic", False)
+    yield from _noop_rows(kind, _noop_bars(Kind("quorum", True) if durable else kind), setting)
 
 
 def celery_case(setting: Setting) -> Iterator[Row]:
@@ -77,10 +78,10 @@ def celery_case(setting: Setting) -> Iterator[Row]:
         from kaasq_bench.peers.celery_worker import CeleryLoad
     except ImportError as error:
         raise NotHere(f"needs Celery: pip install 'kaasq[bench]' ({error})") from None
-    kind, queue = Kind("classic", False), f"bench.celery.{new_id()}"
+    kind, queue = Kind("classic", False), f"{PEER_QUEUE}.celery.{new_id()}"
     url = setting.broker().url
     with (
-        serving(setting, queue_type=kind.queue_type, sync=kind.sync) as ours,
+        _served(setting, kind) as ours,
         child(setting, ["-m", "kaasq_bench.peers.celery_worker", url, queue]),
     ):
         celery = CeleryLoad(url, queue, "b" * len(BODY))
@@ -89,9 +90,10 @@ def celery_case(setting: Setting) -> Iterator[Row]:
             loads = measure(setting, {"kaasq": KaasqLoad(ours.client, noop()), CELERY: celery})
         finally:
             celery.close()
-    wanted = [Wanted(CELERY, "p50", 1, bars.CELERY_P50), Wanted(CELERY, "p99", 1)]
-    wanted += [Wanted(CELERY, "throughput", OUTSTANDING[-1], bars.CELERY_THROUGHPUT)]
-    yield from rows(f"no-op, {kind}", loads, wanted)
+    remove_queues(url, [queue])
+    yield from rows(
+        f"no-op, {kind}", loads, {CELERY: Barred(bars.CELERY_P50, bars.CELERY_THROUGHPUT)}, brief=setting.brief
+    )
 
 
 def saxpy_case(setting: Setting) -> Iterator[Row]:
@@ -100,18 +102,16 @@ def saxpy_case(setting: Setting) -> Iterator[Row]:
     x = np.arange(SAXPY_FLOATS, dtype=np.float32)
     y = np.ones(SAXPY_FLOATS, dtype=np.float32)
     body = x.tobytes() + y.tobytes()
-    with serving(setting, queue_type=kind.queue_type, sync=kind.sync) as ours, ExitStack() as stack:
+    _ = setting.broker()
+    with _served(setting, kind) as ours, ExitStack() as stack:
         sides: dict[str, Loaded] = {"kaasq": KaasqLoad(ours.client, saxpy(SAXPY_FLOATS), x=x, y=y)}
         by_hand = ("kaasq_bench.peers.hand_written", "saxpy", setting.device)
         sides[BY_HAND] = stack.enter_context(_rpc(setting, kind, (*by_hand, "confirms"), body))
-        sides[UNCONFIRMED] = stack.enter_context(_rpc(setting, kind, by_hand, body))
+        if not setting.brief:
+            sides[UNCONFIRMED] = stack.enter_context(_rpc(setting, kind, by_hand, body))
         loads = measure(setting, sides)
-    p50, per_s = (bars.SAXPY_P50, bars.SAXPY_THROUGHPUT) if setting.gpu else (None, None)
-    wanted: list[Wanted] = []
-    for peer in (BY_HAND, UNCONFIRMED):
-        wanted += [Wanted(peer, "p50", 1, p50), Wanted(peer, "p99", 1), Wanted(peer, "throughput", 8)]
-        wanted += [Wanted(peer, "throughput", 64, per_s)]
-    yield from rows(f"saxpy of 4 KiB, {kind}", loads, wanted)
+    wanted = Barred(bars.SAXPY_P50, bars.SAXPY_THROUGHPUT) if setting.gpu else Barred()
+    yield from rows(f"saxpy of 4 KiB, {kind}", loads, {BY_HAND: wanted, UNCONFIRMED: wanted}, brief=setting.brief)
 
 
 def measure(setting: Setting, sides: Mapping[str, Loaded]) -> Loads:
@@ -121,34 +121,54 @@ def measure(setting: Setting, sides: Mapping[str, Loaded]) -> Loads:
         return lambda: side.load(outstanding, setting.seconds)
 
     loads: dict[tuple[str, int], list[Load]] = {}
-    for outstanding in OUTSTANDING:
+    for outstanding in (OUTSTANDING[0], OUTSTANDING[-1]) if setting.brief else OUTSTANDING:
         given = interleaved(setting.rounds, {name: load(side, outstanding) for name, side in sides.items()})
         loads |= {(name, outstanding): each for name, each in given.items()}
     return loads
 
 
-def rows(what: str, loads: Loads, wanted: Sequence[Wanted]) -> Iterator[Row]:
-    """The rows that are wanted of these loads."""
-    units = {"p50": ("ms", "p50_ms"), "p99": ("ms", "p99_ms"), "throughput": ("/s", "per_s")}
-    for peer, figure, outstanding, bar in wanted:
-        unit, field = units[figure]
-        ours, theirs = ([float(getattr(each, field)) for each in loads[side, outstanding]] for side in ("kaasq", peer))
-        yield compare(f"{what}: {figure} at {outstanding}", unit, ours, peer, theirs, bar)
+def rows(what: str, loads: Loads, barred: Mapping[str, Barred], *, brief: bool) -> Iterator[Row]:
+    """Latencies and throughput of both sides at every load, beside each peer; a brief run's two that can have bars."""
+    for peer in dict.fromkeys(side for side, _ in loads if side != "kaasq"):
+        for (figure, (unit, field)), n in product(FIGURES.items(), dict.fromkeys(each for _, each in loads)):
+            if not brief or (figure, n) in HEADLINES:
+                ours, theirs = ([float(getattr(each, field)) for each in loads[side, n]] for side in ("kaasq", peer))
+                bar = _bar(barred.get(peer, Barred()), figure, n)
+                yield compare(f"{what}: {figure} at {n}", unit, ours, peer, theirs, bar)
 
 
-def _noop_bars(kind: Kind) -> tuple[Bar | None, Bar | None]:
+def _bar(barred: Barred, figure: str, outstanding: int) -> Bar | None:
+    return {HEADLINES[0]: barred.p50, HEADLINES[1]: barred.per_s}.get((figure, outstanding))
+
+
+def _noop_rows(kind: Kind, wanted: Barred, setting: Setting) -> Iterator[Row]:
+    _ = setting.broker()
+    with _served(setting, kind) as ours, ExitStack() as stack:
+        sides: dict[str, Loaded] = {"kaasq": KaasqLoad(ours.client, noop())}
+        sides[ECHO] = stack.enter_context(_rpc(setting, kind, ("kaasq_bench.peers.echo_server",), BODY))
+        if not setting.brief:
+            by_hand = ("kaasq_bench.peers.hand_written", "noop", setting.device, "confirms")
+            sides[BY_HAND] = stack.enter_context(_rpc(setting, kind, by_hand, BODY))
+        yield from rows(f"no-op, {kind}", measure(setting, sides), {ECHO: wanted}, brief=setting.brief)
+
+
+def _noop_bars(kind: Kind) -> Barred:
     """The bars are for the least that each queue type is chosen for: speed, or that nothing is ever lost."""
     if kind == Kind("classic", False):
-        return bars.NOOP_P50, bars.NOOP_THROUGHPUT
+        return Barred(bars.NOOP_P50, bars.NOOP_THROUGHPUT)
     if kind == Kind("quorum", True):
-        return bars.DURABLE_P50, bars.DURABLE_THROUGHPUT
-    return None, None
+        return Barred(bars.DURABLE_P50, bars.DURABLE_THROUGHPUT)
+    return Barred()
+
+
+def _served(setting: Setting, kind: Kind) -> AbstractContextManager[Serving]:
+    return served(setting, queue_type=kind.queue_type, sync=kind.sync, storing=False)
 
 
 @contextmanager
 def _rpc(setting: Setting, kind: Kind, server: Sequence[str], body: bytes) -> Iterator[RpcClient]:
     """A server process of a peer, answering, and its client."""
-    url, queue = setting.broker().url, f"bench.peer.{new_id()}"
+    url, queue = setting.broker().url, f"{PEER_QUEUE}.peer.{new_id()}"
     module, *arguments = server
     client = RpcClient(url, queue, kind.queue_type, body)
     try:

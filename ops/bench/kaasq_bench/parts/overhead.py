@@ -13,7 +13,7 @@ from kaasq_bench.kaasq_side import KaasqProgram
 from kaasq_bench.peers.products import Products
 from kaasq_bench.peers.resident import Once, Resident, cpu_loop
 from kaasq_bench.rounds import interleaved
-from kaasq_bench.serving import Serving, serving
+from kaasq_bench.serving import Serving, served
 from kaasq_bench.setting import Setting
 from kaasq_bench.suite import Case
 
@@ -22,38 +22,41 @@ CAPTURED = "captured graph"
 BARE_DEVICE = "bare device loop"
 REPEATS = 5  # requests behind one figure of a round, which is that of the median one
 COUNTS = (1, 10, 100, 1000)
+BARRED_COUNT = 100
 SWEEPS = 3000
 TIMES = {"device": "device_us", "executor": "executor_us", "whole request": "whole_us"}
 
 
 def launches_case(setting: Setting) -> Iterator[Row]:
     """More and more small launches in one graph."""
-    with serving(setting) as ours:
-        for count in COUNTS:
+    with served(setting) as ours:
+        for count in (BARRED_COUNT,) if setting.brief else COUNTS:
             given = _beside_residents(setting, ours, small_launches(count))
             what = f"{count} small launch{'es' * (count > 1)}"
             wanted = {CAPTURED: bars.LAUNCHES_BESIDE_CAPTURED, LOOP: bars.LAUNCHES_BESIDE_LOOP}
             for figure in TIMES:
-                barred = count == 100 and figure == "device"
+                barred = count == BARRED_COUNT and figure == "device"
                 yield from _rows(what, figure, given, wanted if barred else {})
 
 
 def jacobi_case(setting: Setting) -> Iterator[Row]:
     """A solver of thousands of short launches."""
     n, sweeps = (512, SWEEPS) if setting.gpu else (256, setting.pick(300, SWEEPS))
-    with serving(setting) as ours:
+    with served(setting) as ours:
         given = _beside_residents(setting, ours, jacobi(n, sweeps))
     what = f"Jacobi, {n} unknowns, {sweeps} iterations"
     yield from _rows(what, "device", given, {})
-    yield from _rows(what, "whole request", given, {CAPTURED: bars.JACOBI_BESIDE_CAPTURED})
+    yield from _rows(
+        what, "whole request", given, {CAPTURED: bars.JACOBI_BESIDE_CAPTURED, LOOP: bars.JACOBI_BESIDE_LOOP}
+    )
 
 
 def products_case(setting: Setting) -> Iterator[Row]:
     """A chain of matrix products by the built-in, beside NumPy or CuPy with everything in place."""
     squares, n = (7, 4096) if setting.gpu else (4, setting.pick(256, 512))
     weights, x = chain_arrays(squares, n, 8, seed=1)
-    with serving(setting) as ours:
-        stored = {f"w{i}": ours.client.put(each) for i, each in enumerate(weights)}
+    with served(setting) as ours:
+        stored = {f"w{i}": ours.put(each) for i, each in enumerate(weights)}
         kaasq = KaasqProgram(ours, product_chain(squares, n, 8), {**stored, "x": x})
         peer = "resident CuPy" if setting.gpu else "resident NumPy"
         given = _measure(setting, kaasq, {peer: Products(setting.device, weights, x)})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import cycle
 from threading import Lock
 from typing import Any, NamedTuple
@@ -19,14 +21,14 @@ from kaasq_bench.parts.pressure import pressure_case
 from kaasq_bench.peers.tenants import SideBySide, restarted_s, save
 from kaasq_bench.rabbitmq.api import ManagementError
 from kaasq_bench.rounds import interleaved
-from kaasq_bench.serving import Serving, serving
+from kaasq_bench.serving import Serving, served, serving
 from kaasq_bench.setting import NotHere, Setting
 from kaasq_bench.suite import Case
 
 PASSWORD = "bench"
 OUTSTANDING = 32  # of all tenants together: only how many share the device changes
 TENANT_BYTES = 1 << 30  # of all their weights together
-PROCESSES = 8  # with a tenant each, side by side
+PROCESSES = (2, 8, 32)  # with a tenant each, side by side
 IN_FLIGHT = (1, 2, 4, 8)
 SPIN_US = 1000
 CALIBRATION = 20_000  # rounds of the spinning kernel
@@ -73,37 +75,35 @@ def tenants_case(setting: Setting) -> Iterator[Row]:
 
 
 def processes_case(setting: Setting) -> Iterator[Row]:
-    """As many tenants beside a process for each: taking turns with the device, or all on it at once."""
-    work, count = _work(setting), setting.pick(4, PROCESSES)
+    """More and more tenants beside a process for each: taking turns with the device, or all on it at once."""
+    work, counts = _work(setting), setting.pick((4,), PROCESSES)
+    most = counts[-1]
     with ExitStack() as stack:
         ours = stack.enter_context(serving(setting))
-        tenants = stack.enter_context(_tenants(setting, ours, work, count))
+        tenants = stack.enter_context(_tenants(setting, ours, work, most))
         graph = work.graph()
-        places = [
-            save(setting.place_for(TENANT_BYTES), setting.device, *work.arrays(tenant)) for tenant in range(count)
-        ]
+        for tenant in tenants:
+            tenant.client.run(graph, bind=tenant.bound)
+        places = [save(setting.place_for(TENANT_BYTES), setting.device, *work.arrays(tenant)) for tenant in range(most)]
+        for place in places:
+            stack.callback(shutil.rmtree, place.folder, ignore_errors=True)
         turns = cycle(places)
         side_by_side = SideBySide(setting, places, stack)
-
-        def ours_per_s() -> float:
-            return _throughput(tenants, graph, setting.seconds)
-
-        def turns_per_s() -> float:
-            return 1 / restarted_s(setting, next(turns))
-
-        given = interleaved(
-            min(3, setting.rounds),
-            {"kaasq": ours_per_s, "turns": turns_per_s, "side by side": lambda: side_by_side.per_s(setting.seconds)},
-        )
-    what = f"{count} tenants, one device"
-    yield compare(what, "/s", given["kaasq"], "a process each, in turns", given["turns"], bars.BESIDE_RESTARTED)
-    yield compare(what, "/s", given["kaasq"], "a process each, at once, without messages", given["side by side"])
+        sides: dict[str, Callable[[], float]] = {"turns": lambda: 1 / restarted_s(setting, next(turns))}
+        for count in counts:
+            sides[f"kaasq, {count}"] = partial(_throughput, tenants[:count], graph, setting.seconds)
+            sides[f"at once, {count}"] = partial(side_by_side.per_s, setting.seconds, count)
+        given = interleaved(min(3, setting.rounds), sides)
+    for count in counts:
+        what, per_s = f"{count} tenants, one device", given[f"kaasq, {count}"]
+        yield compare(what, "/s", per_s, "a process each, in turns", given["turns"], bars.BESIDE_RESTARTED)
+        yield compare(what, "/s", per_s, "a process each, at once, without messages", given[f"at once, {count}"])
 
 
 def small_grids_case(setting: Setting) -> Iterator[Row]:
     """Kernels that fill a tenth of the device, more and more of them in flight."""
     blocks = _tenth(setting)
-    with serving(setting) as ours:
+    with served(setting, storing=False) as ours:
         rounds = CALIBRATION
         calibrated = ours.client.run(spinning(blocks, rounds))  # compiles
         calibrated = ours.client.run(spinning(blocks, rounds))

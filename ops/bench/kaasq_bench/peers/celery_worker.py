@@ -16,6 +16,7 @@ from celery import Celery
 from kaasq_bench.loads import Load, Meter
 
 ANSWER_TIMEOUT_S = 60.0
+EXPIRES_MS = 600_000  # the queue's, should nobody be left to remove it
 
 
 def make_app(url: str, queue: str) -> Celery:
@@ -23,9 +24,13 @@ def make_app(url: str, queue: str) -> Celery:
     app = Celery("bench", broker=url, backend="rpc://")
     app.conf.update(
         task_default_queue=queue,
+        task_queues={queue: {"exchange": "", "routing_key": queue, "queue_arguments": {"x-expires": EXPIRES_MS}}},
+        task_default_exchange="",
+        task_default_routing_key=queue,
         task_acks_late=True,
         broker_connection_retry_on_startup=True,
         worker_hijack_root_logger=False,
+        worker_enable_remote_control=False,  # whose exchanges would stay on a broker that may be somebody's own
     )
     app.task(name="bench.echo")(_echo)
     return app

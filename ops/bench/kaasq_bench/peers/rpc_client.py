@@ -2,49 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import pika
 from pika.adapters.select_connection import SelectConnection
+from pika.exceptions import AMQPError
 
+from kaasq.errors import BrokerRefused, ReplyTimeout
+from kaasq.rabbit.errors import ACCESS_REFUSED, connection_error, reply_code, translate
+from kaasq.rabbit.parameters import connection_parameters
+from kaasq.topology import QueueType
 from kaasq_bench.loads import Load, Meter
+from kaasq_bench.rabbitmq.traces import remove_queues
 
-QueueType = Literal["classic", "quorum"]
+PEER_QUEUE = "kaasq.bench"
+"""Begins the names of peers' queues: who may use kaasq may declare them."""
 ANSWER_TIMEOUT_S = 60.0
+EXPIRES_MS = 600_000
 
 
 class RpcClient:
-    """Load on whoever serves ``queue``, which it declares. Used from one thread."""
+    """Load on whoever serves ``queue``, which it declares. Used from one thread.
+
+    Raises kaasq's own errors: BrokerLost, BrokerRefused.
+    """
 
     def __init__(self, url: str, queue: str, queue_type: QueueType, body: bytes) -> None:
-        self._queue, self._body = queue, body
+        self._url, self._queue, self._body = url, queue, body
         self._sent: dict[str, float] = {}
         self._meter = Meter(1, 0)
         self._lost: Exception | None = None
-        parameters = pika.URLParameters(url)
+        parameters, self._where = connection_parameters(url, connection_name="kaasq bench peer")
         parameters.heartbeat = 0  # between two loads nobody runs the loop
-        self._connection: Any = SelectConnection(parameters, on_close_callback=self._on_close)
+        self._connection: Any = SelectConnection(
+            parameters, on_open_error_callback=self._on_close, on_close_callback=self._on_close
+        )
         self._loop = self._connection.ioloop
         self._wait(self._connection.add_on_open_callback)
         self._channel: Any = None
         (self._channel,) = self._wait(lambda done: self._connection.channel(on_open_callback=done))
+        self._channel.add_on_close_callback(self._on_channel_close)
         self._wait(lambda done: self._channel.confirm_delivery(self._on_confirm, done))
-        arguments = {"x-queue-type": queue_type} if queue_type == "quorum" else {}
-        self._wait(lambda done: self._channel.queue_declare(queue, durable=True, arguments=arguments, callback=done))
-        self._replies = f"bench.reply.{uuid.uuid4().hex}"
-        expiring = {"x-expires": 600_000}
+        # Both go with the client; should it be killed, by themselves.
+        arguments: dict[str, Any] = {"x-expires": EXPIRES_MS}
+        own = {**arguments, "x-queue-type": queue_type} if queue_type == "quorum" else arguments
+        self._wait(lambda done: self._channel.queue_declare(queue, durable=True, arguments=own, callback=done))
+        self._replies = f"{PEER_QUEUE}.reply.{uuid.uuid4().hex}"
         self._wait(
-            lambda done: self._channel.queue_declare(self._replies, durable=True, arguments=expiring, callback=done)
+            lambda done: self._channel.queue_declare(self._replies, durable=True, arguments=arguments, callback=done)
         )
         self._wait(
             lambda done: self._channel.basic_consume(self._replies, self._on_reply, auto_ack=True, callback=done)
         )
 
     def load(self, outstanding: int, seconds: float) -> Load:
-        """Keep so many under way for so long. Raises ConnectionError, TimeoutError."""
+        """Keep so many under way for so long. Raises BrokerLost, BrokerRefused, ReplyTimeout."""
         self._meter = Meter(outstanding, seconds)
         for _ in range(outstanding):
             self._send()
@@ -56,11 +72,11 @@ class RpcClient:
         self.load(1, 0)
 
     def close(self) -> None:
-        """Remove both queues and disconnect."""
-        self._wait(lambda done: self._channel.queue_delete(self._queue, callback=done))
-        self._wait(lambda done: self._channel.queue_delete(self._replies, callback=done))
-        self._connection.close()
-        self._loop.start()  # until _on_close
+        """Disconnect and remove both queues, also amid a load that was interrupted."""
+        with contextlib.suppress(AMQPError):
+            self._connection.close()
+            self._loop.start()  # until _on_close
+        remove_queues(self._url, [self._queue, self._replies])
 
     def _send(self) -> None:
         key = uuid.uuid4().hex
@@ -79,11 +95,22 @@ class RpcClient:
 
     def _on_confirm(self, frame: Any) -> None:
         if isinstance(frame.method, pika.spec.Basic.Nack):
-            self._lost = ConnectionError("the broker refused a publish")
+            self._lost = BrokerRefused(f"RabbitMQ at {self._where} refused a message to a peer's queue")
             self._loop.stop()
 
     def _on_close(self, _connection: Any, reason: BaseException) -> None:
-        self._lost = self._lost or ConnectionError(f"the broker connection was lost: {reason}")
+        self._lost = self._lost or connection_error(reason, self._where)
+        self._loop.stop()
+
+    def _on_channel_close(self, _channel: Any, reason: BaseException) -> None:
+        error = translate(reason, f"RabbitMQ at {self._where} refuses what is measured beside kaasq")
+        if reply_code(reason) == ACCESS_REFUSED:
+            error = BrokerRefused(
+                f"{error.message}: user {self._where.user!r} needs to configure and read '^kaasq\\.' and to write to "
+                "'^(kaasq\\.|amq\\.default$)' there",
+                user=self._where.user,
+            )
+        self._lost = self._lost or error
         self._loop.stop()
 
     def _run(self) -> None:
@@ -95,7 +122,7 @@ class RpcClient:
             raise self._lost
 
     def _too_late(self) -> None:
-        self._lost = TimeoutError(f"no answer within {ANSWER_TIMEOUT_S:.0f} s on queue {self._queue}")
+        self._lost = ReplyTimeout(f"no answer within {ANSWER_TIMEOUT_S:.0f} s on queue {self._queue}")
         self._loop.stop()
 
     def _wait(self, begin: Callable[[Callable[..., None]], object]) -> tuple[Any, ...]:

@@ -2,12 +2,11 @@
 
 ``python -m kaasq_bench.peers.tenant_process DEVICE FOLDER once`` runs one and ends, as an exclusive worker does
 whose device the next tenant wants. ``... serve`` waits for the file ``go1``, runs for as many seconds as it says,
-writes how many it did in a second to ``rate1``, and so on.
+writes how many it did in a second to ``rate1``, and so on; it need not be asked each time.
 """
 
 from __future__ import annotations
 
-import itertools
 import signal
 import sys
 import time
@@ -65,11 +64,13 @@ def write(path: Path, text: str) -> None:
 
 def serve(chain: Chain, folder: Path) -> None:
     """Until killed."""
-    for serial in itertools.count(1):
-        go = folder / f"go{serial}"
-        while not go.exists():
+    while True:
+        go = next(folder.glob("go*[0-9]"), None)
+        if go is None:
             time.sleep(POLL_S)
-        seconds = float(go.read_text())
+            continue
+        serial, seconds = go.name.removeprefix("go"), float(go.read_text())
+        go.unlink()
         done, start = 0, time.perf_counter()
         while (spent := time.perf_counter() - start) < seconds:
             chain.run()

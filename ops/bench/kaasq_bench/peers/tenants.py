@@ -66,12 +66,13 @@ class SideBySide:
         self._processes = [(each, stack.enter_context(child(setting, each.arguments("serve")))) for each in places]
         self._serial = 0
 
-    def per_s(self, seconds: float) -> float:
-        """Requests per second of all of them together, all at it for so long. Raises ChildFailed."""
+    def per_s(self, seconds: float, count: int) -> float:
+        """Requests per second of so many of them together, all at it for so long. Raises ChildFailed."""
         self._serial += 1
-        for place, _ in self._processes:
+        asked = self._processes[:count]
+        for place, _ in asked:
             write(place.folder / f"go{self._serial}", str(seconds))
-        return sum(self._rate(place, process) for place, process in self._processes)
+        return sum(self._rate(place, process) for place, process in asked)
 
     def _rate(self, place: Place, process: Child) -> float:
         path = place.folder / f"rate{self._serial}"

@@ -310,8 +310,10 @@ def node_name(port: int) -> str:
     return f"kaasq{port}@localhost"
 
 
-def probe(url: str) -> str:
+def probe(url: str, *, declare: bool = True) -> str:
     """Open a connection and a channel, declare a queue: the version of a broker that truly serves.
+
+    Not every user may declare any queue.
 
     Raises ConnectionError where it does not.
     """
@@ -322,7 +324,8 @@ def probe(url: str) -> str:
     try:
         connection: Any = pika.BlockingConnection(parameters)  # Any: it shows the server's properties to nobody
         try:
-            connection.channel().queue_declare("", exclusive=True)
+            if declare:
+                connection.channel().queue_declare("", exclusive=True)
             properties = connection._impl.server_properties or {}
             version = properties.get("version", "?")
         finally:

@@ -1,0 +1,68 @@
+"""What the short version found, for a terminal and as JSON. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+from kaasq_bench.figures import Row
+from kaasq_bench.machine import Machine
+from kaasq_bench.suite import PartReport
+from kaasq_bench.table import bar_words, beside_words, kaasq_words, ratio_words
+
+
+class BriefReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the JSON file holds. ``on``: which broker and workers were measured."""
+
+    date: str
+    machine: Machine
+    device: str
+    on: str
+    parts: list[PartReport]
+
+
+def today() -> str:
+    """The date as figures carry it."""
+    return time.strftime("%Y-%m-%d")
+
+
+def encoded(report: object) -> bytes:
+    """As JSON that a person can read."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+
+
+def rich_table(reports: Sequence[PartReport]) -> Table:
+    """Each part's rows, then what it left out and what broke."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", ratio=3)
+    table.add_column("kaasq", no_wrap=True, justify="right")
+    table.add_column("beside", ratio=2)
+    for name in ("ratio (min-max)", "bar", ""):
+        table.add_column(name, no_wrap=True)
+    for report in reports:
+        table.add_row(f"[bold]{report.part}[/]")
+        for row in report.rows:
+            cells = (f"  {row.what}", kaasq_words(row), beside_words(row), ratio_words(row), bar_words(row))
+            table.add_row(*map(escape, cells), _verdict(row))
+        for case, reason in report.left_out.items():
+            table.add_row(f"  [dim]{escape(case)}[/]", "", f"[dim]left out: {escape(reason)}[/]")
+        for case, reason in report.broken.items():
+            table.add_row(f"  {escape(case)}", "", f"[bold red]broken: {escape(reason)}[/]")
+    return table
+
+
+def summary(reports: Sequence[PartReport]) -> str:
+    """How many bars are met."""
+    barred = [row for each in reports for row in each.rows if row.bar is not None]
+    met = sum(row.bar.met(row) for row in barred if row.bar is not None)
+    return f"{met} of {len(barred)} bars met." if barred else "Nothing here has a bar."
+
+
+def _verdict(row: Row) -> str:
+    if row.bar is None:
+        return ""
+    return "[green]met[/]" if row.bar.met(row) else "[red]not met[/]"

@@ -1,0 +1,114 @@
+"""What `kaasq bench` chooses, shows and writes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.console import Console
+
+import kaasq_bench.parts
+from kaasq_bench import bars
+from kaasq_bench.brief import PARTS, Brief, briefs, shown
+from kaasq_bench.figures import Bar, alone, at_least, at_most, compare
+from kaasq_bench.machine import describe
+from kaasq_bench.parts.pressure import BARRED, HALF, Passes, best_hit_rate, costs
+from kaasq_bench.report import BriefReport, encoded, rich_table, summary
+from kaasq_bench.setting import NotHere
+from kaasq_bench.suite import Case, PartReport
+
+BARRED_ROW = compare("a", "ms", [1.0, 2.0], "peer", [2.0, 2.0], at_most(0.6))
+PLAIN_ROW = alone("b", "us", [3.0])
+
+
+def part(**changes) -> PartReport:
+    return PartReport(**{"part": "cpu", "rows": [], "left_out": {}, "broken": {}, "took_s": 1.0, **changes})
+
+
+def text(reports) -> str:
+    file = io.StringIO()
+    Console(file=file, width=150).print(rich_table(reports))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("pool", [False, True])
+def test_the_short_version_takes_about_a_minute_and_has_something_of_each_part(pool, gpu):
+    chosen = briefs(PARTS, pool=pool, gpu=gpu)
+    assert [each.part for each in chosen] == sorted((each.part for each in chosen), key=PARTS.index)
+    assert {each.part for each in chosen} == set(PARTS)
+    assert 40 <= sum(each.about_s for each in chosen) <= 100
+
+
+def test_only_the_named_parts_are_run():
+    assert {each.part for each in briefs(["cold", "cpu"], pool=False, gpu=False)} == {"cold", "cpu"}
+
+
+def test_a_pool_that_is_served_is_measured_instead_of_workers_of_our_own():
+    names = [each.case.name for each in briefs(["messaging"], pool=True, gpu=False)]
+    assert names[0] == "no-op on your pool"
+    assert not any("classic" in each or "quorum" in each for each in names)
+
+
+@pytest.mark.parametrize(("barred", "expected"), [(True, ["a"]), (False, ["a", "b"])])
+def test_rows_without_a_bar_are_shown_where_they_are_of_interest(barred, expected):
+    case = shown(Brief("cpu", Case("x", lambda _: iter([BARRED_ROW, PLAIN_ROW])), 1, barred=barred))
+    assert [row.what for row in case.measure(None)] == expected
+
+
+def test_a_case_that_has_no_bar_here_says_so():
+    case = shown(Brief("cpu", Case("x", lambda _: iter([PLAIN_ROW])), 1))
+    with pytest.raises(NotHere, match="no bar"):
+        list(case.measure(None))
+
+
+def test_the_table_has_figure_peer_ratio_spread_bar_and_verdict():
+    missed = compare("c", "/s", [1.0], "peer", [4.0], at_least(0.6))
+    lines = text([part(rows=[BARRED_ROW, missed, PLAIN_ROW])]).splitlines()
+    (first,) = [line for line in lines if line.strip().startswith("a ")]
+    assert "1.5 ms" in first
+    assert "2 ms peer" in first
+    assert "0.75 (0.5-1)" in first
+    assert "<= 0.6x" in first
+    assert "not met" in first
+    assert any(line.strip().startswith("b ") and "met" not in line for line in lines)
+
+
+def test_what_is_left_out_and_what_broke_are_told_with_their_reasons():
+    told = text([part(left_out={"x": "needs [this]"}, broken={"y": "Boom: it did"})])
+    assert "left out: needs [this]" in told
+    assert "broken: Boom: it did" in told
+
+
+def test_the_summary_counts_the_bars_that_are_met():
+    met = compare("c", "/s", [4.0], "peer", [4.0], at_least(0.6))
+    assert summary([part(rows=[BARRED_ROW, met, PLAIN_ROW])]) == "1 of 2 bars met."
+    assert summary([part(rows=[PLAIN_ROW])]) == "Nothing here has a bar."
+
+
+def test_the_json_holds_the_machine_what_was_measured_on_and_the_rows():
+    report = BriefReport(
+        date="2026-01-01", machine=describe(None), device="cpu", on="x", parts=[part(rows=[PLAIN_ROW])]
+    )
+    read = json.loads(encoded(report))
+    assert read["on"] == "x"
+    assert read["parts"][0]["rows"][0]["kaasq"]["median"] == 3.0
+    assert msgspec.json.decode(encoded(report), type=BriefReport) == report
+
+
+def test_every_bar_is_on_a_row_of_some_part():
+    source = "".join(each.read_text() for each in Path(kaasq_bench.parts.__path__[0]).glob("*.py"))
+    unused = [name for name, bar in vars(bars).items() if isinstance(bar, Bar) and f"bars.{name}" not in source]
+    assert unused == []
+
+
+def test_a_cache_that_forgets_all_of_a_circle_falls_off_the_cliff_and_one_that_keeps_a_part_does_not():
+    hits, misses = [10.0] * 8, [100.0] * 8
+    keeping, forgetting = Passes(hits, misses[:2]), Passes([], [*misses, 100.0, 100.0])
+    perfect = costs([Passes(hits, []), keeping]).per_s(best_hit_rate(BARRED))
+    assert keeping.per_s >= bars.NO_CLIFF.limit * perfect
+    assert forgetting.per_s < bars.NO_CLIFF.limit * perfect
+    assert best_hit_rate(HALF) == 1.0
