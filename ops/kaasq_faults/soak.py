@@ -11,7 +11,7 @@ from kaasq_faults.members import executors
 from kaasq_faults.memory import folder_bytes, growth, pss_bytes
 from kaasq_faults.rig import Rig
 
-WARM_SHARE = 0.3  # of the time: caches fill, pools reach their size
+WARM_SHARE = 0.5  # of the time: caches fill, and names that moved keep their old values for ten minutes
 EVERY_S = 5.0
 MOST_GROWTH = 0.05  # of its size, from the end of the warm-up to the end
 LEAST_BYTES = 8 << 20  # of growth, below which it is noise
