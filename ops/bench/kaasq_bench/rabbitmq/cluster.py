@@ -78,8 +78,7 @@ class RabbitCluster:
         # Of its own: that of a node would end with that node, and the others would not find each other again.
         self._epmd = subprocess.Popen(["epmd", "-address", "127.0.0.1", "-port", str(self._epmd_port)])
         try:
-            self.nodes[0].start()  # it makes the cluster, the others join it
-            return self.start()
+            return self.start()  # at once: on 4.x each waits for the others
         except BaseException:
             self.close()
             raise
