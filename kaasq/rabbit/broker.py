@@ -1,4 +1,4 @@
-"""RabbitBroker: the Broker protocol over two AMQP connections on one I/O thread."""
+"""RabbitBroker: the Broker protocol over AMQP connections on one I/O thread."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kaasq.io_thread import IoBroker, invoke
 from kaasq.rabbit.connection import Callbacks, Connection
 from kaasq.rabbit.consuming import Consumers, Subscription
 from kaasq.rabbit.declaring import Declarer
+from kaasq.rabbit.direct import DirectLimits, DirectReplies
 from kaasq.rabbit.parameters import connection_parameters, death_unnoticed_s, quieten_pika
 from kaasq.rabbit.publishing import Publish, Publisher, PublishLimits
 from kaasq.rabbit.state_log import StateLog
@@ -38,7 +39,8 @@ class RabbitBroker(IoBroker):
 
     It publishes on one connection and consumes on another: a broker that is short of memory stops reading from those
     who publish, and a worker must still be able to ack. LOST and CONNECTED are about the one that consumes (and
-    declares); when only the publishing one is gone, publishing is BLOCKED until it is back.
+    declares); when only the publishing one is gone, publishing is BLOCKED until it is back. Direct replies have a third
+    one once there are some: their addresses, which others wrote, may cost it, and no state tells of it.
 
     ``publish`` while there is no connection waits for the next one, within ``limits``. Use a broker once: after
     ``close``, or an ``open`` that failed, make a new one.
@@ -49,6 +51,7 @@ class RabbitBroker(IoBroker):
         url: str,
         *,
         limits: PublishLimits = PublishLimits(),  # noqa: B008  # frozen
+        direct_limits: DirectLimits = DirectLimits(),  # noqa: B008  # frozen
         max_pause_s: float = 5.0,
         give_up_s: float | None = None,
         lock_grace_s: float | None = None,
@@ -77,6 +80,8 @@ class RabbitBroker(IoBroker):
         self._publishing = Connection(self._io, parameters, self._where, "publish", max_pause_s)
         self._consuming = Connection(self._io, parameters, self._where, "consume", max_pause_s)
         self._publisher = Publisher(self.tenant, limits, on_ready=self._progress, impersonates=impersonates)
+        self._replying = Connection(self._io, parameters, self._where, "reply", direct_limits.max_pause_s)
+        self._direct = DirectReplies(self._replying, self.tenant, direct_limits, impersonates=impersonates)
         self._declarer = Declarer(
             self._io,
             lock_grace_s=death_unnoticed_s(parameters) if lock_grace_s is None else lock_grace_s,
@@ -126,10 +131,11 @@ class RabbitBroker(IoBroker):
         self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
     ) -> None:
         item = Publish(message, exchange, routing_key, mandatory, done)
+        publish_it = self._direct.publish if self._direct.takes(item) else self._publisher.publish
         if self._io.inside:
-            self._publisher.publish(item)
+            publish_it(item)
         else:
-            self._io.post(self._publisher.publish, item)
+            self._io.post(publish_it, item)
 
     def consume(
         self, queue: str, on_delivery: OnDelivery, *, prefetch: int = 0, on_gap: Callable[[], None] | None = None
@@ -148,10 +154,12 @@ class RabbitBroker(IoBroker):
         self._consuming.start(
             Callbacks(self._declarer.attach, self._consume_down, partial(failed, "consume"), lambda _: None)
         )
+        self._direct.start()
         self._tick()
 
     def _tick(self) -> None:
         self._publisher.expire()
+        self._direct.expire()
         invoke(self._log.tick)
         self._io.call_later(TICK_S, self._tick)
 
@@ -240,12 +248,13 @@ class RabbitBroker(IoBroker):
     def _abort(self) -> None:
         self._publishing.drop()
         self._consuming.drop()
+        self._replying.drop()
         self._io.stop()
 
     def _end(self, error: KaasqError, on_closed: Callable[[], None]) -> None:
         self._phase = Phase.OVER
         self._log.end()
-        open_ones = {self._publishing, self._consuming}
+        open_ones = {self._publishing, self._consuming, self._replying}
 
         def closed(connection: Connection) -> Callable[[], None]:
             def one_less() -> None:
@@ -256,6 +265,7 @@ class RabbitBroker(IoBroker):
             return one_less
 
         self._publisher.finish(error)
+        self._direct.finish(error)
         self._declarer.finish(error)
         self._consumers.flush()
         self._consumers.detach()

@@ -48,6 +48,8 @@ class Callbacks:
     """An attempt to open it failed; another follows, unless this calls ``close``."""
     on_blocked: Callable[[bool], None]
     """The broker is short of memory or disk and reads no publishes from it, or does so again (False)."""
+    wanted: Callable[[], bool] = lambda: True
+    """Whether to try again now that it is gone. If not, ``wake`` does."""
 
 
 class Connection:
@@ -72,12 +74,17 @@ class Connection:
         self._up_since: float | None = None
         self._cancel_retry: Callable[[], None] | None = None
         self._on_closed: Callable[[], None] | None = None
-        self._closing = False
+        self._closing = self._resting = False
 
     def start(self, callbacks: Callbacks) -> None:
         self._callbacks = callbacks
         self._services = IoServices(self._io)
         self._connect()
+
+    def wake(self) -> None:
+        """Try again, if it is gone and was not wanted. The pause after the loss has passed, or is waited for."""
+        if self._resting and not self._closing:
+            self._connect()
 
     def close(self, on_closed: Callable[[], None]) -> None:
         """Close it for good; ``on_closed`` once it is."""
@@ -99,8 +106,16 @@ class Connection:
         if self._callbacks is not None:
             self._services.drop()
 
-    def _connect(self) -> None:
+    def _retry(self) -> None:
         self._cancel_retry = None
+        assert self._callbacks is not None
+        if self._callbacks.wanted():
+            self._connect()
+        else:
+            self._resting = True
+
+    def _connect(self) -> None:
+        self._resting = False
         self._connection = WireConnection(
             self._parameters,
             on_open_callback=self._opened,
@@ -143,7 +158,7 @@ class Connection:
 
     def _again(self) -> None:
         if not self._closing:
-            self._cancel_retry = self._io.call_later(self._backoff.pause_s(), self._connect)
+            self._cancel_retry = self._io.call_later(self._backoff.pause_s(), self._retry)
         elif self._on_closed is not None:
             on_closed, self._on_closed = self._on_closed, None
             on_closed()

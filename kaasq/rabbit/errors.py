@@ -134,7 +134,8 @@ def connection_error(error: BaseException, where: Where) -> KaasqError:
         case pika_errors.StreamLostError():
             return BrokerLost(f"the connection to RabbitMQ at {where} was lost: {_loss(inner)}", **fields)
         case pika_errors.ConnectionClosed():
-            return BrokerLost(f"the connection to RabbitMQ at {where} was closed: {inner.reply_text}", **fields)
+            told = f"the connection to RabbitMQ at {where} was closed: {inner.reply_text}"
+            return BrokerLost(told, reply_code=inner.reply_code, **fields)
         case _:
             return translate(inner, f"RabbitMQ at {where}")
 

@@ -89,7 +89,7 @@ class Publisher:
         """Send it, or keep it until it can be sent."""
         refusal = self._refusal(item)
         if refusal is not None:
-            self._finish(item, refusal)
+            tell(item, refusal)
         elif not self._waiting and self._has_room():
             self._send(item)
         else:
@@ -134,7 +134,7 @@ class Publisher:
             del self._unconfirmed[tag]
             self._unconfirmed_bytes -= len(item.message.body)
         for _, item in late:
-            self._finish(item, BrokerLost(f"{_what(item)} was not confirmed within {timeout_s:g} s"))
+            tell(item, BrokerLost(f"{_what(item)} was not confirmed within {timeout_s:g} s"))
         self._renew()
         self._pump()
 
@@ -144,7 +144,7 @@ class Publisher:
         self._fail_unconfirmed(error)
         waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
         for item in waiting:
-            self._finish(item, error)
+            tell(item, error)
 
     def _refusal(self, item: Publish) -> KaasqError | None:
         """What can be told at once: the broker would close the channel over it, to everybody's loss."""
@@ -194,7 +194,7 @@ class Publisher:
             self._lane.publish(message, item.exchange, item.routing_key, mandatory=item.mandatory)
         except (BrokerRefused, *ENCODING_ERRORS) as error:
             # All is encoded before anything is sent, so nothing has gone out and no tag is used.
-            self._finish(item, translate(error, "the message cannot be sent"))
+            tell(item, translate(error, "the message cannot be sent"))
             return
         self._tag += 1
         item.sent_at = time.monotonic()
@@ -221,11 +221,11 @@ class Publisher:
         self._unconfirmed_bytes -= len(item.message.body)
         if refused:
             why = "a queue it goes to is full, or has no leader just now"
-            self._finish(item, BrokerRefused(f"{_what(item)} was rejected: {why}", rejected=True))
+            tell(item, BrokerRefused(f"{_what(item)} was rejected: {why}", rejected=True))
         elif item.returned:
-            self._finish(item, Unroutable(f"{_what(item)} goes to no queue", routing_key=item.routing_key))
-        elif item.done is not None:
-            invoke(item.done, None)
+            tell(item, Unroutable(f"{_what(item)} goes to no queue", routing_key=item.routing_key))
+        else:
+            tell(item, None)
 
     def _renew(self) -> None:
         """Change a channel that got a rejection for a new one.
@@ -311,13 +311,15 @@ class Publisher:
     ) -> None:
         unconfirmed, self._unconfirmed, self._unconfirmed_bytes = self._unconfirmed, {}, 0
         for item in unconfirmed.values():
-            self._finish(item, refused(item) or error)
+            tell(item, refused(item) or error)
 
-    def _finish(self, item: Publish, error: KaasqError) -> None:
-        if item.done is not None:
-            invoke(item.done, error)
-        else:
-            log.warning("publish.failed", exchange=item.exchange, error=error.message)
+
+def tell(item: Publish, error: KaasqError | None) -> None:
+    """Its sender how it ended."""
+    if item.done is not None:
+        invoke(item.done, error)
+    elif error is not None:
+        log.warning("publish.failed", exchange=item.exchange, error=error.message)
 
 
 def _what(item: Publish) -> str:

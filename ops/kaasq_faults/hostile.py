@@ -36,8 +36,8 @@ ODD: tuple[Any, ...] = (
     "a" * 5000, b"", b"\xff" * 64, [], {}, [[]], {"": {}}, [None] * 100, {"name": "guest"}, "\ud7ff", "0" * 64,
 )  # fmt: skip
 DEEP = 200
-NOWHERE = "amq.rabbitmq.reply-to.nonsense"
-"""An answer goes where a request says, so one to this is heard by nobody."""
+NOWHERE = "amq.rabbitmq.reply-to.g1h2AA5yZXBseUA0MDgyMjYyOAAAAy8AAAAAawgeGg==.HL7HC5s/CvfarEFKwagXrA=="
+"""An answer goes where a request says, so one to this is heard by nobody: it is of another broker."""
 KAAS = {
     "kernels": [
         {
@@ -126,7 +126,7 @@ def properties(draw: random.Random, user: str, reply_id: str, content_type: str)
         case 4:
             made.timestamp = draw.choice((0, 2**62, 1))
         case 5:
-            made.reply_to = draw.choice((None, "UPPER CASE", "a.b.#", NOWHERE, "x" * 200))
+            made.reply_to = draw.choice((None, "UPPER CASE", "a.b.#", "amq.rabbitmq.reply-to.a.b", NOWHERE, "x" * 200))
         case 6:
             made.priority, made.content_encoding, made.type = 255, "gzip", "kaasq.cancel"
         case _:

@@ -7,11 +7,14 @@ speaks AMQP herself. ``ann`` is the tenant that she is after.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import secrets
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +33,7 @@ from kaasq.messages import Cancel, Reply, Request, Stored
 from rabbitmq.definitions import definitions
 from real_broker import RealBroker
 from tests.support import graphs
+from tests.support.foreign import Program, forged_address
 from tests.support.workers import RunningWorker, running_worker
 
 X = np.arange(4, dtype=np.float32)
@@ -283,6 +287,35 @@ def test_a_reply_to_that_names_anothers_queue_leads_nowhere(world, ann, mallory)
     mallory.reply(mallory.request(saxpy()))
     refused = {each["properties"].get("message_id") for each in dead_letters(world)}
     assert {f"to-{world.ann}.{reply_id}"[:100], "to-#", f"to-{topology.DEAD}"} <= refused
+
+
+def test_forged_direct_addresses_cost_nobody_elses_reply(world, ann, mallory):
+    before = len(world.running.events())
+    mallory.request(saxpy(), reply_to=f"{topology.DIRECT_REPLY_TO}a.b", message_id="to-a.b")
+    stop = threading.Event()
+
+    def forge() -> None:
+        attacker = Attacker(world, world.mallory)
+        for number in itertools.takewhile(lambda _: not stop.is_set(), itertools.count()):
+            attacker.request(saxpy(), reply_to=forged_address(number))
+        attacker.close()
+
+    with ThreadPoolExecutor(1) as pool, Program(world.url(world.ann), POOL) as direct:
+        forging = pool.submit(forge)
+        try:
+            for _ in range(20):
+                np.testing.assert_array_equal(ann.run(graphs.saxpy(), x=X, y=X)["out"], 3 * X)
+                assert direct.ask(codec.encode(saxpy(), codec.JSON))["status"] == "ok"
+        finally:
+            stop.set()
+            forging.result(60)
+    assert "to-a.b" in {each["properties"].get("message_id") for each in dead_letters(world)}
+    told = world.running.events()[before:]
+    failed = [each for each in told if each["event"] == "publish.failed"]
+    assert {each["exchange"] for each in failed} <= {""}
+    assert not [each for each in told if each["event"] in {"broker.blocked", "broker.lost"}]
+    if world.real.version.startswith("3."):  # later ones take them for what they are
+        assert [each for each in failed if "INTERNAL_ERROR" in each["error"]]
 
 
 # ------------------------------------------------------------------------------------------------ what somebody forges

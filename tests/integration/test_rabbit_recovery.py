@@ -17,6 +17,7 @@ from kaasq.rabbit import PublishLimits, RabbitBroker
 from kaasq.topology import Queue, Topology, slot_lock
 from kaasq_faults.proxy import Proxy
 from real_broker import Broker as Server
+from tests.support.connections import close_connections
 from tests.support.logs import log_lines
 from tests.support.messaging import (
     EXCHANGE,
@@ -43,14 +44,6 @@ def mq(own_rabbit: Server) -> Iterator[RabbitBroker]:
     broker.close()
     for each in own_rabbit.management.queues():
         own_rabbit.management.call("DELETE", "queues", "/", each["name"])
-
-
-def close_connections(server: Server, ending: str = "") -> None:
-    """Have the server close the connections whose name has that ending."""
-    for line in server.ctl("-q", "list_connections", "pid", "client_properties").splitlines():
-        pid, _, properties = line.partition("\t")
-        if pid.startswith("<") and f'{ending}"' in properties.partition('"connection_name","')[2].partition("}")[0]:
-            server.ctl("close_connection", pid, "a test")
 
 
 def test_after_a_lost_connection_everything_is_there_again(own_rabbit: Server, mq: RabbitBroker) -> None:

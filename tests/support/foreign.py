@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from types import TracebackType
@@ -11,6 +12,13 @@ from urllib.parse import urlsplit
 import pika
 
 TIMEOUT_S = 60.0
+
+
+def forged_address(number: int) -> str:
+    """A direct reply-to address that looks right, on a node that is not there."""
+    node = b"reply@%d" % number
+    pid = b"\x83Xv" + len(node).to_bytes(2, "big") + node + b"\x00\x00\x03\x2f" + bytes(4) + b"\x6b\x08\x1e\x1a"
+    return f"amq.rabbitmq.reply-to.{base64.b64encode(pid).decode()}.{base64.b64encode(bytes(16)).decode()}"
 
 
 class Program:

@@ -111,6 +111,11 @@ def test_a_connection_error_says_which_broker_and_why(error: Exception, kind: ty
         assert words in str(told)
 
 
+def test_a_connection_that_the_broker_closed_has_its_code() -> None:
+    error = connection_error(exceptions.ConnectionClosedByBroker(541, "INTERNAL_ERROR"), WHERE)
+    assert error.detail["reply_code"] == 541
+
+
 @pytest.mark.parametrize("error", [RecursionError("too deep"), OverflowError("too large"), AttributeError("no text")])
 def test_what_cannot_be_encoded_is_refused(error: Exception) -> None:
     assert isinstance(error, ENCODING_ERRORS)

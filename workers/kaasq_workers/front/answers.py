@@ -19,7 +19,6 @@ from kaasq_workers.front.intake import Accepted, Refused
 from kaasq_workers.link import Answer, Following
 
 PUBLISH_ATTEMPTS = 5
-DIRECT_ATTEMPTS = 2  # to no exchange: its client may still be there, or its address may be what ends it
 REJECTED_PAUSE_S = 0.5  # a queue without a leader has the next one soon
 
 log = get_logger()
@@ -140,7 +139,7 @@ class _Settling:
     def publish(self, broker: Broker, messages: list[Outgoing]) -> None:
         """Publish them all."""
         for message in messages:
-            self._send(broker, message, PUBLISH_ATTEMPTS if message[1] else DIRECT_ATTEMPTS)
+            self._send(broker, message, PUBLISH_ATTEMPTS)
 
     def _send(self, broker: Broker, outgoing: Outgoing, attempts: int) -> None:
         message, exchange, routing_key, instead = outgoing
@@ -149,8 +148,9 @@ class _Settling:
             if error is not None:
                 log.warning("publish.failed", exchange=exchange, code=error.code, error=error.message)
                 # The request came over the other connection and may still be ours to settle; giving it back would
-                # count against it, and run it again for nothing.
-                if isinstance(error, BrokerLost) and attempts > 1:
+                # count against it, and run it again for nothing. A direct reply (to no exchange) that is lost is one
+                # whose address may have cost a connection: the broker has sent all others again.
+                if isinstance(error, BrokerLost) and attempts > 1 and exchange:
                     self._send(broker, outgoing, attempts - 1)
                     return
                 if error.detail.get("rejected") and attempts > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from kaasq import codec
@@ -12,6 +13,9 @@ from kaasq.names import check_request_id, is_word
 from kaasq.topology import DIRECT_REPLY_TO, REPLIES, reply_key
 
 CONTROL_BYTES = 4 << 10
+_BASE64 = r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)"
+_DIRECT = re.compile(rf"{re.escape(DIRECT_REPLY_TO)}{_BASE64}\.{_BASE64}")
+"""What RabbitMQ (3.10 to 4.3) makes of ``amq.rabbitmq.reply-to``: a process and a key. Some other forms upset it."""
 
 
 class Address(NamedTuple):
@@ -61,8 +65,7 @@ def examine_control(message: Message) -> Withdrawal:
 def examine(message: Message) -> Accepted | Refused:
     """Look at the properties. The tenant is the user that the broker vouches for, never what a key or body says."""
     correlation_id = message.correlation_id or message.message_id or ""
-    direct = message.reply_to is not None and message.reply_to.startswith(DIRECT_REPLY_TO)
-    reply = Address("", message.reply_to) if direct and message.reply_to else None
+    reply = Address("", message.reply_to) if message.reply_to and _DIRECT.fullmatch(message.reply_to) else None
     if message.user_id is None:
         return Refused(
             Forbidden("a request needs the user_id property, set to the user that its connection logged in as"),
@@ -84,7 +87,7 @@ def examine(message: Message) -> Accepted | Refused:
             return Refused(
                 Forbidden(
                     f"reply_to {message.reply_to[:80]!r} is neither a reply id (lower-case letters, digits, '_', "
-                    "'-') nor RabbitMQ's direct reply-to"
+                    "'-') nor an address of RabbitMQ's direct reply-to"
                 ),
                 None,
                 correlation_id,
