@@ -179,7 +179,9 @@ def test_what_stands_within_a_condition_may_not_be_compiled() -> None:
     assert [(each.line, each.conditional) for each in source.unsupported()] == [(2, True), (6, False)]
 
 
-@pytest.mark.parametrize("name", ["absent", "plain; int x", 'plain"', "", "<float>", "templated"])
+@pytest.mark.parametrize(
+    "name", ["absent", "plain; int x", 'plain"', "", "<float>", "templated", "plain), (f(), plain"]
+)
 def test_names_that_no_kernel_can_have(name: str) -> None:
     source = Source(KERNELS)
     with pytest.raises(ModuleRejected) as caught:

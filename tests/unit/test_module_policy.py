@@ -161,6 +161,14 @@ def test_files_of_the_workers_folders_are_allowed_and_libraries_in_the_store_are
         policy.check(MODULE, Module.from_library("@kernels"))
 
 
+def test_a_file_of_the_operators_with_options_of_the_tenants_is_a_module_like_others(tmp_path):
+    sent = Module.from_library("kernels.cu", options=("-Dif=while",))
+    made = Module.from_source("__global__ void k() {}", options=sent.options)
+    with pytest.raises(Forbidden, match=made.hash):
+        listed(tmp_path, MODULE.hash).check(made, sent)
+    listed(tmp_path, made.hash).check(made, sent)
+
+
 def test_a_signature_is_no_part_of_a_modules_or_graphs_identity(keys):
     graph = graphs.saxpy().freeze()
     (module,) = graph.modules.values()

@@ -1,7 +1,8 @@
 """Which modules a worker runs: any, those on a list, or those that are signed. Built-ins always.
 
-Files of the worker's own module folders are the operator's, and allowed. What is added to the list or to the keys
-counts from the next module on that is not allowed yet; what is removed, from the next start on.
+Files of the worker's own module folders are the operator's, and allowed as they are: with compiler options, which come
+with the request and can give every word in them another meaning, they are modules like others. What is added to the
+list or to the keys counts from the next module on that is not allowed yet; what is removed, from the next start on.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class ModulePolicy:
 
     def check(self, module: Module, sent: Module) -> None:
         """Raises Forbidden for a module that may not run. ``sent``: as the request has it, a library maybe."""
-        if self._policy == "any" or (sent.kind == "library" and not sent.path.startswith("@")):
+        if self._policy == "any":
+            return
+        if sent.kind == "library" and not sent.path.startswith("@") and not sent.options:
             return
         if self._is_allowed(module.hash, sent.signature):
             return

@@ -8,13 +8,13 @@ from kaasq.errors import ModuleRejected
 from kaasq_workers.devices.cpu.source import KernelSource, Source
 from kaasq_workers.devices.cpu.strided import PREFIX
 from kaasq_workers.devices.cpu.toolchain import MESSAGE_CHARS, diagnostics
+from kaasq_workers.devices.kernel_names import is_kernel_name
 from kaasq_workers.devices.rejections import LOG_CHARS, does_not_compile, no_kernel
 
 THREADS_PER_BLOCK = 1024
 USER_FILE = "kernel.cu"
 TABLE_FILE = "kernels"
 
-_NAME_EXPRESSION = re.compile(r"[A-Za-z_:][\w:<>,*&\s()+-]*")
 # C library functions that the prelude's headers declare: a kernel of that name is renamed, or it would not compile.
 _TAKEN_NAMES = frozenset({
     "abort", "abs", "atexit", "bsearch", "clock", "div", "drand48", "drem", "exit", "gamma", "index", "j0", "j1", "jn",
@@ -28,7 +28,7 @@ _FAST_MATH = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros")
 def check_name(name: str, source: Source, known: list[KernelSource]) -> None:
     """Whether a kernel of that name can be there. Raises ModuleRejected naming those there are."""
     words = re.findall(r"\w+", name.partition("<")[0])
-    if not _NAME_EXPRESSION.fullmatch(name) or not words or words[-1] not in source.words:
+    if not is_kernel_name(name) or not words or words[-1] not in source.words:
         raise no_kernel(name, [each.name for each in known])
     if source.is_plain_function("::".join(words)):
         raise no_kernel(name, [each.name for each in known], "it is a function without __global__")

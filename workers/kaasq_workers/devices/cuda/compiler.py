@@ -20,6 +20,7 @@ from kaasq_workers.devices.cuda.compiled import Compiled, CompiledCache
 from kaasq_workers.devices.cuda.headers import Headers, find_headers
 from kaasq_workers.devices.cuda.images import Image, ptx_kernels, ptx_target, resolve, source_kernels
 from kaasq_workers.devices.cuda.parameters import read_cubin
+from kaasq_workers.devices.kernel_names import is_kernel_name
 from kaasq_workers.devices.rejections import LOG_CHARS, does_not_compile, no_kernel
 
 log = get_logger()
@@ -77,7 +78,7 @@ class Compiler:
             if not MODULE_OPTION.fullmatch(option):
                 raise ModuleRejected(f"compiler option {option[:64]!r} is not allowed")
         for kernel in kernels:
-            if not kernel.isprintable():  # a line break in it would end NVRTC's line and begin another
+            if not is_kernel_name(kernel):  # NVRTC puts it into a line of source, and compiles what it says
                 raise ModuleRejected(f"{kernel[:64]!r} is no name of a kernel")
         arguments = [f"-arch={self.architecture}", *_ALWAYS, *options]
         if not any(each.lstrip("-").startswith("std=") for each in options):
