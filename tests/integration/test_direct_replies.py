@@ -152,14 +152,15 @@ def test_closing_tells_those_that_wait(own_rabbit: Server, asker: Asker) -> None
 
 
 def test_few_suspects_wait_after_a_forged_address_and_proven_ones_go_on(own_rabbit: Server, asker: Asker) -> None:
-    if not ends_connections(own_rabbit):
-        pytest.skip("this RabbitMQ takes forged addresses for what they are")
     mq = ready(RabbitBroker(own_rabbit.url, direct_limits=DirectLimits(suspects=2)))
     assert send(mq, asker.address, b"proves itself").one() is None
     bad = [send(mq, forged_address(number), b"") for number in range(30)]
     assert [send(mq, asker.address, b"goes on").one() for _ in range(20)] == [None] * 20
     told = [each.one() for each in bad]
-    assert all(isinstance(each, BrokerLost) for each in told)
     crowded = [each for each in told if "wait already" in str(each)]
-    assert len(crowded) >= 27
+    if ends_connections(own_rabbit):
+        assert all(isinstance(each, BrokerLost) for each in told)
+        assert len(crowded) >= 27
+    else:
+        assert told == [None] * 30
     mq.close()
