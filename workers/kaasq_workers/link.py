@@ -6,6 +6,7 @@ a message per request, which requests the executor is running: if the executor d
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import socket
@@ -26,6 +27,8 @@ _WORD = struct.Struct("<Q")
 _RUNNING = struct.Struct("<QQ")
 RUNNING_MOST = 64
 RECEIVE_BYTES = 256 << 10
+FRAME_MOST = 512 << 20  # what RabbitMQ takes as one message at most
+SEND_BYTES = 1 << 20  # in one frame, unless a single message has more
 _PLACES = 1 << 16  # prefetch is at most one less
 _TURNS_AT = RUNNING_MOST * _RUNNING.size
 _PULSE_AT = _TURNS_AT + _WORD.size
@@ -118,6 +121,11 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     """To be kept in the dead-letter queue, too."""
     then: list[Following] = []
 
+    @property
+    def nbytes(self) -> int:
+        """About so many bytes it takes to send."""
+        return len(self.reply) + len(self.event or b"") + sum([len(each.body) for each in self.then])
+
 
 ToExecutor = Job | Withdraw
 FromExecutor = Hello | Refusal | Answer | Withdrawn
@@ -132,18 +140,24 @@ def frame(messages: Sequence[Any]) -> bytes:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into frames and decodes them."""
+    """Cuts a stream of bytes into frames of ``most`` bytes and decodes them."""
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self, kind: Any, most: int = (1 << 32) - 1) -> None:
         self._decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(list[kind])
         self._buffer = bytearray()
+        self._most = most
 
     def feed(self, data: bytes) -> Iterator[Any]:
-        """The messages that are complete with this data, in order."""
+        """The messages that are complete with this data, in order.
+
+        Raises ValueError for a frame that is too large, and what msgspec raises for what is no such messages.
+        """
         self._buffer += data
         start = 0
         while len(self._buffer) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer, start)
+            if length > self._most:
+                raise ValueError(f"a frame of {length} bytes; {self._most} are the most")
             end = start + _LENGTH.size + length
             if end > len(self._buffer):
                 break
@@ -160,7 +174,7 @@ class Link:
     def __init__(self, sock: socket.socket, vitals: Vitals) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._reader = FrameReader(FromExecutor)
+        self._reader = FrameReader(FromExecutor, FRAME_MOST)
         self._backlog = bytearray()
         self.vitals = vitals
 
@@ -185,7 +199,7 @@ class Link:
         return True
 
     def receive(self) -> list[FromExecutor] | None:
-        """What has arrived; None when the executor is gone."""
+        """What has arrived; None when the executor is gone. Raises as FrameReader for what is no word of its."""
         try:
             data = self._sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
@@ -230,9 +244,18 @@ class BlockingChannel:
             self._sock.settimeout(0.0 if jobs else timeout_s)  # take what else is there, but wait for a whole frame
 
     def send(self, messages: Iterable[FromExecutor]) -> None:
-        """Send them as one frame. Raises OSError if the front is gone."""
+        """Send them, large ones in frames of their own. Raises OSError if the front is gone."""
         self._sock.settimeout(None)
-        self._sock.sendall(frame(list(messages)))
+        batch: list[FromExecutor] = []
+        nbytes = 0
+        for each in messages:
+            batch.append(each)
+            nbytes += each.nbytes if isinstance(each, Answer) else 0
+            if nbytes > SEND_BYTES:
+                self._sock.sendall(frame(batch))
+                batch, nbytes = [], 0
+        if batch:
+            self._sock.sendall(frame(batch))
 
 
 class Vitals:
@@ -256,9 +279,13 @@ class Vitals:
 
     @classmethod
     def create(cls) -> tuple[Vitals, int]:
-        """A new page and the file descriptor by which another process maps it."""
-        fd = os.memfd_create("kaasq-vitals")
+        """A new page and the file descriptor by which another process maps it.
+
+        Its size stays: whoever looks at a page whose file was cut short is killed, and the executor runs tenants' code.
+        """
+        fd = os.memfd_create("kaasq-vitals", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, _VITALS_BYTES)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         return cls(fd), fd
 
     @property

@@ -17,6 +17,7 @@ import msgspec
 from kaasq_workers.link import Link, Orders, Vitals
 
 CLEAN_EXIT = "exit code 0"
+SECRETS = frozenset({"KAASQ_BROKER_URL"})  # kernels of the CPU device can read their process's environment
 
 
 class Handle(Protocol):
@@ -46,6 +47,7 @@ class ProcessHandle:
                 [sys.executable, "-m", "kaasq_workers.executor", str(theirs.fileno()), str(vitals_fd), device],
                 stdin=subprocess.PIPE,
                 pass_fds=(theirs.fileno(), vitals_fd),
+                env={name: value for name, value in os.environ.items() if name not in SECRETS},
                 process_group=0,  # a terminal's Ctrl-C is for the front alone
             )
         finally:

@@ -1,6 +1,8 @@
 """One executor: started, handed requests, watched, and replaced when it dies, with the truth about who was running.
 
 Everything here runs on the broker's I/O thread. A front has one supervisor or several; each has an executor of its own.
+
+An executor runs tenants' code, which may say anything in its name. What it says counts for what it was given, once.
 """
 
 from __future__ import annotations
@@ -85,6 +87,7 @@ class Supervisor:
         self._stuck: str | None = None  # why the executor was killed, though no request was to be stopped
         self._worker: WorkerInfo | None = None  # the last one that was ready
         self._stopped: Stopped | None = None  # the request for whose sake the executor was killed
+        self._told: set[int] = set()  # tags of withdrawals that the executor is to record
         self._withdrawn: dict[int, float] = {}  # tags of requests with the executor, and when they are to be killed
         self._reaping = False
         self._started_s = 0.0
@@ -142,6 +145,7 @@ class Supervisor:
     def withdraw(self, messages: Sequence[Withdraw]) -> None:
         """Have the executor record withdrawals; it must be up. ``noted`` follows, unless it dies first."""
         if self.up_since_s is not None:
+            self._told.update(each.tag for each in messages)
             self._send(messages)
 
     def mark_withdrawn(self, withdraw: Withdraw) -> None:
@@ -196,7 +200,12 @@ class Supervisor:
 
     def _readable(self) -> None:
         assert self._handle is not None
-        messages = self._handle.link.receive()
+        try:
+            messages = self._handle.link.receive()
+        except Exception:
+            log.exception("executor.unintelligible")
+            self._handle.kill()
+            messages = None
         if messages is None:
             self._executor_gone()
             return
@@ -210,25 +219,29 @@ class Supervisor:
 
     def _hear(self, message: FromExecutor) -> None:
         match message:
-            case Answer():
+            case Answer() if message.tag in self._backlog.sent:
                 self._barren = 0
-                if self._forget(message.tag) is not None:
-                    self._owner.answered(message)
-            case Hello(worker=worker, description=description):
+                self._forget(message.tag)
+                self._owner.answered(message)
+            case Hello(worker=worker, description=description) if self.up_since_s is None:
                 self._trying, self._worker = True, worker
                 self.up_since_s = time.monotonic()
                 took_ms = round((self.up_since_s - self._started_s) * 1000)
                 log.info("executor.ready", pid=worker.pid, device=worker.device, ms=took_ms, description=description)
                 self._starter.started(message)
                 self._owner.ready(None)
-            case Withdrawn():
-                self._owner.noted(message)
-            case Refusal(error=error):
+            case Withdrawn(tags=tags, durable=durable):
+                noted = self._told.intersection(tags)
+                self._told -= noted
+                self._owner.noted(Withdrawn(sorted(noted), durable=durable))
+            case Refusal(error=error) if self.up_since_s is None:
                 if self._trying:
                     log.error("executor.refused", code=error.code, error=error.message)
                 else:
                     self._closing = True
                     self._owner.ready(error.exception())
+            case _:
+                log.warning("executor.unexpected", message=type(message).__name__)
 
     # -- start and end of executors ----------------------------------------------------------------------------------
 
@@ -251,6 +264,7 @@ class Supervisor:
     def _executor_gone(self) -> None:
         assert self._handle is not None
         handle, self._handle, self.up_since_s = self._handle, None, None
+        self._told.clear()
         self._reaping = True
         self._broker.remove_reader(handle.link.fileno())
         self._reap(handle, time.monotonic() + REAP_S)
