@@ -180,6 +180,8 @@ class Declarer:
                 invoke(job.done, None)
 
     def _stepped(self, _: Any) -> None:
+        if self._channel is None:
+            return  # the broker's answer comes while the connection closes: nobody waits for it any more
         self._busy = False
         self._backoff.reset()
         self._jobs[0].next += 1

@@ -738,6 +738,17 @@ def test_close_answers_every_publish(mq: Broker) -> None:
     assert all(each is None or isinstance(each, BrokerLost) for each in outcomes)
 
 
+def test_closing_in_the_midst_of_a_declaration_answers_it_and_says_nothing(
+    mq: Broker, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    done = Outcomes()
+    for name in ("first", "second", "third"):
+        mq.declare(reply_topology("ann", name), done)
+    mq.close()
+    assert all(each is None or isinstance(each, BrokerLost) for each in done.some(3))
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
+
+
 def test_close_works_from_a_callback(connect: Connect) -> None:
     mq = connect()
     mq.call_soon(mq.close)
