@@ -29,6 +29,7 @@ from tests.support.front_bench import Taken
 from tests.support.messaging import Outcomes, declare
 
 X = np.arange(4, dtype=np.float32)
+EVIDENCE = {"how": "SIGSEGV", "kills": 2, "worker": "host 4711 cpu"}
 BODY = codec.encode(Request(graph=graphs.saxpy().freeze(), bind={"x": X.tobytes(), "y": X.tobytes()}), codec.JSON)
 Run = Callable[..., tuple[int, str, str]]
 
@@ -49,7 +50,7 @@ class Graveyard:
         for each in ids:
             taken = Taken(Message(body=body, content_type=codec.JSON, message_id=each, user_id=tenant))
             taken.routing_key = request_key(tenant, "p")
-            message, exchange, key = bury(taken, tenant, code, "it crashed")
+            message, exchange, key = bury(taken, tenant, code, "it crashed", EVIDENCE)
             self.broker.publish(message, exchange=exchange, routing_key=key, done=done)
         assert set(done.some(len(ids))) == {None}
 
@@ -155,6 +156,9 @@ def test_show_tells_all_of_one(graveyard, dead):
     code, out, _ = dead("show", "crashed-")
     assert code == 0
     assert "kernel_failed: it crashed" in out
+    assert "executors that died of it: 2" in out
+    assert "the last worker: host 4711 cpu" in out
+    assert json.loads(dead("show", "crashed-", "--json")[1])["evidence"] == EVIDENCE
     assert "graph 'saxpy': 1 launches of saxpy" in out
     assert "input x: 16 B in the message" in out
 

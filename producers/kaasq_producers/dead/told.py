@@ -21,6 +21,12 @@ from kaasq_producers.commands import display
 from kaasq_producers.dead.selection import age_of
 
 REASON_LENGTH = 60
+EVIDENCE = {
+    "how": "how executors died of it",
+    "kills": "executors that died of it",
+    "attempts": "deliveries begun and never ended",
+    "worker": "the last worker",
+}
 
 
 def without_body(letter: DeadLetter) -> DeadLetter:
@@ -60,6 +66,7 @@ def as_json(letter: DeadLetter) -> dict[str, Any]:
         "code": letter.code,
         "reason": letter.reason,
         "by": letter.by,
+        "evidence": {name: display.plain(value) for name, value in letter.evidence.items()},
         "buried_ms": letter.buried_ms,
         "published_ms": letter.request.timestamp_ms,
         "routing_key": letter.routing_key,
@@ -79,6 +86,7 @@ def in_full(letter: DeadLetter, limits: GraphLimits) -> list[str]:
         f"request {letter.id} of tenant {letter.tenant or 'nobody'}, pool {letter.pool or 'none'}",
         f"  {letter.code}: {letter.reason}",
         f"  {by} {_when(letter.buried_ms)} ({_age(letter)} ago), published {_when(request.timestamp_ms)}",
+        *(f"  {EVIDENCE[name]}: {value}" for name, value in letter.evidence.items()),
         f"  came with key {letter.routing_key!r}; its reply goes to {request.reply_to or 'nobody'}",
         f"  body: {size(letter.nbytes)} of {request.content_type or 'no content type'}",
     ]
