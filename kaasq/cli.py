@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -54,9 +54,34 @@ class _Lazy(click.Group):
             return None
         module, _, attribute = _COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
-        if command.help is not None:  # click's mark for "do not wrap", which a raw docstring can only spell
-            command.help = command.help.replace(r"\b", "\b")
+        _unwrap(command)
         return command
+
+
+def _unwrap(command: click.Command) -> None:
+    """Put click's mark for "do not wrap", which a raw docstring can only spell, into its help and that of all below."""
+    if command.help is not None:
+        command.help = command.help.replace(r"\b", "\b")
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _unwrap(each)
+
+
+class Sectioned(click.Command):
+    """A command whose options are shown in ``sections``, by their parameters' names; the others come last."""
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self._sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write them."""
+        records = {each.name: record for each in self.get_params(ctx) if (record := each.get_help_record(ctx))}
+        for title, names in self._sections.items():
+            with formatter.section(title):
+                formatter.write_dl([records.pop(name) for name in names])
+        with formatter.section("Other options"):
+            formatter.write_dl(list(records.values()))
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -65,7 +90,8 @@ def kaasq() -> None:
     """Kernel-as-a-Service over RabbitMQ.
 
     Settings come from flags, then KAASQ_* variables (KAASQ_BROKER_URL, KAASQ_STORE, KAASQ_POOL, KAASQ_DEVICE), then
-    kaasq.toml.
+    kaasq.toml, here or in the user's configuration folder. Those without a flag are set by variable or file, too:
+    docs/operations.md lists them all.
     """
 
 
@@ -98,16 +124,28 @@ def settings_options(*names: str) -> Callable[[F], F]:
 
 
 _OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "broker_url": (("--broker", "broker_url"), {"metavar": "URL", "help": "amqp:// or amqps:// URL of the broker."}),
-    "store": (("--store",), {"metavar": "DIR", "help": "The pool's buffer store."}),
+    "broker_url": (
+        ("--broker", "broker_url"),
+        {"metavar": "URL", "help": "amqp:// or amqps:// URL of the broker (default: guest's at localhost)."},
+    ),
+    "store": (
+        ("--store",),
+        {"metavar": "DIR", "help": "The pool's buffer store (default: by pool, in the user's data folder)."},
+    ),
     "pool": (("--pool",), {"metavar": "NAME", "help": "The pool of workers (default: default)."}),
     "connect_timeout": (
         ("--connect-timeout",),
         {"type": float, "metavar": "S", "help": "Seconds to wait for the broker (default: 10)."},
     ),
-    "log_format": (("--log-format",), {"type": click.Choice(["auto", "json", "console"]), "help": "Form of the log."}),
+    "log_format": (
+        ("--log-format",),
+        {
+            "type": click.Choice(["auto", "json", "console"]),
+            "help": "Form of the log (default: auto, console on a terminal and json elsewhere).",
+        },
+    ),
     "log_level": (
         ("--log-level",),
-        {"type": click.Choice(["debug", "info", "warning", "error"]), "help": "Least level logged."},
+        {"type": click.Choice(["debug", "info", "warning", "error"]), "help": "Least level logged (default: info)."},
     ),
 }

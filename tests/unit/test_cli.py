@@ -20,6 +20,7 @@ from kaasq.cli import main
 from kaasq.codec import JSON, MSGPACK, encode
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Output, Reply, Request
+from kaasq.settings import Settings
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.commands.display import plain
 from kaasq_storage.protocol import Object
@@ -28,6 +29,7 @@ from tests.support.fake_worker import INFO, FakeWorker
 
 X = np.arange(4, dtype=np.float32)
 Run = Callable[..., tuple[int, str, str]]
+NO_DEFAULT = {"timeout"}  # of kaasq run: the request's own comes first
 
 
 @pytest.fixture
@@ -76,6 +78,34 @@ def test_help_says_how_to_use_it(cli: Run, command: str) -> None:
     assert f"Usage: kaasq {command}" in out or "Usage:" in out
     assert "--store DIR" in out
     assert "\\b" not in out
+
+
+@pytest.mark.parametrize("command", ["list", "show", "replay", "export", "drop"])
+def test_help_of_dead_shows_each_example_on_a_line_of_its_own(cli: Run, command: str) -> None:
+    _, out, _ = cli("dead", command, "--help")
+    assert "\\b" not in out
+    assert command == "show" or f"\n  kaasq dead {command} " in out
+
+
+@pytest.mark.parametrize("command", ["worker", "run", "serve", "put"])
+def test_help_says_what_a_setting_is_by_default(cli: Run, command: str) -> None:
+    _, out, _ = cli(command, "--help")
+    options = {line.split()[0][2:] for line in out.splitlines() if line.startswith("  --")}
+    told = {each.split()[0] for each in re.split(r"\n  --", out)[1:] if "default" in each}
+    settings = {each.replace("_", "-") for each in Settings.__struct_fields__} | {"broker"}
+    assert options & settings - NO_DEFAULT <= told
+
+
+def test_help_of_the_worker_is_in_sections(cli: Run) -> None:
+    _, out, _ = cli("worker", "--help")
+    titles = [line[:-1] for line in out.splitlines() if re.fullmatch(r"[A-Z].*:", line)]
+    assert titles == [
+        "Where",
+        "The device, and what runs on it",
+        "Queue and store",
+        "When something goes wrong",
+        "Other options",
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------------- run

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from kaasq.cli import settings_options
+from kaasq.cli import Sectioned, settings_options
 from kaasq.errors import KaasqError
 from kaasq.log import configure, get_logger
 from kaasq.rabbit import RabbitBroker
@@ -23,31 +23,73 @@ from kaasq_workers.worker import DRAIN_TIMEOUT_S, Worker
 log = get_logger()
 
 
-@click.command()
+SECTIONS = {
+    "Where": ("broker_url", "store", "pool", "slot"),
+    "The device, and what runs on it": (
+        "device",
+        "device_memory",
+        "modules",
+        "compiler",
+        "guard",
+        "guard_band",
+        "isolation",
+        "isolation_executors",
+        "isolation_idle",
+        "isolation_turn",
+    ),
+    "Queue and store": ("queue_type", "prefetch", "store_capacity", "store_sync"),
+    "When something goes wrong": (
+        "spare",
+        "most_attempts",
+        "longest_run",
+        "executor_timeout",
+        "start_timeout",
+        "health_file",
+        "drain",
+    ),
+}
+
+
+@click.command(cls=Sectioned, sections=SECTIONS)
 @settings_options("broker_url", "store", "pool", "log_format", "log_level")
 @click.option(
-    "--device", metavar="NAME", help="cpu, cuda:0, ..., all (a worker for each GPU) or auto (a GPU if there is one)."
+    "--device",
+    metavar="NAME",
+    help="cpu, cuda:0, ..., all (a worker for each GPU) or auto (a GPU if there is one; the default).",
 )
 @click.option("--slot", metavar="NAME", help="This worker's place in the pool (default: named after the device).")
-@click.option("--queue-type", type=click.Choice(["quorum", "classic"]), help="quorum: durable; classic: least latency.")
-@click.option("--prefetch", type=click.IntRange(1, 65535), help="Requests taken from the broker at a time.")
-@click.option("--store-capacity", type=int, metavar="BYTES", help="Most bytes the store may hold.")
+@click.option(
+    "--queue-type",
+    type=click.Choice(["quorum", "classic"]),
+    help="quorum: durable, the default; classic: least latency.",
+)
+@click.option("--prefetch", type=click.IntRange(1, 65535), help="Requests held at a time (default: 64).")
+@click.option(
+    "--store-capacity",
+    type=int,
+    metavar="BYTES",
+    help="Most bytes the store may hold, for all who use it (default: what it has; a new one takes half of what the "
+    "disk has free).",
+)
 @click.option(
     "--store-sync/--no-store-sync",
     default=None,
     help="Whether outcomes survive a power cut, not only a crash (default: yes).",
 )
-@click.option("--device-memory", type=int, metavar="BYTES", help="Most device memory to use.")
-@click.option(
-    "--modules", metavar="DIR[:DIR]", help="Folders with modules that requests may name (KAASQ_MODULES; default: none)."
-)
-@click.option("--compiler", metavar="PATH", help="C++ compiler of the CPU device.")
+@click.option("--device-memory", type=int, metavar="BYTES", help="Most device memory to use (default: all).")
+@click.option("--modules", metavar="DIR[:DIR]", help="Folders with modules that requests may name (default: none).")
+@click.option("--compiler", metavar="PATH", help="C++ compiler of the CPU device (default: g++, clang++ or ziglang).")
 @click.option(
     "--guard/--no-guard",
     default=None,
     help="Find kernels that write outside of their buffers or to const inputs (slow; default: no).",
 )
-@click.option("--guard-band", type=click.IntRange(min=1), metavar="BYTES", help="What --guard watches around a buffer.")
+@click.option(
+    "--guard-band",
+    type=click.IntRange(min=1),
+    metavar="BYTES",
+    help="What --guard watches around a buffer (default: 65536).",
+)
 @click.option(
     "--isolation",
     type=click.Choice(["shared", "tenant"]),
@@ -57,13 +99,13 @@ log = get_logger()
     "--isolation-executors",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="With tenant: executors at once (default 4).",
+    help="With tenant: executors at once (default: 4).",
 )
 @click.option(
     "--isolation-idle",
     type=float,
     metavar="S",
-    help="With tenant: seconds until an idle one is stopped (default 300).",
+    help="With tenant: seconds until an idle one is stopped (default: 300).",
 )
 @click.option(
     "--isolation-turn",
@@ -91,7 +133,11 @@ log = get_logger()
     help="Seconds without a sign of life after which the executor is replaced (default: 60).",
 )
 @click.option("--start-timeout", type=float, metavar="S", help="Seconds for the executor to start in (default: 120).")
-@click.option("--health-file", metavar="FILE", help="File in which the worker says that it lives (see kaasq health).")
+@click.option(
+    "--health-file",
+    metavar="FILE",
+    help="File in which the worker says that it lives, for kaasq health (default: none).",
+)
 @click.option(
     "--drain",
     type=click.FloatRange(min=0),

@@ -38,7 +38,12 @@ PATIENCE_S = 0.5  # before it says what it waits for
 @click.option("--scalar", "scalars", multiple=True, metavar="NAME=NUMBER", help="Set a scalar.")
 @click.option("--output", "outputs", multiple=True, metavar="NAME=FILE", help="Write an output: .npy, or raw bytes.")
 @click.option("--keep", multiple=True, metavar="OUTPUT=NAME", help="Keep an output in the store under a name.")
-@click.option("--timeout", type=float, metavar="S", help="Seconds to wait for the reply.")
+@click.option(
+    "--timeout",
+    type=float,
+    metavar="S",
+    help="Seconds to wait for the reply (default: the request's timeout_ms, else 60).",
+)
 @settings_options("connect_timeout")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def run(
