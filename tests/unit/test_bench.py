@@ -16,7 +16,6 @@ from kaasq_bench.answers import WrongAnswer, check
 from kaasq_bench.figures import Row, Spread, alone, at_least, at_most, compare
 from kaasq_bench.graphs import chain_arrays, jacobi, product_chain, small_launches
 from kaasq_bench.loads import Load, Meter, Window
-from kaasq_bench.pictures import draw
 from kaasq_bench.rounds import interleaved
 from kaasq_bench.setting import NotHere, Setting
 from kaasq_bench.suite import PARTS, Case, PartReport, cases_of, run_cases
@@ -154,14 +153,6 @@ def test_every_part_has_cases_and_can_be_loaded_without_a_gpu():
         names = [case.name for case in cases_of(part)]
         assert names
         assert len(names) == len(set(names))
-
-
-def test_a_picture_is_drawn_of_what_has_a_ratio(tmp_path):
-    path = tmp_path / "picture.png"
-    rows = [compare("a", "ms", [1.0, 2.0], "peer", [2.0, 2.0], at_most(1.0)), compare("b", "", [1.0], "peer", [3.0])]
-    assert draw(report(*rows), "here", path)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert not draw(report(alone("c", "", [1.0])), "here", path)
 
 
 def test_reports_survive_json():

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
-import msgspec
 
 from kaasq_bench.broker import OnDemand
 from kaasq_bench.machine import Machine, describe
 from kaasq_bench.pictures import draw
 from kaasq_bench.places import folder, shared_memory
-from kaasq_bench.report import encoded, today
+from kaasq_bench.report import NotAReport, Report, decoded, encoded, today
 from kaasq_bench.setting import Setting
 from kaasq_bench.suite import PARTS, PartReport, cases_of, run_cases
 from kaasq_bench.table import table
@@ -23,19 +23,6 @@ from kaasq_workers.devices.opening import device_names
 
 QUICK_ROUNDS, FULL_ROUNDS = 3, 5
 QUICK_WINDOW_S, FULL_WINDOW_S = 0.2, 0.4
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a JSON file holds: one part, and on what it was measured."""
-
-    date: str
-    machine: Machine
-    device: str
-    broker: str | None
-    rounds: int
-    window_s: float
-    quick: bool
-    part: PartReport
 
 
 HELP = """Measure kaasq beside what it stands on and beside its peers; all PARTS unless some are named.
@@ -70,6 +57,12 @@ store       the buffer store beside LMDB, files and memcpy
 )
 @click.option("--json", "into", type=click.Path(path_type=Path, file_okay=False), help="Write the figures there.")
 @click.option("--pictures", is_flag=True, help="Draw the ratios, beside the figures (or in docs/benchmarks).")
+@click.option(
+    "--draw",
+    "drawn",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Measure nothing: draw the figures that lie there.",
+)
 def main(
     parts: tuple[str, ...],
     device: str,
@@ -80,12 +73,15 @@ def main(
     place: Path | None,
     into: Path | None,
     pictures: bool,
+    drawn: Path | None,
 ) -> None:
-    """Measure and report."""
+    """Measure and report, or draw what was measured."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else what was started would go on
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
-    if pictures and find_spec("matplotlib") is None:
+    if (pictures or drawn) and find_spec("matplotlib") is None:
         raise click.UsageError("pictures need matplotlib: pip install 'kaasq[bench]'")
+    if drawn:
+        sys.exit(0 if _redraw(drawn, parts) else 1)
     name = device_names(device)[0]
     machine = describe(int(name.partition(":")[2] or 0) if name.startswith("cuda") else None)
     click.echo(_headline(machine, name))
@@ -130,7 +126,26 @@ def _write(
     path = into / f"{part.part}-{machine.tag}.json"
     path.write_bytes(encoded(report))
     if pictures:
-        draw(part, f"{machine.gpu or machine.cpu}, {machine.cores} cores, {report.date}", path.with_suffix(".png"))
+        draw(report, path.with_suffix(".png"))
+
+
+def _redraw(folder: Path, parts: Sequence[str]) -> bool:
+    """A picture beside each of the folder's figures, of the named parts if any; whether all could be read."""
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise click.UsageError(f"there are no figures (*.json) in {folder}")
+    readable = True
+    for path in paths:
+        try:
+            report = decoded(path.read_bytes())
+        except NotAReport as error:
+            click.echo(f"{path}: not what the suite writes now ({error}); measure it again with --json", err=True)
+            readable = False
+            continue
+        if not parts or report.part.part in parts:
+            picture = path.with_suffix(".png")
+            click.echo(f"{picture}" if draw(report, picture) else f"{path}: has no ratio to draw")
+    return readable
 
 
 def _headline(machine: Machine, device: str) -> str:

@@ -1,4 +1,4 @@
-"""What the short version found, for a terminal and as JSON. Pure."""
+"""What the JSON files hold, and what the short version found, for a terminal. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,39 @@ from kaasq_bench.suite import PartReport
 from kaasq_bench.table import bar_words, beside_words, kaasq_words, ratio_words
 
 
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a JSON file of the suite holds: one part, and on what it was measured. ``broker``: RabbitMQ's version."""
+
+    date: str
+    machine: Machine
+    device: str
+    broker: str | None
+    rounds: int
+    window_s: float
+    quick: bool
+    part: PartReport
+
+
 class BriefReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the JSON file holds. ``on``: which broker and workers were measured."""
+    """What the short version's JSON file holds. ``on``: which broker and workers were measured."""
 
     date: str
     machine: Machine
     device: str
     on: str
     parts: list[PartReport]
+
+
+class NotAReport(ValueError):
+    """A file is none of the suite's; the message says in which way."""
+
+
+def decoded(data: bytes) -> Report:
+    """What a JSON file of the suite holds. Raises NotAReport for anything else, also what older versions wrote."""
+    try:
+        return msgspec.json.decode(data, type=Report)
+    except msgspec.DecodeError as error:
+        raise NotAReport(str(error)) from error
 
 
 def today() -> str:
