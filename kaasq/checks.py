@@ -43,6 +43,8 @@ class GraphLimits(msgspec.Struct, frozen=True, kw_only=True):
     buffer_bytes: int = 1 << 40
     continuations: int = 256
     continuations_deep: int = 128
+    continuations_bytes: int = 64 << 20
+    """Of all messages that are published when one request has completed: a graph that several take is in each."""
     repeats: int = 1_000_000
 
 

@@ -14,7 +14,7 @@ from kaasq.checks import GraphLimits, check_graph
 from kaasq.codec import JSON, MSGPACK, RequestDecoder
 from kaasq.errors import BadRequest, UnknownGraph
 from kaasq.messages import Condition, Continuation, Element, Next, Output, Reply, Request, Source, Stored
-from kaasq.model import Buffer, Scalar
+from kaasq.model import Buffer, Module, Scalar
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.executor.following import Followers
 from kaasq_workers.link import Following
@@ -47,7 +47,9 @@ def made(
     deadline_ms: int | None = None,
     **settings: Any,
 ) -> tuple[tuple[Next, ...], list[Following]]:
-    followers = Followers(store, **{"pool": "p", "inline_limit": 1 << 18, "message_limit": 1 << 24, **settings})
+    followers = Followers(
+        store, **{"pool": "p", "inline_limit": 1 << 18, "message_limit": 1 << 24, "together_limit": 1 << 24} | settings
+    )
     request = Request(graph=GRAPH, bind={"x": VALUES}, then=continuations)
     followers.check("r", request, content_type)
     reply = Reply(id="r", status="ok", outputs=outputs or INLINE)
@@ -90,7 +92,7 @@ def test_ids_are_numbered_as_the_continuations_stand(store):
 def test_an_output_in_the_store_is_bound_by_its_contents(store):
     outputs = stored(store, VALUES * 2)
     wide = check_graph(spec(X, Buffer(name="out", role="output", dtype="float32", shape=(8,))), LIMITS)
-    followers = Followers(store, pool="p", inline_limit=0, message_limit=1 << 24)
+    followers = Followers(store, pool="p", inline_limit=0, message_limit=1 << 24, together_limit=1 << 24)
     request = Request(graph=wide, then=(then(bind={"x": Source(output="out", offset=16)}),))
     followers.check("r", request, MSGPACK)
     _, (one,) = followers.following("ann", "r", request, Reply(id="r", status="ok", outputs=outputs), MSGPACK, None)
@@ -163,10 +165,35 @@ def test_a_message_that_could_be_too_large_is_refused_before_anything_runs(store
         made(store, then(bind={"x": VALUES}, then=(then(pool="far"),)), message_limit=560)
 
 
+def test_a_small_request_does_not_become_many_large_ones(store):
+    module = Module.from_source("//" + "x" * (1 << 20) + "\n__global__ void k() {}")
+    large = check_graph(spec(X, OUT, modules={"m": module}), LIMITS)
+    fan = tuple(then(graph=large) for _ in range(20))
+    with pytest.raises(BadRequest, match=r"^then: 20 messages .* at most 16777216 may"):
+        made(store, *fan)
+    with pytest.raises(BadRequest, match=r"^then\[0\].then: 20 messages"):
+        made(store, then(then=fan))
+    in_turn = then(graph=large)
+    for _ in range(20):
+        in_turn = then(graph=large, then=(in_turn,))
+    assert len(made(store, in_turn)[1]) == 1
+
+
+@pytest.mark.parametrize("content_type", [MSGPACK, JSON])
+def test_what_follows_has_no_more_bytes_than_was_said_before(store, content_type):
+    other = check_graph(spec(X, OUT, name="other"), LIMITS)
+    fan = (then(), then(graph=other, then=(then(), then(bind={"x": VALUES}))), then(keep={"out": "k"}, then=(then(),)))
+    followers = Followers(store, pool="p", inline_limit=1 << 18, message_limit=1 << 20, together_limit=1 << 24)
+    said = followers.check("r", Request(graph=GRAPH, then=fan), content_type)
+    bodies = [each.body for each in made(store, *fan, content_type=content_type)[1]]
+    assert len(bodies) == 3
+    assert 0 < sum(map(len, bodies)) <= said < 2 * sum(map(len, bodies))
+
+
 def test_large_outputs_stay_in_the_store_of_the_pool(store):
     large = Buffer(name="out", role="output", nbytes=1 << 30)
     took = check_graph(spec(Buffer(name="x", role="input", nbytes=1 << 30), OUT), LIMITS)
-    followers = Followers(store, pool="p", inline_limit=1 << 18, message_limit=1 << 20)
+    followers = Followers(store, pool="p", inline_limit=1 << 18, message_limit=1 << 20, together_limit=1 << 24)
     request = Request(graph=check_graph(spec(X, large), LIMITS), then=(then(graph=took),))
     followers.check("r", request, MSGPACK)
     with pytest.raises(BadRequest, match="except for another pool"):

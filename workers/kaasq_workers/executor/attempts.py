@@ -125,7 +125,7 @@ class Attempts:
         ended.graph, ended.request = graph.name, request
         vitals.read(job.tag, graph.name)
         ended.graph_hash = graph.hash if whole else None
-        self._followers.check(job.id, request, ended.reply_type)
+        ended.follow_bytes = self._followers.check(job.id, request, ended.reply_type)
         ended.digest, ended.deadline_ms = digest(request, graph), _deadline_ms(job, request)
         earlier = self._store.outcome(job.tenant, job.id)
         if earlier is not None:

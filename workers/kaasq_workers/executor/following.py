@@ -31,43 +31,83 @@ from kaasq.messages import (
 from kaasq.model import GraphSpec, Number
 from kaasq.then_checks import check_ids, check_repeat, check_then
 from kaasq_storage import BufferStore
+from kaasq_workers.executor.repeating import EVERYTHING
 from kaasq_workers.link import Following
 
-GRAPHS_HELD = 256  # encoded, at most
+HELD_BYTES = 64 << 20  # of encoded graphs, at most
+MAP_ENTRY_BYTES = 160  # around a graph in a request: its hash, twice, and the names of fields
 
 Outputs = Mapping[str, Output]
 
 
 class Followers:
-    """Makes requests of continuations. ``pool`` is the worker's, ``message_limit`` what a message may have."""
+    """Makes requests of continuations.
 
-    def __init__(self, store: BufferStore, *, pool: str, inline_limit: int, message_limit: int) -> None:
+    ``pool`` is the worker's, ``message_limit`` what a message may have, ``together_limit`` all that follow one request.
+    """
+
+    def __init__(
+        self, store: BufferStore, *, pool: str, inline_limit: int, message_limit: int, together_limit: int
+    ) -> None:
         self._store = store
         self._pool = pool
         self._inline_limit = inline_limit
         self._message_limit = message_limit
+        self._together_limit = together_limit
         self._encoded: dict[tuple[str, str], msgspec.Raw] = {}
+        self._held = 0
 
-    def check(self, request_id: str, request: Request, content_type: str) -> None:
-        """Before the request runs: whether all that follows it can. Raises KaasqError naming the place."""
+    def check(self, request_id: str, request: Request, content_type: str) -> int:
+        """Before the request runs: whether all that follows it can. Raises KaasqError naming the place.
+
+        The bytes of what is published once it has completed, at most.
+        """
         assert isinstance(request.graph, GraphSpec)
         if request.repeat is not None:
             check_repeat(request.graph, request.repeat)
         if not request.then:
-            return
+            return 0
         check_ids(request_id, request.then)
         check_then(request.graph, request.then)
-        # What is nested in a continuation is a part of it, so the largest of them is one of the first.
-        largest = max(len(self._body(each, {}, {}, None, content_type, at)) for _, at, each in numbered(request.then))
-        for at, nbytes in self._carried(request.then, "then"):
-            taken = nbytes if content_type == codec.MSGPACK else nbytes * 4 // 3 + 4
-            if largest + taken > self._message_limit:
+        return self._check_sizes(request.then, content_type, "then")[0]
+
+    def _check_sizes(
+        self, then: tuple[Continuation, ...], content_type: str, at: str
+    ) -> tuple[int, int, dict[str, int]]:
+        """Of continuations of one request: the bytes of their messages together; what they take in the message of that
+        request, without graphs; and these. Nothing is encoded twice, however deep it lies. Raises BadRequest.
+        """
+        together, inside = 0, 0
+        graphs: dict[str, int] = {}
+        for index, each in enumerate(then):
+            assert isinstance(each.graph, GraphSpec)
+            place = f"{at}[{index}]"
+            _, nbytes, needed = self._check_sizes(each.then, content_type, f"{place}.then")
+            bare = msgspec.structs.replace(each, graph=each.graph.hash, then=())
+            nbytes += len(codec.encode(bare, content_type))
+            needed[each.graph.hash] = MAP_ENTRY_BYTES + memoryview(self._graph(each.graph, content_type)).nbytes
+            carried = self._carried(each)
+            if content_type != codec.MSGPACK:
+                carried = carried * 4 // 3 + 4
+            message = nbytes + sum(needed.values()) + carried
+            if message > self._message_limit:
                 raise BadRequest(
-                    f"with the outputs that it takes it may have {largest + taken} bytes, and a message has at most "
+                    f"with the outputs that it takes it may have {message} bytes, and a message has at most "
                     f"{self._message_limit} (message_limit): outputs above the worker's inline_limit stay in its "
                     "store, except for another pool",
-                    at=at,
+                    at=place,
                 )
+            together += message
+            inside += nbytes
+            graphs |= needed
+        if together > self._together_limit:
+            raise BadRequest(
+                f"{len(then)} messages that may have {together} bytes together are to follow one request; at most "
+                f"{self._together_limit} may (graph_limits.continuations_bytes): give them smaller graphs, or fewer of "
+                "them at once",
+                at=at,
+            )
+        return together, inside, graphs
 
     def following(
         self, tenant: str, request_id: str, request: Request, reply: Reply, content_type: str, deadline_ms: int | None
@@ -170,27 +210,23 @@ class Followers:
         if encoded is None:
             if content_type == codec.JSON:
                 check_finite(graph)
-            while len(self._encoded) >= GRAPHS_HELD:
-                del self._encoded[next(iter(self._encoded))]
             encoded = self._encoded[key] = msgspec.Raw(codec.encode(graph, content_type))
+            self._held += memoryview(encoded).nbytes
+            while self._held > HELD_BYTES:
+                self._held -= memoryview(self._encoded.pop(next(iter(self._encoded)))).nbytes
         return encoded
 
-    def _carried(self, then: tuple[Continuation, ...], at: str) -> list[tuple[str, int]]:
-        """For each continuation how many bytes of outputs it may carry in its message."""
-        carried: list[tuple[str, int]] = []
-        for index, each in enumerate(then):
-            assert isinstance(each.graph, GraphSpec)
-            buffers = [
-                each.graph.buffer(name)
-                for name, bound in each.bind.items()
-                if isinstance(bound, Source) and bound.output is not None
-            ]
-            nbytes = sum(buffer.nbytes for buffer in buffers if buffer is not None)
-            if each.pool is None or each.pool == self._pool:
-                nbytes = min(nbytes, len(buffers) * self._inline_limit)
-            carried.append((f"{at}[{index}]", nbytes))
-            carried += self._carried(each.then, f"{at}[{index}].then")
-        return carried
+    def _carried(self, then: Continuation) -> int:
+        """How many bytes of outputs it may carry in its message."""
+        assert isinstance(then.graph, GraphSpec)
+        buffers = [
+            then.graph.buffer(name)
+            for name, bound in then.bind.items()
+            if isinstance(bound, Source) and bound.output is not None
+        ]
+        # In this pool what is larger stays in the store.
+        most = self._inline_limit if then.pool is None or then.pool == self._pool else EVERYTHING
+        return sum(buffer.nbytes for buffer in buffers if buffer is not None and buffer.nbytes <= most)
 
     def _number(self, tenant: str, outputs: Outputs, element: Element) -> Number:
         output = outputs[element.output]

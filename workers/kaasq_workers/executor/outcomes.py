@@ -38,6 +38,8 @@ class Ended(msgspec.Struct, kw_only=True):
     queued_us: int = 0
     claimed: bool = False
     deadline_ms: int | None = None
+    follow_bytes: int = 0
+    """Of the messages that are to follow it, at most."""
     loop: Loop | None = None
     repeated: Repeated | None = None
 

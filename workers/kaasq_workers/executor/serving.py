@@ -7,6 +7,7 @@ device's context takes nothing else with it; for kaasq.local as a thread.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from kaasq.errors import KaasqError, QuotaExceeded, StoreFull, WorkerFailed
 from kaasq.ids import chain_id
@@ -28,6 +29,7 @@ from kaasq_workers.link import Answer, BlockingChannel, Job, ToExecutor, Vitals,
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
 HEAR_S = 1e-3  # while requests wait here, what else the front says is looked for only so often
+GROUP_BYTES = 64 << 20  # of what follows them, which is made for all of a group before it is sent
 GROUP_TIME_S = 2e-3  # a group is committed once running it has taken this long
 GC_INTERVAL_S = 60.0
 FIRST_GC_S = 1.0  # what crashed processes left in the store goes soon after a start, but does not delay it
@@ -62,7 +64,11 @@ class Executor:
         )
         claims = Claims(store, worker, most=settings.most_attempts, ttl_s=settings.result_ttl)
         followers = Followers(
-            store, pool=settings.pool, inline_limit=settings.inline_limit, message_limit=settings.message_limit
+            store,
+            pool=settings.pool,
+            inline_limit=settings.inline_limit,
+            message_limit=settings.message_limit,
+            together_limit=settings.graph_limits.continuations_bytes,
         )
         self._attempts = Attempts(self._engine, store, claims, followers, settings)
         self._committer = Committer(store, worker, followers, ttl_s=settings.result_ttl, dead_ttl_s=settings.dead_ttl)
@@ -106,13 +112,13 @@ class Executor:
         now = time.monotonic()
         if not line.ended:
             self._group_since_s = now
-        while len(line.ended) < GROUP_SIZE and not self._device.poisoned and (job := line.next()) is not None:
+        while not _is_full(line.ended) and not self._device.poisoned and (job := line.next()) is not None:
             self._begin(job, line, vitals)
         finished = next((tag for tag, (_, flight) in line.flying.items() if flight.finished), None)
         if finished is not None and not self._device.poisoned:
             self._landed_s = now
             self._end(finished, line, vitals)
-        full = len(line.ended) >= GROUP_SIZE or time.monotonic() - self._group_since_s > GROUP_TIME_S
+        full = _is_full(line.ended) or time.monotonic() - self._group_since_s > GROUP_TIME_S
         alone = not line.waiting and not line.flying  # nobody is left to share the commit with
         if line.ended and (finished is None or full or alone or self._device.poisoned):
             ended = line.take_ended()  # kept until they are answered: to unmap a large output takes milliseconds
@@ -204,3 +210,7 @@ class Executor:
             return
         if collected.objects or collected.outcomes or collected.orphans:
             self._log.info("gc.done", objects=collected.objects, nbytes=collected.nbytes, outcomes=collected.outcomes)
+
+
+def _is_full(group: Sequence[Ended]) -> bool:
+    return len(group) >= GROUP_SIZE or sum([each.follow_bytes for each in group]) > GROUP_BYTES
