@@ -84,6 +84,37 @@ def test_cached_inputs_are_not_copied_again(clients):
     assert gpu.run(saxpy(N), x=x, y=y).cache.hits == 3  # the plan and both inputs
 
 
+def test_a_chain_through_the_store_gives_both_devices_the_same(clients):
+    n = 1 << 20  # 4 MiB: too large for a message, so each step reads the last one's output from the store
+    x = np.arange(n, dtype=np.float32) % 1000
+    sums = []
+    for client in clients.values():
+        last = kaasq.Then(sum_of_squares(n), x=kaasq.Output("out"), name="sum")
+        then = kaasq.Then(saxpy(n), x=kaasq.Output("out"), y=x, a=1.0, name="added", then=last)
+        result = client.run(saxpy(n), x=x, y=x, timeout=120, then=then)
+        np.testing.assert_array_equal(result.then["added"].result()["out"], 4 * x)
+        sums.append(result.then["sum"].result()["out"])
+    np.testing.assert_allclose(sums[1], sums[0], rtol=1e-4)
+
+
+def test_a_loop_ends_after_as_many_runs_on_both_devices(clients):
+    n = 1000
+    graph = kaasq.Graph("test.halving")
+    x, out = graph.input("x", shape=n, dtype="float32"), graph.output("out", shape=n, dtype="float32")
+    most = graph.output("most", shape=1, dtype="float32")
+    module = kaasq.Module.from_source(
+        'extern "C" __global__ void halve(const float* x, float* out, int n)'
+        "{ int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) out[i] = x[i] / 2; }"
+    )
+    graph.launch(module.kernel("halve"), grid=-(-n // 256), block=256, args=[x, out, np.int32(n)])
+    graph.call("reduce", out, most, op="max", keepdims=True)
+    until = kaasq.repeat({"x": "out"}, until=kaasq.Output("most") < 1.0, most=50)
+    for client in clients.values():
+        result = client.run(graph, x=np.full(n, 100, dtype=np.float32), timeout=120, repeat=until)
+        assert (result.runs, result.held) == (7, True)
+        np.testing.assert_array_equal(result["out"], np.full(n, 100 / 2**7, dtype=np.float32))
+
+
 @pytest.mark.parametrize(
     ("source", "kernel", "error"),
     [("oops", "k", kaasq.ModuleRejected), ('extern "C" __global__ void a(int* o) {}', "b", kaasq.ModuleRejected)],
