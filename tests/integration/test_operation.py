@@ -165,11 +165,12 @@ def test_what_killed_processes_left_in_the_store_goes_when_a_worker_starts(broke
 def test_what_is_not_finished_in_time_goes_back_and_the_worker_exits_3(broker_url, pool, tmp_path):
     store = tmp_path / "store"
     with kaasq.Client(broker_url, pool=pool, store=store) as client:
-        with running_worker(broker_url, pool, store, "--drain", "0.5") as worker:
+        health = tmp_path / "health"
+        with running_worker(broker_url, pool, store, "--drain", "0.5", "--health-file", str(health)) as worker:
             client.run(saxpy(), x=X, y=X)
             stuck = client.submit(only_output(ENDLESS, "endless"), timeout=60)
             waiting = client.submit(saxpy(), x=X, y=X, timeout=60)
-            until(lambda: not broker_has_ready(client, pool))
+            until(lambda: held(health) == 2)
             started = time.monotonic()
             assert worker.stop() == 3
             assert time.monotonic() - started < 15
@@ -181,13 +182,15 @@ def test_what_is_not_finished_in_time_goes_back_and_the_worker_exits_3(broker_ur
 def test_a_second_signal_stops_at_once(broker_url, pool, tmp_path):
     store = tmp_path / "store"
     with kaasq.Client(broker_url, pool=pool, store=store) as client:
-        with running_worker(broker_url, pool, store, "--drain", "60") as worker:
+        health = tmp_path / "health"
+        with running_worker(broker_url, pool, store, "--drain", "60", "--health-file", str(health)) as worker:
             client.run(saxpy(), x=X, y=X)
             stuck = client.submit(only_output(ENDLESS, "endless"), timeout=60)
-            until(lambda: not broker_has_ready(client, pool))
+            until(lambda: held(health) == 1)
             worker.process.send_signal(signal.SIGTERM)
             worker.wait_for("worker.draining")
             assert worker.stop(15) == 130
+            assert worker.wait_for("worker.stopped")["drained"] is False
         stuck.cancel()
 
 
@@ -199,12 +202,9 @@ def answers(client: kaasq.Client) -> bool:
         return False
 
 
-def broker_has_ready(client: kaasq.Client, pool: str) -> bool:
-    """Whether requests wait in the pool's queue: once none does, the worker has them."""
-    connection = pika.BlockingConnection(pika.URLParameters(client.settings.broker_url))
-    count = connection.channel().queue_declare(topology.work_queue(pool), passive=True).method.message_count
-    connection.close()
-    return bool(count)
+def held(health: Path) -> int:
+    """How many requests the worker holds, by its health file."""
+    return sum(each["held"] for each in json.loads(health.read_text())["slots"])
 
 
 def health_command(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

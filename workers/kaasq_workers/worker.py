@@ -120,7 +120,11 @@ class Worker:
         if front is not None:
             idle = threading.Event()
             self._broker.call_soon(lambda: front.when_idle(idle.set))
-            drained = idle.wait(timeout_s)
+            try:
+                drained = idle.wait(timeout_s)
+            except KeyboardInterrupt:  # told to stop at once: by the next call, which has to find the front
+                self._front = front
+                raise
             gone = threading.Event()
 
             def hang_up() -> None:
