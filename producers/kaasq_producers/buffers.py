@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kaasq import codec
-from kaasq.dtypes import canonical
+from kaasq.dtypes import BUFFER_DTYPES, canonical
 from kaasq.errors import BadRequest, BufferMissing, KaasqError
 from kaasq.messages import Reply
 from kaasq.model import content_hash
@@ -216,9 +217,12 @@ def _described_bytes(
         return data, None, None
     kind = canonical(dtype)
     if kind is None:
-        raise BadRequest(f"{dtype!r} is no dtype", at="put")
+        raise BadRequest(f"{dtype!r} is no dtype; known are {', '.join(BUFFER_DTYPES)}", at="put")
     size = np.dtype(kind).itemsize
+    if shape is None and data.nbytes % size:
+        raise BadRequest(f"{data.nbytes} bytes were given: no whole number of {kind}, of {size} bytes each", at="put")
     dims = (data.nbytes // size,) if shape is None else tuple(int(each) for each in shape)
-    if int(np.prod(dims, dtype=np.int64)) * size != data.nbytes:
-        raise BadRequest(f"{data.nbytes} bytes were given, but {kind} {dims} takes another size", at="put")
+    expected = math.prod(dims) * size
+    if expected != data.nbytes or min(dims, default=0) < 0:
+        raise BadRequest(f"{data.nbytes} bytes were given, but {kind} {dims} takes {expected}", at="put")
     return data, kind, dims

@@ -230,6 +230,14 @@ def test_run_of_a_file_that_is_no_request_says_what_it_expects(cli: Run, content
     assert err == "kaasq: bad_request: saxpy.py: is no request: expected a JSON object or a MessagePack map\n"
 
 
+@pytest.mark.parametrize("content", [b"{}", b'{"grahp": {}}', b"\x80"])
+def test_run_of_an_object_that_is_no_request_says_what_one_has(cli: Run, content: bytes) -> None:
+    Path("some").write_bytes(content)
+    code, _, err = cli("run", "some")
+    assert code == 1
+    assert "some: is no request: expected one with `graph`, a graph alone (`name`, `buffers`, `launches`)" in err
+
+
 def test_run_with_a_port_that_is_no_number_is_an_error_not_a_crash(cli: Run, request_file: str) -> None:
     code, _, err = cli("run", request_file, "--broker", "amqp://ann:secret@localhost:abc/")
     assert code == 1

@@ -92,6 +92,7 @@ def rm(name: str, **flags: Any) -> None:
     with Client(settings=settings) as client:
         if not client.unsubscribe(name):
             raise NameNotFound(f"there is no subscription {name!r}: `kaasq events list` shows those there are")
+    click.echo(f"removed {name}")
 
 
 def _json(event: Event) -> str:

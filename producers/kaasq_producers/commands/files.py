@@ -28,6 +28,9 @@ class _Top(msgspec.Struct):
 
     graph: msgspec.Raw = msgspec.Raw()
     kernels: msgspec.Raw = msgspec.Raw()
+    name: msgspec.Raw = msgspec.Raw()
+    buffers: msgspec.Raw = msgspec.Raw()
+    launches: msgspec.Raw = msgspec.Raw()
 
 
 class _Kaas(Envelope, frozen=True, kw_only=True):
@@ -94,6 +97,11 @@ def _read(body: bytes, kind: str, limits: GraphLimits) -> tuple[Request, list[st
     if bytes(top.kernels):
         return codec.RequestDecoder(limits).decode(body, kind), unknown_keys(_plain(body, kind), _Kaas)
     if not bytes(top.graph):
+        if not any(map(bytes, (top.name, top.buffers, top.launches))):
+            raise BadRequest(
+                "is no request: expected one with `graph`, a graph alone (`name`, `buffers`, `launches`), or one in "
+                "the KaaS format (`kernels`)"
+            )
         return Request(graph=codec.decode(body, kind, GraphSpec)), unknown_keys(_plain(body, kind), GraphSpec)
     request = codec.decode(body, kind, Request)
     if isinstance(request.graph, str):
