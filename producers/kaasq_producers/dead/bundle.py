@@ -93,23 +93,32 @@ def read(path: str | Path, limits: GraphLimits) -> tuple[Request, list[str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             bundle = _manifest(archive)
-            body = archive.read(bundle.body)
+            body = _member(archive, bundle.body)
             request = codec.RequestDecoder(limits).decode(body, bundle.content_type)
-            inputs = {each.buffer: archive.read(each.file) for each in bundle.inputs if each.file is not None}
+            inputs = {each.buffer: _member(archive, each.file) for each in bundle.inputs if each.file is not None}
     except OSError as error:
         raise BadRequest(f"cannot read it: {error.strerror}", at=str(path)) from None
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as error:  # zipfile's own
+    except (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:  # zipfile's own
         raise BadRequest(f"is no whole bundle of `kaasq dead export`: {error}", at=str(path)) from None
     if isinstance(request.graph, str):
         raise BadRequest("the request names its graph by its hash only, so it cannot be run elsewhere", at="graph")
     return msgspec.structs.replace(request, bind={**request.bind, **inputs}), list(bundle.notes)
 
 
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A member's bytes. It is stored as it is, so it takes no more memory than the file has. Raises BadRequest."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise BadRequest(
+            "is compressed, and `kaasq dead export` stores: it was packed anew (zip -0 is possible)", at=name
+        )
+    return archive.read(name)
+
+
 def _manifest(archive: zipfile.ZipFile) -> Bundle:
-    text = archive.read(MANIFEST)
+    text = _member(archive, MANIFEST)
     try:
         bundle = msgspec.json.decode(text, type=Bundle)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise bad_request(error, text, json=True, kind=Bundle, prefix=MANIFEST) from None
     if bundle.kaasq_bundle != VERSION:
         raise BadRequest(f"version {bundle.kaasq_bundle} of a bundle; this kaasq reads {VERSION}", at=MANIFEST)
