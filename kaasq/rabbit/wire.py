@@ -244,18 +244,33 @@ class _Timer(nbio_interface.AbstractTimerReference):
 
 
 class _Task(nbio_interface.AbstractIOReference):
-    """A coroutine whose result, or error, goes to a callback unless it is cancelled."""
+    """A coroutine whose result, or error, goes to a callback unless it is cancelled, even if it had ended by then: pika
+    reports the end of an attempt by itself when it cancels.
+    """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], on_done: Callable[[Any], None]
     ) -> None:
+        self._on_done: Callable[[Any], None] | None = on_done
         self._task = loop.create_task(work)
-        self._task.add_done_callback(
-            lambda task: None if task.cancelled() else on_done(task.exception() or task.result())
-        )
+        self._task.add_done_callback(self._ended)
 
     def cancel(self) -> bool:
-        return self._task.cancel()
+        pending, self._on_done = self._on_done is not None, None
+        self._task.cancel()
+        return pending
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        on_done, self._on_done = self._on_done, None
+        if task.cancelled():
+            return
+        result = task.exception() or task.result()
+        if on_done is not None:
+            on_done(result)
+        elif isinstance(result, tuple):  # connected, and nobody wants it any more
+            wire, amqp = result
+            amqp.add_on_open_error_callback(lambda *_: None, remove_default=True)
+            wire.abort()
 
 
 class _Lookup(nbio_interface.AbstractIOReference):

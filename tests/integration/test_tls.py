@@ -159,6 +159,13 @@ def test_tls_to_a_port_that_does_not_speak_it_is_told(broker: RealBroker, pki):
     assert "that port does not speak TLS: RabbitMQ's TLS port is usually 5671" in said
 
 
+def test_attempts_that_fail_while_they_are_given_up_say_nothing(broker: RealBroker, pki, capfd, caplog):
+    settings = settings_of(broker.url.replace("amqp://", "amqps://"), pki, None)
+    for _ in range(20):  # the first of two connections fails, and the second is failing by then, or is not
+        refusal(settings)
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
+
+
 def test_amqp_to_a_port_that_speaks_tls_is_told(tls_node):
     with pytest.raises(BrokerLost, match="5671 needs amqps://"):
         RabbitBroker(tls_node.replace("amqps", "amqp")).open(1)  # it may be a broker that is starting: it tries again
