@@ -177,7 +177,8 @@ class Publisher:
     def _forged(self, message: Message) -> BrokerRefused:
         told = f"user_id is {message.user_id!r}, but the connection is authenticated as {self._tenant!r}"
         if self._impersonates:
-            told += f", which may not publish for others: rabbitmqctl set_user_tags {self._tenant} impersonator"
+            told += f", which may not publish for others: rabbitmqctl set_user_tags {self._tenant} impersonator "
+            told += "(and its other tags)"
         return BrokerRefused(told, user=self._tenant)
 
     def _pump(self) -> None:

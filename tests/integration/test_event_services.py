@@ -166,7 +166,7 @@ def test_events_from_the_command_line(
     assert (code, [each["name"] for each in json.loads(out)]) == (0, ["cli"])
     code, out, _ = run("list")
     assert (code, "guest.saxpy.*" in out) == (0, True)
-    assert run("rm", "cli")[0] == 0
+    assert run("rm", "cli")[:2] == (0, "removed cli\n")
     code, _, err = run("rm", "cli")
     assert (code, "no subscription 'cli'" in err) == (1, True)
     code, _, err = run("saxpy")
