@@ -259,6 +259,17 @@ def test_anothers_replies_and_events_are_not_heard(world, mallory):
         assert str(REFUSED) in mallory.refused(lambda each, e=exchange: each.queue_bind(mallory.replies, e, "#"))
 
 
+def test_an_exchange_of_ones_own_neither_hears_nor_says_more_than_its_tenant(world, ann, mallory):
+    own = topology.register(world.mallory)
+    mallory.channel.exchange_declare(own, "topic", durable=True)
+    for source in (topology.REPLIES, topology.EVENTS):
+        for pattern in (f"{world.ann}.#", "#", "*.raw"):
+            said = mallory.refused(lambda each, e=source, p=pattern: each.exchange_bind(own, e, p))
+            assert str(REFUSED) in said
+    for target in (topology.REPLIES, topology.EVENTS, topology.DEAD):
+        assert str(REFUSED) in mallory.refused(lambda each, e=target: each.exchange_bind(e, own, "#"))
+
+
 def test_anothers_queues_are_neither_read_nor_emptied_nor_deleted(world, ann, mallory):
     theirs = [each["name"] for each in world.real.management.queues(world.vhost)]
     anns = next(each for each in theirs if each.startswith(f"kaasq.reply.{world.ann}."))
