@@ -21,6 +21,7 @@ from kaasq.rabbit.wire import WireConnection
 from kaasq.topology import Queue, Topology
 
 TICK_S = 2.0
+EXPIRE_S = 0.25  # how exactly a publish's patience is kept
 REFUSED_GRACE_S = 60.0
 """A broker that is starting may know its users late: a refusal after a reconnect counts once it has lasted."""
 
@@ -156,10 +157,14 @@ class RabbitBroker(IoBroker):
         )
         self._direct.start()
         self._tick()
+        self._expire()
 
-    def _tick(self) -> None:
+    def _expire(self) -> None:
         self._publisher.expire()
         self._direct.expire()
+        self._io.call_later(EXPIRE_S, self._expire)
+
+    def _tick(self) -> None:
         invoke(self._log.tick)
         self._io.call_later(TICK_S, self._tick)
 

@@ -16,6 +16,7 @@ from kaasq.io_thread import invoke
 from kaasq.log import get_logger
 from kaasq.rabbit.errors import ENCODING_ERRORS, culprit, reply_code, reply_text, translate
 from kaasq.rabbit.lanes import Lane, Returned
+from kaasq.rabbit.overtaken import Overtaken
 from kaasq.rabbit.properties import FRAME_MAX_BYTES
 from kaasq.rabbit.wire import WireConnection
 
@@ -32,6 +33,8 @@ class PublishLimits(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 100_000
     waiting_bytes: int = 256 * 1024 * 1024
     confirm_timeout_s: float = 30.0
+    patience_s: float | None = None
+    """A publish that is not confirmed after so long and that others have overtaken is given up. None: none is."""
 
 
 class Publish(msgspec.Struct):
@@ -52,7 +55,8 @@ class Publisher:
     While it cannot send (connection lost, broker blocked, window full) publishes wait, up to a limit; beyond it they
     fail at once. What was sent and not confirmed when the channel or connection went fails with BrokerLost: it may
     have arrived or not, and only its sender knows whether it can be repeated. So does what is not confirmed in time:
-    a quorum queue without a leader never confirms, and must not fill the window for all the others.
+    a quorum queue without a leader never confirms, and must not fill the window for all the others. With
+    ``patience_s``, what others have overtaken is told so sooner.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Publisher:
         self._tenant = tenant
         self._impersonates = self._may_impersonate = impersonates
         self._limits = limits
+        self._overtaken = None if limits.patience_s is None else Overtaken(limits.patience_s)
         self._on_ready = on_ready
         self._connection: WireConnection | None = None
         self._channel: Channel | None = None
@@ -127,14 +132,16 @@ class Publisher:
         """Give up on what has waited too long for its confirm."""
         if self._blocked:
             return
-        timeout_s = self._limits.confirm_timeout_s
-        before = time.monotonic() - timeout_s
-        late = list(takewhile(lambda each: each[1].sent_at < before, self._unconfirmed.items()))  # oldest first
-        for tag, item in late:
-            del self._unconfirmed[tag]
-            self._unconfirmed_bytes -= len(item.message.body)
-        for _, item in late:
-            tell(item, BrokerLost(f"{_what(item)} was not confirmed within {timeout_s:g} s"))
+        now = time.monotonic()
+        before = now - self._limits.confirm_timeout_s
+        late = [tag for tag, _ in takewhile(lambda each: each[1].sent_at < before, self._unconfirmed.items())]
+        if not late and self._overtaken is not None:
+            late = self._overtaken.lost(self._unconfirmed, now)
+        items = [self._unconfirmed.pop(tag) for tag in late]
+        self._unconfirmed_bytes -= sum(len(item.message.body) for item in items)
+        for item in items:
+            waited_s = now - item.sent_at
+            tell(item, BrokerLost(f"{_what(item)} was not confirmed within {waited_s:.1f} s", unconfirmed=True))
         self._renew()
         self._pump()
 
@@ -220,6 +227,8 @@ class Publisher:
         if item is None:  # settled on its own before
             return
         self._unconfirmed_bytes -= len(item.message.body)
+        if self._overtaken is not None and not refused:
+            self._overtaken.confirmed(item, tag)
         if refused:
             why = "a queue it goes to is full, or has no leader just now"
             tell(item, BrokerRefused(f"{_what(item)} was rejected: {why}", rejected=True))
@@ -271,6 +280,8 @@ class Publisher:
             wire, number, self._frame_max, on_confirm=self._on_confirm, on_returned=self._on_return
         )
         self._tag = self._settled = 0
+        if self._overtaken is not None:
+            self._overtaken.reset()
         self._stale = False
         self._on_ready()
         self._pump()

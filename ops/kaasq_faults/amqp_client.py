@@ -1,4 +1,6 @@
-"""A client that knows only RabbitMQ: persistent JSON requests with ids of its own, confirmed, repeated until answered.
+"""A client that knows only RabbitMQ: persistent JSON requests with ids of its own, repeated until answered.
+
+It waits for no confirms: where one does not come, as from a leader that died, pika's blocking connection waits with it.
 
 Killed, it comes back, reads in the ledger what it has not heard of, and asks for that again under the same ids.
 """
@@ -25,7 +27,7 @@ from kaasq_faults.asks import Ask, ask, graph, inputs
 from kaasq_faults.ledger import OK, Asked, Book, Ended, Entry, now
 
 WIDTH = 6
-ASK_AGAIN_S = 15.0  # a request without an answer is asked for again
+ASK_AGAIN_S = 1.5  # a request without an answer is asked for again; then after twice as long, and so on
 TURN_S = 0.02
 
 
@@ -44,7 +46,7 @@ class AmqpClient:
         self._keys = {each.id or "": each.key for each in earlier if isinstance(each, Asked)}
         self._prefix = f"{given.name}.{incarnation}"
         self._next = 0
-        self._asked_at: dict[str, float] = {}
+        self._again: dict[str, tuple[float, float]] = {}  # when to ask again, and how long to wait then
         self._specs = {elements: graph(elements).freeze() for elements in (64, 20_000)}
 
     def serve(self, stop: threading.Event) -> None:
@@ -66,19 +68,17 @@ class AmqpClient:
         connection = pika.BlockingConnection(parameters)
         try:
             channel: Any = connection.channel()
-            channel.confirm_delivery()
             self._reply_id = f"faults-{self._given.pool}-{self._given.name}-{self._moves}"
             queue = reply_queue(self._user, self._reply_id)
             channel.exchange_declare(REPLIES, "topic", durable=True)
             channel.queue_declare(queue, durable=True, arguments={"x-expires": 600_000})
             channel.queue_bind(queue, REPLIES, reply_key(self._user, self._reply_id))
             channel.basic_consume(queue, self._on_reply)
-            self._asked_at.clear()
+            self._again.clear()
             due = time.monotonic()
             while not (stop.is_set() and not self._open):
-                for key in [each for each in self._open if now() - self._asked_at.get(each, 0.0) > ASK_AGAIN_S]:
-                    if key in self._open:  # a confirm that is waited for brings replies, too
-                        self._publish(channel, key)
+                for request_id in [each for each in self._open if now() >= self._again.get(each, (0.0, 0.0))[0]]:
+                    self._publish(channel, request_id)
                 if not stop.is_set() and len(self._open) < WIDTH and time.monotonic() >= due:
                     due = max(due + 1 / self._given.rate, time.monotonic() - 1.0)
                     self._publish(channel, self._new())
@@ -97,7 +97,8 @@ class AmqpClient:
         return request_id
 
     def _publish(self, channel: Any, request_id: str) -> None:
-        self._asked_at[request_id] = now()
+        pause_s = self._again.get(request_id, (0.0, ASK_AGAIN_S))[1]
+        self._again[request_id] = now() + pause_s, 2 * pause_s
         properties = pika.BasicProperties(
             user_id=self._user,
             message_id=request_id,
@@ -145,6 +146,7 @@ class AmqpClient:
             self._book.write(Ended(key=key, end=end, right=right, detail=detail, at=now()))
             self._told[key] = end
         self._open.pop(request_id, None)
+        self._again.pop(request_id, None)
 
 
 def run(

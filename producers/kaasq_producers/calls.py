@@ -145,6 +145,7 @@ class Call(Awaited):
         "published_ms",
         "rejected",
         "steps",
+        "unconfirmed",
         "whole",
     )
 
@@ -174,6 +175,8 @@ class Call(Awaited):
         self.confirmed = False
         self.rejected = False
         """Whether the broker had no room for it when it was published last."""
+        self.unconfirmed = 0
+        """How often the broker was not waited for any longer to confirm it."""
         self._on_unpublished = on_unpublished
         self.published_ms = (time.time_ns() + 500_000) // 1_000_000
         """When it was published first: repeating it gives it no more time."""

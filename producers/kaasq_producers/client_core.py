@@ -29,6 +29,7 @@ from kaasq_producers.result import Result, failure
 from kaasq_producers.steps import NONE, Steps
 
 RESEND_DELAY_S = 0.1
+UNCONFIRMED_DELAY_S = 0.25  # after the broker's patience was over already; doubled each time
 REJECTED_DELAY_S = 0.5  # a queue elects its next leader in less, mostly; a full one is asked no oftener
 
 log = get_logger()
@@ -285,6 +286,11 @@ class ClientCore:
             return
         # It may have arrived or not, or there was no room for it. Repeating it is safe: a request runs once per id.
         call.rejected = rejected
+        if error.detail.get("unconfirmed"):
+            delay_s = UNCONFIRMED_DELAY_S * 2**call.unconfirmed
+            call.unconfirmed += 1
+            self.broker.call_later(delay_s, partial(self._repeat, call))
+            return
         self._resend.append(call)
         if self._connected:
             self.broker.call_later(REJECTED_DELAY_S if rejected else RESEND_DELAY_S, self._resend_all)
@@ -403,6 +409,12 @@ class ClientCore:
             self._told.notify_all()
         if error is not None:
             log.warning("cancel.not_sent", code=error.code, error=error.message)
+
+    def _repeat(self, call: Call) -> None:
+        if not self._connected:
+            self._resend.append(call)
+        elif self._is_awaited(call):
+            self._publish(call)
 
     def _resend_all(self) -> None:
         calls, self._resend = self._resend, []

@@ -52,9 +52,9 @@ def open_core(broker: Broker | None, buffers: Buffers | None, settings: Settings
     """
     if broker is None:
         # Here, so that a client of the store alone needs no AMQP library.
-        from kaasq.rabbit import RabbitBroker
+        from kaasq.rabbit import PublishLimits, RabbitBroker
 
-        broker = RabbitBroker(settings.connection_url)
+        broker = RabbitBroker(settings.connection_url, limits=PublishLimits(patience_s=settings.confirm_patience))
     try:
         broker.open(settings.connect_timeout)
         core = ClientCore(broker, buffers, settings)

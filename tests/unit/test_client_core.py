@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import os
 import queue
 import select
@@ -36,7 +37,7 @@ from kaasq.messages import ErrorBody, Reply, Request, Stored
 from kaasq.settings import Settings
 from kaasq_producers import Client, Keep, Result
 from kaasq_producers.calls import REPLY_GRACE_S
-from kaasq_producers.client_core import RESEND_DELAY_S, ClientCore
+from kaasq_producers.client_core import RESEND_DELAY_S, UNCONFIRMED_DELAY_S, ClientCore
 from kaasq_producers.futures import ResultFuture
 from kaasq_producers.prepare import Preparer
 from tests.support import graphs
@@ -549,6 +550,65 @@ def test_unconfirmed_request_is_repeated_with_its_id(
         for request, message in copies:
             worker.reply(message, saxpy(request, message))
         assert future.result(5)["out"].shape == (4,)
+
+
+class Stalled(MemoryBroker):
+    """Gives the next publishes of requests up as unconfirmed; ``sent_at``: when each publish of one was tried."""
+
+    left = 0
+
+    def __init__(self, node: MemoryNode, tenant: str) -> None:
+        super().__init__(node, tenant)
+        self.sent_at: list[float] = []
+
+    def publish(self, message: Message, *, done: Done | None = None, **where: Any) -> None:
+        if where["exchange"] == topology.REQUESTS:
+            self.sent_at.append(time.monotonic())
+            self.left -= 1
+            if self.left >= 0:
+                assert done is not None
+                self.call_soon(lambda: done(BrokerLost("it was not confirmed", unconfirmed=True)))
+                return
+        super().publish(message, done=done, **where)
+
+
+def test_what_the_broker_does_not_confirm_is_repeated_with_its_id_after_doubling_pauses(
+    node: MemoryNode, settings: Settings, worker: FakeWorker
+) -> None:
+    broker = Stalled(node, "ann")
+    broker.left = 3
+    with Client(broker, settings=settings) as client:
+        result = client.run(GRAPH, x=X, y=Y)
+    assert [each.message_id for each in worker.messages] == [result.request_id]
+    pauses = [after - before for before, after in itertools.pairwise(broker.sent_at)]
+    assert len(pauses) == 3
+    assert all(pause >= UNCONFIRMED_DELAY_S * 2**number for number, pause in enumerate(pauses))
+
+
+def test_a_request_that_was_given_up_is_not_repeated(node: MemoryNode, settings: Settings, worker: FakeWorker) -> None:
+    broker = Stalled(node, "ann")
+    broker.left = 1
+    with Client(broker, settings=settings) as client:
+        future = client.submit(GRAPH, x=X, y=Y)
+        wait_until(lambda: broker.sent_at)
+        assert future.cancel()
+        time.sleep(1.5 * UNCONFIRMED_DELAY_S)  # when it would have been
+    assert len(broker.sent_at) == 1
+
+
+def test_what_is_to_be_repeated_waits_for_the_connection(
+    node: MemoryNode, settings: Settings, worker: FakeWorker
+) -> None:
+    broker = Stalled(node, "ann")
+    broker.left = 1
+    with Client(broker, settings=settings) as client:
+        future = client.submit(GRAPH, x=X, y=Y)
+        wait_until(lambda: broker.sent_at)
+        states = States(broker)
+        broker.interrupt(2 * UNCONFIRMED_DELAY_S)
+        states.wait_for(State.CONNECTED)
+        assert future.result(5)["out"].shape == (4,)
+    assert len(broker.sent_at) == 2
 
 
 def test_requests_stay_pending_while_the_connection_is_lost(

@@ -25,8 +25,8 @@ from kaasq_producers.prepare import AnyGraph, Prepared, Preparer
 from kaasq_producers.result import Result
 from kaasq_producers.side_threads import SideThreads
 
-PUBLISH_ATTEMPTS = 5
-AGAIN_S = 0.2
+PUBLISH_ATTEMPTS = 8  # 25 s in all
+AGAIN_S = 0.2  # doubled each time
 
 Prepare = Callable[[], Prepared]
 
@@ -136,14 +136,16 @@ class Step:
             timestamp_ms=time.time_ns() // 1_000_000,
             headers={name: value for name, value in trace.items() if value is not None},
         )
-        self._send(message, future, PUBLISH_ATTEMPTS)
+        self._send(message, future, 1)
 
-    def _send(self, message: Message, future: Future[None], attempts: int) -> None:
+    def _send(self, message: Message, future: Future[None], attempt: int) -> None:
         def done(error: KaasqError | None) -> None:
-            if isinstance(error, BrokerLost) and attempts > 1:  # it may have arrived; the id makes repeating safe
-                self._core.broker.call_later(AGAIN_S, partial(self._send, message, future, attempts - 1))
-            elif error is None:
+            if error is None:
                 future.set_result(None)
+            elif attempt < PUBLISH_ATTEMPTS and (isinstance(error, BrokerLost) or error.detail.get("rejected")):
+                # It may have arrived, and the id makes repeating safe; or the queue is full, or has no leader.
+                again = partial(self._send, message, future, attempt + 1)
+                self._core.broker.call_later(AGAIN_S * 2 ** (attempt - 1), again)
             else:
                 future.set_exception(self._core.route.refused(error, message.message_id or ""))
 
