@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from pika.channel import Channel
@@ -37,6 +38,8 @@ class Removal(NamedTuple):
 
 Step = Exchange | Queue | Binding | Removal
 LOCK_RETRY_S = 1.0
+ABSENT_S = 1.5  # a queue whose declaration is not answered for so long is on a node that is down (RabbitMQ 4.3 says it
+# after a minute, 3.10 at once); if the broker was only slow, another queue does no harm
 
 
 class Job:
@@ -174,20 +177,33 @@ class Declarer:
             job = self._jobs[0]
             if job.next < len(job.steps):
                 self._busy = True
-                _declare(self._channel, job.step, self._stepped)
+                channel = self._channel
+                _declare(channel, job.step, partial(self._stepped, channel))
+                if not job.first_time and isinstance(job.step, Queue) and job.step.name in self._on_absent:
+                    self._io.call_later(ABSENT_S, partial(self._unanswered, channel, job, job.step))
             else:
                 self._jobs.popleft()
                 invoke(job.done, None)
 
-    def _stepped(self, _: Any) -> None:
-        if self._channel is None:
-            return  # the broker's answer comes while the connection closes: nobody waits for it any more
+    def _stepped(self, channel: Channel, _: Any) -> None:
+        if channel is not self._channel:
+            return  # the answer comes while the connection closes, or too late: nobody waits for it any more
         self._busy = False
         self._backoff.reset()
         self._jobs[0].next += 1
         self._work()
 
-    def _closed(self, _: Channel, reason: Exception) -> None:
+    def _unanswered(self, channel: Channel, job: Job, queue: Queue) -> None:
+        """Let the queue go if its declaration still waits. So does what else is sent on this channel: it is left."""
+        if channel is self._channel and self._busy and self._jobs[0] is job and job.step is queue:
+            self._channel = None
+            self._busy = False
+            self._let_go(job, queue)
+            channel.close()
+
+    def _closed(self, channel: Channel, reason: Exception) -> None:
+        if channel is not self._channel:
+            return  # it was left
         self._channel = None
         self._busy = False
         code = reply_code(reason)
