@@ -57,7 +57,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
     """A worker that the commands reach instead of RabbitMQ."""
     node = MemoryNode()
-    monkeypatch.setattr(kaasq.rabbit, "RabbitBroker", lambda url: MemoryBroker(node, "guest"))
+    monkeypatch.setattr(kaasq.rabbit, "RabbitBroker", lambda url, **_: MemoryBroker(node, "guest"))
     with FakeWorker(MemoryBroker(node, "worker")) as made:
         yield made
 
@@ -246,7 +246,7 @@ def test_run_with_a_port_that_is_no_number_is_an_error_not_a_crash(cli: Run, req
 
 
 def test_run_without_a_worker_says_what_to_start(cli: Run, monkeypatch: pytest.MonkeyPatch, request_file: str) -> None:
-    monkeypatch.setattr(kaasq.rabbit, "RabbitBroker", lambda url: MemoryBroker(MemoryNode(), "guest"))
+    monkeypatch.setattr(kaasq.rabbit, "RabbitBroker", lambda url, **_: MemoryBroker(MemoryNode(), "guest"))
     code, _, err = cli("run", request_file, "--input", "x=x.npy", "--input", "y=y.bin", "--pool", "images")
     assert code == 1
     assert err.startswith("kaasq: unroutable: no worker ever served pool 'images'")
