@@ -1,10 +1,10 @@
 """Decides which unconfirmed publishes are lost, and not just slow. No I/O.
 
-What travels to the leader of a quorum queue through another node may be lost with that leader: RabbitMQ 4.3 confirms it
-only once the dead node is back. A broker that is merely slow confirms nothing newer for the same queue either; there,
-repeating would only make it slower. So a publish is lost if it is old, and one for the same place that was sent later
-is confirmed. Where nothing was sent later, because everybody waits, the oldest one alone is given up, for its repeat to
-find that out; while nothing comes of that, at doubling intervals.
+A publish may be lost in a cluster whose node dies, and its confirm then never comes, or once the node is back. A broker
+that is merely slow confirms nothing newer for the same queue either; there, repeating would only make it slower. So a
+publish is lost if it is old, and one for the same place that was sent later is confirmed. Where nothing was sent later,
+because everybody waits, the oldest one alone is given up, for its repeat to find that out; while nothing comes of that,
+at doubling intervals.
 """
 
 from __future__ import annotations
