@@ -180,6 +180,7 @@ def test_requests_stay_pending_while_the_connection_is_lost(
     worker.answer = held
     future = client.submit(GRAPH, x=X, y=Y)
     request, message = held.taken.get(timeout=5)
+    worker.answer = saxpy  # a reply that was on its way is lost with the connection, and asked for again
     broker.interrupt(0.2)
     worker.reply(message, saxpy(request, message))
     assert future.result()["out"].shape == (4,)
