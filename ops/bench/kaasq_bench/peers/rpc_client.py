@@ -47,17 +47,12 @@ class RpcClient:
         (self._channel,) = self._wait(lambda done: self._connection.channel(on_open_callback=done))
         self._channel.add_on_close_callback(self._on_channel_close)
         self._wait(lambda done: self._channel.confirm_delivery(self._on_confirm, done))
-        # Both go with the client; should it be killed, by themselves.
-        arguments: dict[str, Any] = {"x-expires": EXPIRES_MS}
-        own = {**arguments, "x-queue-type": queue_type} if queue_type == "quorum" else arguments
-        self._wait(lambda done: self._channel.queue_declare(queue, durable=True, arguments=own, callback=done))
         self._replies = f"{PEER_QUEUE}.reply.{uuid.uuid4().hex}"
-        self._wait(
-            lambda done: self._channel.queue_declare(self._replies, durable=True, arguments=arguments, callback=done)
-        )
-        self._wait(
-            lambda done: self._channel.basic_consume(self._replies, self._on_reply, auto_ack=True, callback=done)
-        )
+        try:
+            self._declare(queue_type)
+        except BaseException:  # Ctrl-C among others
+            self.close()
+            raise
 
     def load(self, outstanding: int, seconds: float) -> Load:
         """Keep so many under way for so long. Raises BrokerLost, BrokerRefused, ReplyTimeout."""
@@ -77,6 +72,18 @@ class RpcClient:
             self._connection.close()
             self._loop.start()  # until _on_close
         remove_queues(self._url, [self._queue, self._replies])
+
+    def _declare(self, queue_type: QueueType) -> None:
+        """Both queues go with the client; should it be killed, by themselves."""
+        arguments: dict[str, Any] = {"x-expires": EXPIRES_MS}
+        own = {**arguments, "x-queue-type": queue_type} if queue_type == "quorum" else arguments
+        self._wait(lambda done: self._channel.queue_declare(self._queue, durable=True, arguments=own, callback=done))
+        self._wait(
+            lambda done: self._channel.queue_declare(self._replies, durable=True, arguments=arguments, callback=done)
+        )
+        self._wait(
+            lambda done: self._channel.basic_consume(self._replies, self._on_reply, auto_ack=True, callback=done)
+        )
 
     def _send(self) -> None:
         key = uuid.uuid4().hex
