@@ -226,7 +226,7 @@ class AsyncClient(ClientBase):
     async def cancel(self, request_id: str) -> None:
         """Have the pool's workers not run a request of this tenant, whoever sent it; see Client.cancel."""
         check_request_id(request_id)
-        (await self._core_of_loop()).withdraw(request_id)
+        (await self._core_of_loop()).withdrawals.withdraw(request_id)
 
     async def connect(self) -> None:
         """Connect now instead of with the first request. Raises BrokerLost, BrokerRefused."""

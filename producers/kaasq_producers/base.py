@@ -84,7 +84,7 @@ class ClientBase:
             core = self._core
         if core is not None:
             if threading.get_ident() != core.io_thread:  # which brings the confirmations
-                core.wait_until_told(CANCEL_TIMEOUT_S)
+                core.withdrawals.wait_until_told(CANCEL_TIMEOUT_S)
             core.stop()
             core.broker.close(CLOSE_TIMEOUT_S)
         self.buffers.close()

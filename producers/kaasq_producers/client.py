@@ -119,7 +119,7 @@ class Client(ClientBase):
         longer than a second, its executor is stopped.
         """
         check_request_id(request_id)
-        self._usable().withdraw(request_id)
+        self._usable().withdrawals.withdraw(request_id)
 
     def events(self, *patterns: str, name: str | None = None, prefetch: int = PREFETCH) -> Events:
         """How requests of this tenant end, as they do: ``for event in client.events("saxpy.*"): ...``.
@@ -216,11 +216,12 @@ class Client(ClientBase):
             return call
         if threading.get_ident() == core.io_thread:
             raise BadRequest(
-                f"{core.pending} requests have no reply yet, and waiting for room in a callback would wait for ever"
+                f"{len(core.pending)} requests have no reply yet, and waiting for room in a callback would wait for "
+                f"ever"
             )
         until = time.monotonic() + prepared.timeout_s
         while call is None:
-            if not core.wait_for_room(until - time.monotonic()):
+            if not core.pending.wait_for_room(until - time.monotonic()):
                 raise core.no_room(prepared.timeout_s)
             call = core.send(prepared, on_result, on_steps=on_steps, steps=steps)
         return call

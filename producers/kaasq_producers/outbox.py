@@ -136,7 +136,7 @@ class Outbox:
         # room would be offered to nobody else.
         if self.core is not None and self._waiting and not self._woken:
             self._woken = True
-            self.core.on_room(partial(self._inbox.post, self._send_waiting))
+            self.core.pending.on_room(partial(self._inbox.post, self._send_waiting))
 
     def _send_waiting(self) -> None:
         self._woken = False

@@ -150,9 +150,9 @@ def test_asking_again_replays_what_follows_and_runs_nothing_twice(pool):
         replies: list = []
         for each in (call, *call.chain()):
             each.on_result = replies.append
-            core._pending[each.id] = each
-        core._chains[call.id] = call
-        core._publish(call)
+            core.pending._awaited[each.id] = each
+        core.pending._chains[call.id] = call
+        core._publishing.publish(call)
         deadline = time.monotonic() + 20
         while len(replies) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)

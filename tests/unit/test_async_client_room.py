@@ -48,7 +48,7 @@ def sent(core: ClientCore, prepared: Prepared) -> Call:
 
 def test_called_at_once_if_there_is_room(core: ClientCore) -> None:
     called: list[int] = []
-    core.on_room(lambda: called.append(threading.get_ident()))
+    core.pending.on_room(lambda: called.append(threading.get_ident()))
     assert called == [threading.get_ident()]
 
 
@@ -57,17 +57,17 @@ def test_each_free_place_calls_one_in_order(core: ClientCore, prepared: Prepared
     for name in "ab":
         call = sent(core, prepared)
         if name == "a":
-            core.on_room(lambda: called.append("a"))
-            core.on_room(lambda: called.append("b"))
+            core.pending.on_room(lambda: called.append("a"))
+            core.pending.on_room(lambda: called.append("b"))
         assert core.send(prepared, lambda _: None) is None
-        assert core.forget(call)
+        assert core.pending.forget(call)
     assert called == ["a", "b"]
 
 
 def test_cancelled_request_makes_room(core: ClientCore, prepared: Prepared) -> None:
     called: list[bool] = []
     call = sent(core, prepared)
-    core.on_room(lambda: called.append(True))
+    core.pending.on_room(lambda: called.append(True))
     assert core.cancel(call)
     assert called
     assert not core.cancel(call)
@@ -76,9 +76,9 @@ def test_cancelled_request_makes_room(core: ClientCore, prepared: Prepared) -> N
 def test_called_when_nothing_is_sent_any_more(core: ClientCore, prepared: Prepared) -> None:
     called: list[str] = []
     sent(core, prepared)
-    core.on_room(lambda: called.append("before"))
+    core.pending.on_room(lambda: called.append("before"))
     core.stop()
-    core.on_room(lambda: called.append("after"))
+    core.pending.on_room(lambda: called.append("after"))
     assert called == ["before", "after"]
     with pytest.raises(BrokerLost):
         core.send(prepared, lambda _: None)
@@ -93,15 +93,15 @@ def test_room_that_is_made_while_one_asks_is_not_missed(
     def full_a_moment_ago() -> bool:
         """There is no room; before the answer is used, another thread makes some."""
         if not threads:
-            threads.append(threading.Thread(target=core.forget, args=(call,)))
+            threads.append(threading.Thread(target=core.pending.forget, args=(call,)))
             threads[0].start()
             threads[0].join(0.1)  # it may wait for the lock; what it can do without, it has done
-            assert core.pending == 0
+            assert len(core.pending) == 0
         return False
 
     called = threading.Event()
-    monkeypatch.setattr(core, "_has_room", full_a_moment_ago)
-    core.on_room(called.set)
+    monkeypatch.setattr(core.pending, "_has_room", full_a_moment_ago)
+    core.pending.on_room(called.set)
     assert called.wait(5)
     threads[0].join()
 
@@ -114,9 +114,9 @@ def test_many_askers_and_makers_of_room_leave_nobody_waiting(core: ClientCore, p
         for _ in range(times):
             while (call := core.send(prepared, lambda _: None)) is None:
                 room = threading.Event()
-                core.on_room(room.set)
+                core.pending.on_room(room.set)
                 assert room.wait(10)
-            core.forget(call)
+            core.pending.forget(call)
         left.release()
 
     threads = [threading.Thread(target=take_turns, args=(200,), daemon=True) for _ in range(4)]

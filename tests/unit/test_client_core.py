@@ -37,9 +37,10 @@ from kaasq.messages import ErrorBody, Reply, Request, Stored
 from kaasq.settings import Settings
 from kaasq_producers import Client, Keep, Result
 from kaasq_producers.calls import REPLY_GRACE_S
-from kaasq_producers.client_core import RESEND_DELAY_S, UNCONFIRMED_DELAY_S, ClientCore
+from kaasq_producers.client_core import ClientCore
 from kaasq_producers.futures import ResultFuture
 from kaasq_producers.prepare import Preparer
+from kaasq_producers.publishing import RESEND_DELAY_S, UNCONFIRMED_DELAY_S
 from tests.support import graphs
 from tests.support.fake_worker import FakeWorker, Held, saxpy, sends_hash, unknown_graph
 from tests.support.logs import log_lines
@@ -281,7 +282,7 @@ def test_reply_that_cannot_be_read_is_an_error(client: Client, worker: FakeWorke
 def test_nobody_serves_the_pool(client: Client, settings: Settings) -> None:
     with pytest.raises(Unroutable, match=r"no worker ever served pool 'default'.*kaasq worker --pool default"):
         client.run(GRAPH, x=X, y=Y)
-    assert client._connected().pending == 0
+    assert len(client._connected().pending) == 0
 
 
 # ----------------------------------------------------------------------------------------------------------- timeouts
@@ -355,14 +356,14 @@ def test_submit_waits_for_room(client: Client, worker: FakeWorker) -> None:
     futures = [small.submit(GRAPH, x=X, y=Y) for _ in range(2)]
     waiting = threading.Thread(target=lambda: futures.append(small.submit(GRAPH, x=X, y=Y)))
     waiting.start()
-    wait_until(lambda: small._connected()._waiting)
+    wait_until(lambda: small._connected().pending._waiting)
     assert waiting.is_alive()
     wait_until(lambda: held.taken.qsize() == 2)
     request, message = held.next()
     worker.reply(message, saxpy(request, message))
     waiting.join(5)
     assert not waiting.is_alive()
-    assert small._connected().pending == 2
+    assert len(small._connected().pending) == 2
 
 
 def test_waiting_for_room_ends_with_the_timeout(client: Client, worker: FakeWorker) -> None:
@@ -380,7 +381,7 @@ def test_room_is_free_again_after_timeouts_and_cancels(client: Client, worker: F
         with pytest.raises(ReplyTimeout):
             small.run(GRAPH, x=X, y=Y, timeout=0.05)
         assert small.submit(GRAPH, x=X, y=Y).cancel()
-    assert small._connected().pending == 0
+    assert len(small._connected().pending) == 0
 
 
 def test_callback_form_refuses_instead_of_waiting(client: Client, worker: FakeWorker) -> None:
@@ -508,7 +509,7 @@ def test_many_threads_share_a_client(client: Client, worker: FakeWorker) -> None
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(pool.map(requests, range(8)))
-    assert client._connected().pending == 0
+    assert len(client._connected().pending) == 0
 
 
 # --------------------------------------------------------------------------------------------------- loss and closing
@@ -774,7 +775,7 @@ def test_closing_ends_waiting_for_room(client: Client, worker: FakeWorker) -> No
             raised.put(error)
 
     threading.Thread(target=submit).start()
-    wait_until(lambda: small._connected()._waiting)
+    wait_until(lambda: small._connected().pending._waiting)
     small.close()
     assert isinstance(raised.get(timeout=2), BrokerLost)
 

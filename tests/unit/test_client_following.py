@@ -112,7 +112,7 @@ def test_each_step_has_its_reply_whatever_comes_first(client: Client, worker: Fa
     assert not future.done()
     worker.reply(message, reply)
     assert future.result(5).then is future.then
-    assert client._usable().pending == 0
+    assert len(client._usable().pending) == 0
 
 
 def test_a_condition_that_did_not_hold_is_told(client: Client, worker: FakeWorker, held: Held) -> None:
@@ -162,7 +162,7 @@ def test_cancelling_a_request_cancels_what_follows(client: Client, worker: FakeW
     for each in future.then:
         with pytest.raises(kaasq.Cancelled):
             each.result(5)
-    assert client._usable().pending == 0
+    assert len(client._usable().pending) == 0
 
 
 def test_cancelling_a_step_cancels_what_follows_that(client: Client, worker: FakeWorker, held: Held) -> None:
@@ -188,7 +188,7 @@ def test_replies_that_were_lost_are_asked_for_by_asking_for_the_request(
         future.result(5)
         worker.forget_graphs()
         core, call = client._usable(), future._call
-        core._on_gap()
+        core._publishing.ask_for_replies()
         deadline = time.monotonic() + 5
         while not worker.unknown and time.monotonic() < deadline:  # its worker was restarted, too
             time.sleep(0.01)
@@ -198,7 +198,7 @@ def test_replies_that_were_lost_are_asked_for_by_asking_for_the_request(
             answer, key = step(message, number, saxpy(request, message))
             worker.reply(message, answer, correlation_id=key)
         assert future.then["last"].result(5)["out"].shape == (4,)
-        assert not core._chains
+        assert not core.pending._chains
 
 
 def test_closing_tells_everybody(client: Client, worker: FakeWorker, held: Held) -> None:

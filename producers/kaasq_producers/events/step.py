@@ -88,7 +88,7 @@ class Step:
         waiter: Waiter[Result] = Waiter()
         until = time.monotonic() + prepared.timeout_s
         while self._core.send(prepared, waiter.set, request_id) is None:
-            if not self._core.wait_for_room(until - time.monotonic()):
+            if not self._core.pending.wait_for_room(until - time.monotonic()):
                 raise self._core.no_room(prepared.timeout_s)
         return waiter.wait()
 
@@ -234,7 +234,7 @@ class AsyncStep(Step):
             if call is not None:
                 break
             room = self._inbox.loop.create_future()
-            self._core.on_room(partial(self._inbox.post, _wake, room))
+            self._core.pending.on_room(partial(self._inbox.post, _wake, room))
             try:
                 await asyncio.wait_for(room, prepared.timeout_s)
             except TimeoutError:
@@ -242,7 +242,7 @@ class AsyncStep(Step):
         try:
             return await ended
         except asyncio.CancelledError:
-            self._core.forget(call)
+            self._core.pending.forget(call)
             raise
 
 

@@ -88,7 +88,7 @@ class Subscription:
 
     def start(self, done: OnDone) -> None:
         """Subscribe; ``done`` is told once events are collected, or what was refused. From any thread."""
-        self._core.attach(self)
+        self._core.listeners.attach(self)
         self._core.broker.declare(self._wanted.topology(self._settings), partial(self._declared, done))
 
     def stop(self, give_back: Callable[[], None]) -> None:
@@ -153,7 +153,7 @@ class Subscription:
     def _stop(self, give_back: Callable[[], None]) -> None:
         if not self._stopped:
             self._stopped = True
-            self._core.detach(self)
+            self._core.listeners.detach(self)
             if self._consumer is not None:
                 self._consumer.cancel()
             if self._wanted.name is None:

@@ -1,0 +1,72 @@
+"""How requests end for a client: with the result in a reply, or with an error; and what becomes of what follows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from kaasq import codec
+from kaasq.broker import Delivery
+from kaasq.errors import BadRequest, KaasqError, UnknownGraph
+from kaasq.messages import Reply
+from kaasq_producers.buffers import Buffers
+from kaasq_producers.calls import Awaited, Call
+from kaasq_producers.pending import Pending
+from kaasq_producers.result import Result, failure
+from kaasq_producers.steps import NONE
+
+
+class Endings:
+    """Of those that are pending; each is called back once. ``publish``: publishes a request again, whole this time."""
+
+    def __init__(self, pending: Pending, buffers: Buffers | None, publish: Callable[[Call], None]) -> None:
+        self._pending = pending
+        self._buffers = buffers
+        self._publish = publish
+
+    def end(self, call: Awaited, result: Result | KaasqError) -> None:
+        """Call back, unless it has ended before."""
+        if self._pending.forget(call):
+            call.finish(result)
+
+    def fail(self, call: Awaited, error: KaasqError) -> None:
+        """It ended without a result, so nothing follows it."""
+        self.end(call, error)
+        for each in call.chain():
+            self.end(each, each.not_reached(f"request {call.id} before it ended with {error.code}: {error}", error))
+
+    def replied(self, delivery: Delivery) -> None:
+        """A reply has come."""
+        message = delivery.message
+        call = self._pending.find(message.correlation_id or "")
+        if call is not None:  # else a duplicate, or its request was given up
+            try:
+                reply = codec.decode_reply(message.body, message.content_type)
+            except BadRequest as error:
+                self.end(call, KaasqError(f"the reply to request {call.id} cannot be read: {error.message}"))
+            else:
+                self._settle(call, reply)
+
+    def _settle(self, call: Awaited, reply: Reply) -> None:
+        if reply.status == "ok":
+            if isinstance(call, Call) and call.whole:
+                call.taught()
+            elapsed = time.monotonic() - call.started
+            steps = call.steps if isinstance(call, Call) else NONE
+            self.end(call, Result(reply, call.spec, self._buffers, elapsed, steps))
+            if call.following:
+                self._skip(call, {each.id: each.skipped for each in reply.then})
+        elif isinstance(call, Call) and reply.error is not None and reply.error.code == UnknownGraph.code:
+            if not call.whole:  # else a second answer to what was sent before the graph was sent whole
+                call.make_whole()
+                self._publish(call)
+        else:
+            self.fail(call, failure(reply, self._buffers))
+
+    def _skip(self, call: Awaited, skipped: Mapping[str, str | None]) -> None:
+        """Tell those whose condition did not hold, and what was to follow them."""
+        for step in call.following:
+            why = skipped.get(step.id)
+            if why is not None:
+                for each in (step, *step.chain()):
+                    self.end(each, each.not_reached(why))

@@ -1,0 +1,63 @@
+"""Who else lives on a client's connection, and is told of it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from kaasq.errors import KaasqError
+
+
+class Listener(Protocol):
+    """Told on the broker's I/O thread."""
+
+    def lost(self) -> None:
+        """It is gone: what was delivered can no longer be settled."""
+
+    def connected(self) -> None:
+        """It is back."""
+
+    def over(self, error: KaasqError) -> None:
+        """It will not come back; on any thread, once."""
+
+
+class Listeners:
+    """All of one connection. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all: list[Listener] = []
+        self._over: KaasqError | None = None
+
+    def attach(self, listener: Listener) -> None:
+        """Tell it of the connection from now on."""
+        with self._lock:
+            over = self._over
+            if over is None:
+                self._all.append(listener)
+        if over is not None:
+            listener.over(over)
+
+    def detach(self, listener: Listener) -> None:
+        """Tell it no more."""
+        with self._lock:
+            if listener in self._all:
+                self._all.remove(listener)
+
+    def lost(self) -> None:
+        """Tell them."""
+        for each in list(self._all):
+            each.lost()
+
+    def connected(self) -> None:
+        """Tell them."""
+        for each in list(self._all):
+            each.connected()
+
+    def over(self, error: KaasqError) -> None:
+        """Tell them, and who comes later."""
+        with self._lock:
+            self._over = error
+            listeners, self._all = self._all, []
+        for each in listeners:
+            each.over(error)
