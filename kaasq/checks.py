@@ -46,6 +46,10 @@ class GraphLimits(msgspec.Struct, frozen=True, kw_only=True):
     continuations_bytes: int = 64 << 20
     """Of all messages that are published when one request has completed: a graph that several take is in each."""
     repeats: int = 1_000_000
+    steps: int = 1000
+    """Of a workflow."""
+    items: int = 10_000
+    """Of one map of a workflow."""
 
 
 def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:
