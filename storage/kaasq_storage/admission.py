@@ -6,9 +6,9 @@ import errno
 
 from kaasq.errors import KaasqError
 from kaasq_storage import collect, staging
+from kaasq_storage.accounts import quota_exceeded
 from kaasq_storage.environment import Environment
 from kaasq_storage.errors import translated
-from kaasq_storage.ledger import quota_exceeded
 from kaasq_storage.records import OBJECT, scope
 from kaasq_storage.staged import StagedData
 from kaasq_storage.staging import Bytes

@@ -45,7 +45,7 @@ def expire(env: Environment, now: float) -> tuple[int, int, int]:
     more = True
     while more:
         with LmdbTransaction(env, now) as txn:
-            counters = txn.ledger.counters
+            counters = txn.ledger.accounts.counters
             before = counters.objects, counters.used, counters.outcomes
             more = txn.expire() > 0
             objects += before[0] - counters.objects
@@ -99,7 +99,7 @@ def _locked(env: Environment, now: float) -> Iterator[tuple[Ledger, lmdb.Transac
         with meta, env.begin_blobs() as blobs:
             ledger = Ledger(meta, now)
             yield ledger, blobs
-            ledger.close()
+            ledger.accounts.close()
     finally:
         env.end_write()
 

@@ -16,9 +16,9 @@ import msgspec
 from kaasq.errors import StoreFull
 from kaasq.log import get_logger
 from kaasq_storage import staging
+from kaasq_storage.accounts import quota_of
 from kaasq_storage.errors import REMEDY, Faults
 from kaasq_storage.identity import identify, make_folder
-from kaasq_storage.ledger import quota_of
 from kaasq_storage.mounts import MEMORY, file_system, network_file_system
 from kaasq_storage.reading import Snapshots
 from kaasq_storage.records import CAPACITY, QUOTA, USED, Counters, scan, scope, split

@@ -1,4 +1,4 @@
-"""The books of the store inside one write transaction: objects, names, outcomes, expiry index, totals.
+"""The books of the store inside one write transaction: objects and names, what expires, and the others' books.
 
 Knows nothing of where bytes lie; what has to be removed once the transaction is durable gathers in ``doomed``.
 """
@@ -10,25 +10,17 @@ from typing import Final
 
 import lmdb
 
-from kaasq.errors import BadRequest, NameNotFound, QuotaExceeded
+from kaasq.errors import BadRequest, NameNotFound
+from kaasq_storage.accounts import Accounts
 from kaasq_storage.protocol import Object, Wanted
 from kaasq_storage.records import (
     CLAIM,
-    COUNTED,
-    COUNTERS,
     EXPIRY,
     FLOOR,
     NAME,
     OBJECT,
-    OUTCOME,
-    QUOTA,
-    USED,
-    ClaimRecord,
-    Counters,
     NameRecord,
     ObjectRecord,
-    OutcomeRecord,
-    decode_claim,
     decode_name,
     decode_object,
     decode_outcome,
@@ -42,6 +34,7 @@ from kaasq_storage.records import (
     scope,
     split,
 )
+from kaasq_storage.requests import Requests
 
 GRACE_S: Final = 600.0
 """How long an object outlives the name that moved on: requests in flight may have resolved the name already."""
@@ -55,48 +48,10 @@ class Ledger:
     def __init__(self, txn: lmdb.Transaction[bytes], now: float) -> None:
         self.txn = txn
         self.now = now
-        self.counters = Counters.load(txn)
-        self._before = self.counters.encode()
-        self._used: dict[str, int] = {}  # by tenants, changed here
-        if txn.get(COUNTED) is None:
-            self._count_all()
+        self.accounts = Accounts(txn)
         self.doomed: dict[bytes, bool] = {}
         """Keys whose bytes go once this is durable; True where they are a file."""
-
-    def close(self) -> None:
-        """Write the totals."""
-        after = self.counters.encode()
-        if after != self._before:
-            self.txn.put(COUNTERS, after)
-        for tenant, used in self._used.items():
-            self.txn.put(scope(USED, tenant), used.to_bytes(8, "big"))
-
-    # -------------------------------------------------------------------------------------------------------- quotas
-
-    def used_by(self, tenant: str) -> int:
-        """Bytes of a tenant's objects and replies."""
-        used = self._used.get(tenant)
-        return int.from_bytes(self.txn.get(scope(USED, tenant)) or b"", "big") if used is None else used
-
-    def check_quota(self, tenant: str, nbytes: int) -> None:
-        """Raises QuotaExceeded if the tenant may not have that many bytes more."""
-        quota, used = quota_of(self.txn, tenant), self.used_by(tenant)
-        if quota and used + nbytes > quota:
-            raise quota_exceeded(tenant, nbytes, used, quota)
-
-    def _charge(self, key: bytes, nbytes: int) -> None:
-        """The owner of the key has so many bytes more, or fewer."""
-        tenant, _ = split(key)
-        self._used[tenant] = self.used_by(tenant) + nbytes
-        self.counters.used += nbytes
-
-    def _count_all(self) -> None:
-        """For a store from before tenants' bytes were counted."""
-        for kind, decode in ((OBJECT, decode_object), (OUTCOME, decode_outcome)):
-            for key, raw in scan(self.txn, kind):
-                tenant, _ = split(key)
-                self._used[tenant] = self._used.get(tenant, 0) + decode(raw).nbytes
-        self.txn.put(COUNTED, b"")
+        self.requests = Requests(txn, now, self.accounts, self.doomed)
 
     # ------------------------------------------------------------------------------------------------------- objects
 
@@ -111,8 +66,8 @@ class Ledger:
             return False
         kept = self.doomed.pop(key, None)  # removed in this very transaction: the bytes are still there
         self._save(key, ObjectRecord(nbytes, self.now, file if kept is None else kept), None)
-        self._charge(key, nbytes)
-        self.counters.objects += 1
+        self.accounts.charge(key, nbytes)
+        self.accounts.counters.objects += 1
         return kept is None
 
     def hold(
@@ -191,7 +146,7 @@ class Ledger:
         moved = before is None or before.digest != digest
         record = self.hold(target, dtype=dtype, shape=shape, names=1 if moved else 0)
         if before is None:
-            self.counters.names += 1
+            self.accounts.counters.names += 1
         elif moved:
             self.release(scope(OBJECT, tenant) + before.digest, grace_s=GRACE_S)
         version = (before.version if before is not None else self._floor(tenant)) + 1
@@ -210,7 +165,7 @@ class Ledger:
 
     def _forget_name(self, tenant: str, name: str, record: NameRecord) -> None:
         self.txn.delete(name_key(tenant, name))
-        self.counters.names -= 1
+        self.accounts.counters.names -= 1
         # A name made later starts above every version that a deleted one had, so that no version of a name ever
         # means two things, and no trace of each deleted name has to be kept.
         if record.version > self._floor(tenant):
@@ -224,56 +179,6 @@ class Ledger:
         prefix = scope(NAME, tenant)
         found = ((name[len(prefix) :].decode(), decode_name(raw)) for name, raw in scan(self.txn, prefix))
         return [(name, record) for name, record in found if record.digest == digest]
-
-    # ------------------------------------------------------------------------------------------------------ outcomes
-
-    def outcome(self, key: bytes) -> OutcomeRecord | None:
-        """The record, unless it has expired."""
-        raw = self.txn.get(key)
-        record = decode_outcome(raw) if raw is not None else None
-        return record if record is not None and record.expires > self.now else None
-
-    def add_outcome(self, key: bytes, record: OutcomeRecord) -> None:
-        """Record an outcome; one that has expired, or lost its bytes, makes way."""
-        raw = self.txn.get(key)
-        if raw is not None:
-            self.drop_outcome(key, decode_outcome(raw))
-        if record.reply is None:
-            self.doomed.pop(key, None)  # the new reply's bytes take the place of the old ones
-        self.txn.put(key, encode(record))
-        self.txn.put(expiry_key(record.expires, key), b"")
-        self._charge(key, record.nbytes)
-        self.counters.outcomes += 1
-
-    def drop_outcome(self, key: bytes, record: OutcomeRecord) -> None:
-        """Remove an outcome."""
-        self.txn.delete(key)
-        self.txn.delete(expiry_key(record.expires, key))
-        self._charge(key, -record.nbytes)
-        self.counters.outcomes -= 1
-        if record.reply is None:
-            self.doomed[key] = False
-
-    # -------------------------------------------------------------------------------------------------------- claims
-
-    def claim(self, key: bytes) -> ClaimRecord | None:
-        """The record, unless it has expired."""
-        raw = self.txn.get(key)
-        record = decode_claim(raw) if raw is not None else None
-        return record if record is not None and record.expires > self.now else None
-
-    def stake(self, key: bytes, record: ClaimRecord) -> None:
-        """Put it in place of the one that there is."""
-        self.drop_claim(key)
-        self.txn.put(key, encode(record))
-        self.txn.put(expiry_key(record.expires, key), b"")
-
-    def drop_claim(self, key: bytes) -> None:
-        """Remove it, if there is one."""
-        raw = self.txn.get(key)
-        if raw is not None:
-            self.txn.delete(key)
-            self.txn.delete(expiry_key(decode_claim(raw).expires, key))
 
     # -------------------------------------------------------------------------------------------------------- expiry
 
@@ -291,9 +196,9 @@ class Ledger:
             if raw is not None and key[:1] == OBJECT:
                 self._remove(key, decode_object(raw), None)
             elif raw is not None and key[:1] == CLAIM:
-                self.drop_claim(key)
+                self.requests.drop_claim(key)
             elif raw is not None:
-                self.drop_outcome(key, decode_outcome(raw))
+                self.requests.drop_outcome(key, decode_outcome(raw))
             self.txn.delete(index)
         return len(due)
 
@@ -320,27 +225,9 @@ class Ledger:
         if due is not None:
             self.txn.delete(expiry_key(due, key))
         self.txn.delete(key)
-        self._charge(key, -record.nbytes)
-        self.counters.objects -= 1
+        self.accounts.charge(key, -record.nbytes)
+        self.accounts.counters.objects -= 1
         self.doomed[key] = record.file
-
-
-def quota_of(txn: lmdb.Transaction[bytes], tenant: str) -> int:
-    """The bytes that a tenant may use; 0 for any."""
-    own = txn.get(scope(QUOTA, tenant))
-    return int.from_bytes(txn.get(QUOTA) or b"" if own is None else own, "big")
-
-
-def quota_exceeded(tenant: str, nbytes: int, used: int, quota: int) -> QuotaExceeded:
-    """The error for a tenant whose bytes are used up."""
-    return QuotaExceeded(
-        f"tenant {tenant!r} has {used} bytes in the store, its quota is {quota}: there is no room for {nbytes} more; "
-        "delete names and objects (kaasq rm), or wait until unnamed ones expire",
-        which="stored_bytes",
-        limit=quota,
-        used=used,
-        needed=nbytes,
-    )
 
 
 def _due(record: ObjectRecord) -> float | None:

@@ -115,7 +115,7 @@ class LmdbTransaction:
         """See the protocol."""
         key = outcome_key(tenant, request_id)
         with self._env.faults():
-            record = self.ledger.outcome(key)
+            record = self.ledger.requests.outcome(key)
         if record is None:
             return None
         reply = self._replies.get(key)
@@ -147,8 +147,8 @@ class LmdbTransaction:
                 created=outcome.created or self._now,
                 expires=min(outcome.expires or self._now + DEFAULT_TTL_S, 1e12),
             )
-            self.ledger.add_outcome(key, record)
-            self.ledger.drop_claim(claim_key(tenant, request_id))
+            self.ledger.requests.add_outcome(key, record)
+            self.ledger.requests.drop_claim(claim_key(tenant, request_id))
             if not inline:
                 self._replies[key] = outcome.reply
             return True
@@ -157,7 +157,7 @@ class LmdbTransaction:
         """See the protocol."""
         key = claim_key(tenant, request_id)
         with self._env.faults():
-            record = self.ledger.claim(key)
+            record = self.ledger.requests.claim(key)
         return None if record is None else Claim(**msgspec.structs.asdict(record))
 
     def stake(self, tenant: str, request_id: str, claim: Claim) -> None:
@@ -166,13 +166,13 @@ class LmdbTransaction:
         since, expires = claim.since or self._now, min(claim.expires or self._now + DEFAULT_TTL_S, 1e12)
         whole = msgspec.structs.replace(claim, since=since, expires=expires)
         with self._env.faults():
-            self.ledger.stake(key, ClaimRecord(**msgspec.structs.asdict(whole)))
+            self.ledger.requests.stake(key, ClaimRecord(**msgspec.structs.asdict(whole)))
 
     def release(self, tenant: str, request_id: str) -> None:
         """See the protocol."""
         key = claim_key(tenant, request_id)
         with self._env.faults():
-            self.ledger.drop_claim(key)
+            self.ledger.requests.drop_claim(key)
 
     # ------------------------------------------------------------------------------------------------- the store's
 
@@ -192,7 +192,7 @@ class LmdbTransaction:
         """Whether the tenant may have that many bytes more, if need be after removing what has expired."""
         while True:
             try:
-                self.ledger.check_quota(tenant, nbytes)
+                self.ledger.accounts.check_quota(tenant, nbytes)
                 return
             except QuotaExceeded:
                 if not self.expire():
@@ -205,12 +205,12 @@ class LmdbTransaction:
             self._reserved = self._env.reserved()
         # A file published in this transaction is counted already, and still lies in the staging folder.
         counted = sum(each.nbytes for each in self._staged.values() if each.file is not None)
-        while (used := self.ledger.counters.used + self._reserved - counted) + nbytes > capacity:
+        while (used := self.ledger.accounts.counters.used + self._reserved - counted) + nbytes > capacity:
             if not self.expire():
                 raise self._env.full(nbytes, used, capacity)
 
     def _commit(self) -> None:
-        self.ledger.close()
+        self.ledger.accounts.close()
         doomed = self.ledger.doomed
         if self._staged or self._replies or doomed:
             self._commit_with_bytes(doomed)

@@ -17,12 +17,14 @@ from kaasq.messages import ErrorBody, Reply, Request, Stored, WorkerInfo
 from kaasq.quotas import Quota, Quotas
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore, open_store
+from kaasq_workers.channel import BlockingChannel, FrameReader, frame
 from kaasq_workers.devices.cpu import CpuDevice
 from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.outcomes import Ended
 from kaasq_workers.executor.serving import Executor
-from kaasq_workers.link import Answer, BlockingChannel, FrameReader, FromExecutor, Job, Vitals, frame
+from kaasq_workers.link import Answer, FromExecutor, Job
+from kaasq_workers.vitals import Vitals
 from tests.support.graphs import only_output, saxpy
 
 ONE = only_output('extern "C" __global__ void one(int* out) { out[0] = 1; }', "one").freeze()

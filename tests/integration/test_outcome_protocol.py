@@ -25,7 +25,8 @@ from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.outcomes import Ended
 from kaasq_workers.executor.serving import Executor
-from kaasq_workers.link import Answer, Job, Vitals
+from kaasq_workers.link import Answer, Job
+from kaasq_workers.vitals import Vitals
 from tests.support.graphs import only_output
 
 TENANT = "guest"

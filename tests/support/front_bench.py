@@ -10,9 +10,11 @@ from kaasq.broker import Message
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
 from kaasq.messages import Cancel, Reply, WorkerInfo
 from kaasq.settings import Settings
+from kaasq_workers.channel import BlockingChannel, Link
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
-from kaasq_workers.link import Answer, BlockingChannel, Hello, Job, Link, Vitals, Withdraw, Withdrawn
+from kaasq_workers.link import Answer, Hello, Job, Withdraw, Withdrawn
+from kaasq_workers.vitals import Vitals
 
 WORKER = WorkerInfo(host="h", pid=1, device="cpu")
 

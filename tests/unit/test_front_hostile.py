@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from kaasq.messages import ErrorBody
+from kaasq_workers.channel import FRAME_MOST, frame
 from kaasq_workers.front.handles import ProcessHandle
-from kaasq_workers.link import FRAME_MOST, Answer, Hello, Job, Refusal, Vitals, Withdrawn, frame
+from kaasq_workers.link import Answer, Hello, Job, Refusal, Withdrawn
+from kaasq_workers.vitals import Vitals
 from tests.support.front_bench import WORKER, Bench
 
 

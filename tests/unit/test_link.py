@@ -10,19 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaasq.messages import ErrorBody, WorkerInfo
-from kaasq_workers.link import (
-    RUNNING_MOST,
-    Answer,
-    BlockingChannel,
-    FrameReader,
-    FromExecutor,
-    Hello,
-    Job,
-    Link,
-    Refusal,
-    Vitals,
-    frame,
-)
+from kaasq_workers.channel import BlockingChannel, FrameReader, Link, frame
+from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal
+from kaasq_workers.vitals import RUNNING_MOST, Vitals
 
 
 def job(tag: int, body: bytes = b"x") -> Job:

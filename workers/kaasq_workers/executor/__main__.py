@@ -16,7 +16,8 @@ from kaasq.log import configure
 from kaasq_workers.devices.opening import load_device
 from kaasq_workers.executor.heart import Heart
 from kaasq_workers.executor.opening import serve
-from kaasq_workers.link import Orders, Vitals
+from kaasq_workers.link import Orders
+from kaasq_workers.vitals import Vitals
 
 EXIT_UNANSWERED = 3  # the front then sees to who is to blame
 _PR_SET_PDEATHSIG = 1

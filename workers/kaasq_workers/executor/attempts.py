@@ -35,7 +35,8 @@ from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.following import Followers
 from kaasq_workers.executor.outcomes import Ended, cancelled, conflict, digest, matches
 from kaasq_workers.executor.repeating import EVERYTHING, Loop
-from kaasq_workers.link import Job, Vitals
+from kaasq_workers.link import Job
+from kaasq_workers.vitals import Vitals
 
 # Another try may well succeed, so these are answers but not outcomes: the same id may be sent again.
 TRANSIENT = (OutOfMemory, QuotaExceeded, StoreFull, StoreUnavailable, UnknownGraph)

@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from kaasq_workers.link import Vitals
+from kaasq_workers.vitals import Vitals
 
 BEAT_S = 0.5
 

@@ -14,9 +14,11 @@ from kaasq.log import get_logger
 from kaasq.messages import ErrorBody, WorkerInfo
 from kaasq.quotas import stored_limits
 from kaasq_storage import open_store
+from kaasq_workers.channel import BlockingChannel
 from kaasq_workers.devices.opening import open_device
 from kaasq_workers.executor.serving import Executor
-from kaasq_workers.link import BlockingChannel, Hello, Orders, Refusal, Vitals
+from kaasq_workers.link import Hello, Orders, Refusal
+from kaasq_workers.vitals import Vitals
 
 log = get_logger()
 

@@ -15,6 +15,7 @@ from kaasq.log import get_logger
 from kaasq.messages import WorkerInfo
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore
+from kaasq_workers.channel import BlockingChannel
 from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.attempts import Attempts
 from kaasq_workers.executor.claims import Claims
@@ -25,7 +26,8 @@ from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.module_policy import ModulePolicy
 from kaasq_workers.executor.outcomes import Committer, Ended, withdrawal
-from kaasq_workers.link import Answer, BlockingChannel, Job, ToExecutor, Vitals, Withdraw, Withdrawn
+from kaasq_workers.link import Answer, Job, ToExecutor, Withdraw, Withdrawn
+from kaasq_workers.vitals import Vitals
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
 HEAR_S = 1e-3  # while requests wait here, what else the front says is looked for only so often

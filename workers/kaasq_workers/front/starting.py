@@ -15,7 +15,8 @@ import msgspec
 from kaasq.log import get_logger
 from kaasq.settings import Settings
 from kaasq_workers.front.handles import Handle, ProcessHandle, ThreadHandle
-from kaasq_workers.link import Hello, Orders, Vitals
+from kaasq_workers.link import Hello, Orders
+from kaasq_workers.vitals import Vitals
 
 SPARE_DELAY_S = (
     0.5  # after an executor is up, so that the next spare does not take the processor from its first requests
