@@ -57,6 +57,11 @@ def check_name(name: str, at: str | None = None) -> bytes:
     return encoded
 
 
+def is_request_id(request_id: str) -> bool:
+    """Whether it can be a request's id."""
+    return 1 <= len(request_id.encode(errors="surrogatepass")) <= REQUEST_ID_BYTES
+
+
 def check_request_id(request_id: str) -> bytes:
     """A request id's bytes as the store keeps them. Raises BadRequest for what is none."""
     encoded = request_id.encode(errors="surrogatepass")

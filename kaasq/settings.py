@@ -114,6 +114,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A request that so many deliveries were begun of, and none ended, is given up: its workers die of it."""
     longest_run: Seconds = 3600.0
     """A request that runs for longer is stopped, whatever its own deadline."""
+    chain_spill: Annotated[float, msgspec.Meta(ge=0)] = 0.05
+    """A chain goes on in the executor that it is in unless another request has waited there for so long; then its next
+    step goes through the broker, to whoever is free. 0: each step does."""
+    chain_hold: Annotated[float, msgspec.Meta(ge=0)] = 600.0
+    """A chain goes on without the broker for so long at most: less than the broker's ``consumer_timeout``."""
     executor_timeout: Annotated[float, msgspec.Meta(ge=2)] = 60.0
     """An executor that gives no sign of life for so long is replaced. A kernel that runs is a sign of life."""
     start_timeout: Seconds = 120.0

@@ -150,3 +150,16 @@ def test_everybody_starts_once_and_first_come_first_served_whatever_happens(want
             made.take_ended()
     assert started == [each.tag for each in jobs]
     assert not made.flying
+
+
+def test_it_knows_for_how_long_the_first_has_waited():
+    made: Line[str] = Line(1)
+    assert made.waited_s(9.0) == 0.0
+    made.add([of("ann", 1)], 1.0)
+    made.add([of("bob", 2)], 3.0)
+    assert made.waited_s(9.0) == 8.0
+    first = made.next()
+    assert first is not None
+    assert made.waited_s(9.0) == 6.0
+    made.hold(first)  # it waits on
+    assert made.waited_s(9.0) == 8.0

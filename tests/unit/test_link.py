@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kaasq.messages import ErrorBody, WorkerInfo
 from kaasq_workers.channel import BlockingChannel, FrameReader, Link, frame
 from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal
-from kaasq_workers.vitals import RUNNING_MOST, Vitals
+from kaasq_workers.vitals import RUNNING_MOST, Vitals, next_tag
 
 
 def job(tag: int, body: bytes = b"x") -> Job:
@@ -132,3 +132,27 @@ def test_as_many_requests_as_may_run_have_a_place_each():
         assert [tag for tag in vitals.running if vitals.withdrawn(tag)] == [5]
         for tag in range(RUNNING_MOST, 0, -1):
             vitals.end(tag)
+
+
+def test_what_goes_on_from_a_withdrawn_request_is_withdrawn_with_it_and_nothing_else():
+    vitals, fd = Vitals.create()
+    os.close(fd)
+    chain = [5]
+    while len(chain) < 4:
+        after = next_tag(chain[-1])
+        assert after is not None
+        chain.append(after)
+    vitals.withdraw(chain[1])
+    assert [vitals.withdrawn(tag) for tag in chain] == [False, True, True, True]
+    assert not vitals.withdrawn(5 + (1 << 16))  # in the same place
+    assert not vitals.withdrawn(6)
+
+
+def test_an_executor_sees_that_it_is_to_end_soon():
+    vitals, fd = Vitals.create()
+    seen = Vitals(fd)
+    assert not seen.draining
+    vitals.drain()
+    assert seen.draining
+    assert (seen.turns, seen.pulse, seen.running) == (0, 0, {})
+    os.close(fd)

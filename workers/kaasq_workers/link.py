@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from kaasq import codec
 from kaasq.messages import ErrorBody, WorkerInfo
 from kaasq.settings import Settings
+from kaasq_workers.vitals import next_tag
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -36,6 +38,8 @@ class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
     """Its graph's name, if an executor that died had read it: its event is told under that."""
     verdict: ErrorBody | None = None
     """It is not run any more: this is its outcome."""
+    taken_ms: int = 0
+    """When the front took its delivery, in milliseconds since the epoch."""
 
 
 class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="withdraw"):
@@ -79,7 +83,10 @@ class Following(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
-    """A request has its outcome: durable, and ready to be published. ``event`` None: it gets none."""
+    """A request has its outcome: durable, and ready to be published. ``event`` None: it gets none.
+
+    ``then`` is to be published, ``onward`` is not: the executor has begun it already, as ``onward_from`` has it.
+    """
 
     tag: int
     word: str
@@ -90,11 +97,35 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     dead: bool = False
     """To be kept in the dead-letter queue, too."""
     then: list[Following] = []
+    onward: Following | None = None
 
     @property
     def nbytes(self) -> int:
         """About so many bytes it takes to send."""
-        return len(self.reply) + len(self.event or b"") + sum([len(each.body) for each in self.then])
+        onward = 0 if self.onward is None else len(self.onward.body)
+        return len(self.reply) + len(self.event or b"") + sum([len(each.body) for each in self.then]) + onward
+
+
+def onward_from(job: Job, following: Following, now_ms: int) -> Job | None:
+    """What follows a job as the next one on the same delivery, without the broker. None if it may have no more.
+
+    Front and executor make it alike, but for the time at which they do. It is no suspect, whatever its job was.
+    """
+    tag = next_tag(job.tag)
+    if tag is None:
+        return None
+    return msgspec.structs.replace(
+        job,
+        tag=tag,
+        id=following.id,
+        body=following.body,
+        content_type=codec.reply_type(job.body, job.content_type),
+        published_ms=now_ms,
+        expiration_ms=following.timeout_ms,
+        alone=False,
+        graph=None,
+        verdict=None,
+    )
 
 
 ToExecutor = Job | Withdraw

@@ -17,10 +17,23 @@ _RUNNING = struct.Struct("<QQ")
 _PLACES = 1 << 16  # prefetch is at most one less
 _TURNS_AT = RUNNING_MOST * _RUNNING.size
 _PULSE_AT = _TURNS_AT + _WORD.size
-_WITHDRAWN_AT = _PULSE_AT + _WORD.size
+_DRAINING_AT = _PULSE_AT + _WORD.size
+_WITHDRAWN_AT = _DRAINING_AT + _WORD.size
 _NAMES_AT = _WITHDRAWN_AT + _PLACES * _WORD.size
 _NAME_BYTES = 256  # its length, and a graph's name as it fits into a routing key
 _VITALS_BYTES = _NAMES_AT + RUNNING_MOST * _NAME_BYTES
+
+_STEP = 1 << 42  # more requests than a front ever takes
+_LAST_STEP = (1 << 64) - _STEP
+
+
+def next_tag(tag: int) -> int | None:
+    """The tag of the request that goes on where the one with this tag has ended; None if there are no more.
+
+    The front's own tags are small. So no two requests have the same one, whoever of front and executor makes it, and
+    all that stand on one delivery have one place in the page.
+    """
+    return tag + _STEP if tag < _LAST_STEP else None
 
 
 class Vitals:
@@ -29,7 +42,8 @@ class Vitals:
     A request is known by its tag, which is never 0. Deadlines are in milliseconds since the epoch, 0 for none. Of a
     request's two words the tag is written last and erased first, so that a reader never holds it against another's
     deadline. A tag is withdrawn by its number in the place that is its own (more of them than places are never with
-    one executor), so that a running request can look without a system call.
+    one executor), so that a running request can look without a system call; what goes on from it (``next_tag``), which
+    the front may not have heard of yet, is withdrawn with it.
 
     Beside a request stands the name of its graph, once it is read: if its executor dies, its event can still be told.
 
@@ -87,6 +101,15 @@ class Vitals:
         """The process lives."""
         _WORD.pack_into(self._page, _PULSE_AT, self.pulse + 1)
 
+    @property
+    def draining(self) -> bool:
+        """Whether the executor is to end soon: chains do not go on in it."""
+        return bool(_WORD.unpack_from(self._page, _DRAINING_AT)[0])
+
+    def drain(self) -> None:
+        """From now on."""
+        _WORD.pack_into(self._page, _DRAINING_AT, 1)
+
     def begin(self, tag: int, deadline_ms: int = 0) -> None:
         """A request begins; this deadline holds until its own is known. At most ``RUNNING_MOST`` at once."""
         place = self._places[tag] = self._free.pop()
@@ -116,8 +139,9 @@ class Vitals:
         _WORD.pack_into(self._page, self._place(tag), tag)
 
     def withdrawn(self, tag: int) -> bool:
-        """Whether it is not to run any further."""
-        return bool(_WORD.unpack_from(self._page, self._place(tag))[0] == tag)
+        """Whether it is not to run any further, or what it goes on from was not to."""
+        word = int(_WORD.unpack_from(self._page, self._place(tag))[0])
+        return 0 < word <= tag and (tag - word) % _STEP == 0
 
     @staticmethod
     def _name_at(place: int) -> int:

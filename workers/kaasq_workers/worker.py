@@ -103,10 +103,12 @@ class Worker:
         return Condition(slot=self.settings.slot, device=self.settings.device, wrong=wrong, held=held)
 
     def pause(self) -> None:
-        """Take no more requests. Idempotent."""
+        """Take no more requests, nor go on with chains of them. Idempotent."""
         for consumer in self._consumers:
             consumer.cancel()
         self._consumers.clear()
+        if self._front is not None:
+            self._broker.call_soon(self._front.drain)
 
     def stop(self, timeout_s: float = DRAIN_TIMEOUT_S) -> bool:
         """Take no more, finish what was taken (within the timeout), end. Whether all of it was finished.

@@ -21,7 +21,9 @@ class Line(Generic[F]):
     def __init__(self, most: int) -> None:
         """``most``: requests on their way at once."""
         self._most = most
-        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by tenant; the first one's turn is next
+        # By tenant, each since when; the first tenant's turn is next.
+        self._waiting: OrderedDict[str, deque[tuple[Job, float]]] = OrderedDict()
+        self._left_since_s = 0.0  # since when the last that left had been waiting
         self.flying: dict[int, tuple[Ended, F]] = {}  # by tag, oldest first
         self.ended: list[Ended] = []
         self._alone = False  # who is on its way is
@@ -37,10 +39,14 @@ class Line(Generic[F]):
         """Whether there is a request that has not started."""
         return bool(self._waiting)
 
-    def add(self, jobs: Iterable[Job]) -> None:
-        """They wait now; a tenant who had none waiting comes after those who had."""
+    def waited_s(self, now_s: float) -> float:
+        """For how long the one has waited that has waited longest; 0 if none does."""
+        return max([now_s - jobs[0][1] for jobs in self._waiting.values()], default=0.0)
+
+    def add(self, jobs: Iterable[Job], now_s: float = 0.0) -> None:
+        """They wait from now on; a tenant who had none waiting comes after those who had."""
         for job in jobs:
-            self._waiting.setdefault(job.tenant, deque()).append(job)
+            self._waiting.setdefault(job.tenant, deque()).append((job, now_s))
 
     def next(self) -> Job | None:
         """The request that may start now; it leaves the line. None if there is none, or something has to end first."""
@@ -52,7 +58,7 @@ class Line(Generic[F]):
         if occupied and (self._alone or self._held):
             return None
         for tenant, jobs in self._waiting.items():
-            first = jobs[0]
+            first, _ = jobs[0]
             if occupied and first.alone:
                 return None  # nobody passes it, or it would never be alone
             if occupied and self._repeated(first):
@@ -71,7 +77,7 @@ class Line(Generic[F]):
 
         So small requests do not pass it for ever, and wait no longer than for what is running.
         """
-        self._waiting.setdefault(job.tenant, deque()).appendleft(job)
+        self._waiting.setdefault(job.tenant, deque()).appendleft((job, self._left_since_s))
         self._waiting.move_to_end(job.tenant, last=False)
         self._held = True
 
@@ -85,9 +91,9 @@ class Line(Generic[F]):
         ended, self.ended = self.ended, []
         return ended
 
-    def _leave(self, tenant: str, jobs: deque[Job]) -> None:
+    def _leave(self, tenant: str, jobs: deque[tuple[Job, float]]) -> None:
         """The first of a tenant's requests leaves; the others wait for its next turn."""
-        jobs.popleft()
+        _, self._left_since_s = jobs.popleft()
         if jobs:
             self._waiting.move_to_end(tenant)
         else:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from kaasq.errors import KaasqError, QuotaExceeded, StoreFull, WorkerFailed
 from kaasq.ids import chain_id
 from kaasq.log import get_logger
@@ -25,8 +27,9 @@ from kaasq_workers.executor.following import Followers
 from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.module_policy import ModulePolicy
+from kaasq_workers.executor.onward import Bounds, here
 from kaasq_workers.executor.outcomes import Committer, Ended, withdrawal
-from kaasq_workers.link import Answer, Job, ToExecutor, Withdraw, Withdrawn
+from kaasq_workers.link import Answer, Job, ToExecutor, Withdraw, Withdrawn, onward_from
 from kaasq_workers.vitals import Vitals
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
@@ -74,6 +77,7 @@ class Executor:
         )
         self._attempts = Attempts(self._engine, store, claims, followers, settings)
         self._committer = Committer(store, worker, followers, ttl_s=settings.result_ttl, dead_ttl_s=settings.dead_ttl)
+        self._onward = Bounds(settings.pool, settings.chain_spill, settings.chain_hold)
         self._worker = worker
         self._ttl_s = settings.result_ttl
         self._group_since_s = self._begun_s = self._landed_s = self._heard_s = 0.0
@@ -104,13 +108,16 @@ class Executor:
             if time.monotonic() >= next_gc:
                 self._collect()
                 next_gc = time.monotonic() + GC_INTERVAL_S
-            self._turn(line, channel, vitals)
+            self._turn(line, channel, vitals, onward=not (gone or vitals.draining))
             if self._device.poisoned:
                 return not line.flying
         return True
 
-    def _turn(self, line: Line[Flight], channel: BlockingChannel, vitals: Vitals) -> None:
-        """Start what may start, end one that has finished, commit what has ended, or else wait a little."""
+    def _turn(self, line: Line[Flight], channel: BlockingChannel, vitals: Vitals, *, onward: bool) -> None:
+        """Start what may start, end one that has finished, commit what has ended, or else wait a little.
+
+        ``onward``: what follows may begin here.
+        """
         now = time.monotonic()
         if not line.ended:
             self._group_since_s = now
@@ -124,7 +131,10 @@ class Executor:
         alone = not line.waiting and not line.flying  # nobody is left to share the commit with
         if line.ended and (finished is None or full or alone or self._device.poisoned):
             ended = line.take_ended()  # kept until they are answered: to unmap a large output takes milliseconds
-            channel.send(self._commit(ended))
+            answers = self._commit(ended)
+            jobs = self._go_on(ended, answers, line) if onward and not self._device.poisoned else []
+            channel.send(answers)  # first: of what runs here, the front has heard
+            line.add(jobs, time.monotonic())
         elif finished is None and line.flying:
             waited = now - max(self._landed_s, self._begun_s)
             if waited > SPIN_S:
@@ -134,7 +144,7 @@ class Executor:
         withdrawn = [each for each in received if isinstance(each, Withdraw)]
         if withdrawn:
             channel.send([Withdrawn([each.tag for each in withdrawn], durable=self._withdraw(withdrawn))])
-        line.add(each for each in received if isinstance(each, Job))
+        line.add((each for each in received if isinstance(each, Job)), time.monotonic())
 
     def close(self) -> None:
         """Give device and store back what it holds of them."""
@@ -202,6 +212,21 @@ class Executor:
                 else WorkerFailed(f"the outcome was lost: {error}")
             )
             return self._committer.commit(group)
+
+    def _go_on(self, group: Sequence[Ended], answers: list[Answer], line: Line[Flight]) -> list[Job]:
+        """The jobs that go on from those that ended, without the broker: their answers say so then."""
+        jobs: list[Job] = []
+        for index, (ended, answer) in enumerate(zip(group, answers, strict=True)):
+            if not answer.then:
+                continue
+            now_ms, waited_s = time.time_ns() // 1_000_000, line.waited_s(time.monotonic())
+            chosen = here(ended.job, answer.then, self._onward, waited_s=waited_s, now_ms=now_ms)
+            job = None if chosen is None else onward_from(ended.job, chosen, now_ms)
+            if job is not None:
+                others = [each for each in answer.then if each is not chosen]
+                answers[index] = msgspec.structs.replace(answer, then=others, onward=chosen)
+                jobs.append(job)
+        return jobs
 
     def _collect(self) -> None:
         self._engine.tidy()

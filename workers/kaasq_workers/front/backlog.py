@@ -8,8 +8,9 @@ from collections.abc import Set as AbstractSet
 import msgspec
 
 from kaasq.messages import ErrorBody
+from kaasq.names import is_request_id
 from kaasq_workers.front.blame import Suspicion, judge
-from kaasq_workers.link import Job
+from kaasq_workers.link import Answer, Job, onward_from
 
 
 class Backlog:
@@ -27,6 +28,17 @@ class Backlog:
         """A request more."""
         self.jobs[job.tag] = job
         self._waiting.append(job.tag)
+
+    def goes_on(self, answer: Answer, now_ms: int) -> Job | None:
+        """The request that the executor has by itself now, if it has: it follows the one that is answered."""
+        onward = answer.onward
+        if onward is None or not is_request_id(onward.id):
+            return None
+        job = onward_from(self.jobs[answer.tag], onward, now_ms)
+        if job is not None:
+            self.jobs[job.tag] = job
+            self.sent[job.tag] = None
+        return job
 
     def hand_over(self) -> list[Job]:
         """What the executor may get now; it counts as sent."""

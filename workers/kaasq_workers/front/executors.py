@@ -16,8 +16,9 @@ from kaasq.log import get_logger
 from kaasq.settings import Settings
 from kaasq_workers.front.allotting import Limits, Place, allot
 from kaasq_workers.front.handles import Handle
+from kaasq_workers.front.owner import Owner
 from kaasq_workers.front.starting import Starter
-from kaasq_workers.front.supervisor import Owner, Supervisor
+from kaasq_workers.front.supervisor import Supervisor
 from kaasq_workers.link import Job, Withdraw
 
 TICK_S = 0.25  # how often it is looked whether an executor has been idle for too long, or somebody's turn has come
@@ -56,7 +57,7 @@ class Executors:
         self._of: dict[str, int] = {}  # who has one that takes requests
         self._waiting: dict[str, list[Job]] = {}  # of who has none, in the order in which they came
         self._next_key = 0
-        self._closing = False
+        self._draining = self._closing = False
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -65,6 +66,12 @@ class Executors:
         self._start(None if self._apart else EVERYBODY, first=True)
         if self._apart:
             self._broker.call_later(TICK_S, self._tick)
+
+    def drain(self) -> None:
+        """Nothing goes on in them by itself any more."""
+        self._draining = True
+        for each in self._held.values():
+            each.supervisor.drain()
 
     def hang_up(self) -> None:
         """Let them all end."""
@@ -162,6 +169,8 @@ class Executors:
         self._held[key] = _Held(supervisor, owner, time.monotonic())
         if owner is not None:
             self._of[owner] = key
+        if self._draining:
+            supervisor.drain()
         supervisor.start()
         return key
 
@@ -176,6 +185,7 @@ class Executors:
     def _let_go(self, key: int) -> None:
         held = self._held[key]
         held.leaving = True
+        held.supervisor.drain()
         if held.owner is not None:
             del self._of[held.owner]
             unsent = held.supervisor.take_back()

@@ -6,6 +6,7 @@ does, heartbeats go on, and if the executor dies its supervisor starts another a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -20,9 +21,11 @@ from kaasq.quotas import LimitsByTenant
 from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.executors import Executors
+from kaasq_workers.front.following import request_of
 from kaasq_workers.front.handles import Handle
 from kaasq_workers.front.intake import Accepted, Refused, examine, examine_control
 from kaasq_workers.front.pending import Pending, Pendings
+from kaasq_workers.front.sharing import shared
 from kaasq_workers.front.starting import Starter
 from kaasq_workers.front.stopping import Stopped
 from kaasq_workers.link import Answer, Job, Withdraw, Withdrawn
@@ -75,6 +78,10 @@ class Front:
         self._idle_callbacks.append(callback)
         self._check_idle()
 
+    def drain(self) -> None:
+        """What goes on in an executor by itself is to go through the broker from now on, to whoever stays."""
+        self._executors.drain()
+
     def hang_up(self) -> None:
         """Let the executors end."""
         self._executors.hang_up()
@@ -116,6 +123,7 @@ class Front:
                     message.expiration_ms,
                     redelivered=_redelivered(delivery),
                     delivery=f"{self._epoch}.{tag}",
+                    taken_ms=time.time_ns() // 1_000_000,
                 )
                 limit, held = self._limits.of(job.tenant).queued, self._pending.of(job.tenant)
                 if limit and held >= limit:
@@ -182,11 +190,16 @@ class Front:
 
     # -- answers out ----------------------------------------------------------------------------------------------
 
-    def answered(self, answer: Answer) -> None:
-        """The executor answered a request."""
+    def answered(self, answer: Answer, onward: Job | None) -> None:
+        """The executor answered a request, and runs what follows it on the same delivery, if there is anything."""
         pending = self._pending.pop(answer.tag)
         if pending is None:
             return
+        if onward is not None and answer.onward is not None:
+            message, exchange, key = request_of(pending.delivery.message, pending.accepted, answer.onward)
+            accepted = pending.accepted._replace(id=onward.id, correlation_id=onward.id)
+            pending.delivery, share = shared(pending.delivery, message, exchange, key)
+            self._pending.add(onward.tag, Pending(accepted, share))
         publish = self._answers.bury if answer.dead else self._answers.answer
         try:
             publish(pending.delivery, pending.accepted, answer, self._check_idle)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import Protocol
 
 import msgspec
 
 from kaasq.broker import Broker
-from kaasq.errors import KaasqError, WorkerFailed
+from kaasq.errors import WorkerFailed
 from kaasq.ids import concerns
 from kaasq.log import get_logger
 from kaasq.messages import ErrorBody, WorkerInfo
@@ -23,6 +22,7 @@ from kaasq.settings import Settings
 from kaasq_workers.front.backlog import Backlog
 from kaasq_workers.front.blame import deadly
 from kaasq_workers.front.handles import CLEAN_EXIT, Handle
+from kaasq_workers.front.owner import Owner
 from kaasq_workers.front.silence import Vigil
 from kaasq_workers.front.starting import Starter
 from kaasq_workers.front.stopping import Stopped, to_stop
@@ -37,31 +37,6 @@ CANCEL_GRACE_S = 1.0  # for a withdrawn request to end between two launches, bef
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without having served anything
 
 log = get_logger()
-
-
-class Owner(Protocol):
-    """Whom a supervisor tells. Each request that it was given ends in exactly one of the first four."""
-
-    def answered(self, answer: Answer) -> None:
-        """The executor answered a request."""
-
-    def stopped(self, stopped: Stopped) -> None:
-        """A request was stopped, together with its executor."""
-
-    def killed(self, job: Job, error: ErrorBody) -> None:
-        """A request killed executors once too often, even the one that was to record so."""
-
-    def unsendable(self, job: Job) -> None:
-        """A request that cannot be handed over."""
-
-    def ready(self, error: KaasqError | None) -> None:
-        """The executor is up, or cannot start: then it is not tried again."""
-
-    def noted(self, withdrawn: Withdrawn) -> None:
-        """What became of withdrawals."""
-
-    def turned(self) -> None:
-        """What the executor had to say has been dealt with."""
 
 
 class Supervisor:
@@ -90,6 +65,7 @@ class Supervisor:
         self._told: set[int] = set()  # tags of withdrawals that the executor is to record
         self._withdrawn: dict[int, float] = {}  # tags of requests with the executor, and when they are to be killed
         self._reaping = False
+        self._draining = False
         self._started_s = 0.0
         self._flushing = False
         self._closing = False
@@ -100,6 +76,12 @@ class Supervisor:
         """Start the executor."""
         self._start_executor()
         self._broker.call_later(WATCH_S, self._watch)
+
+    def drain(self) -> None:
+        """Nothing goes on in this executor by itself any more, nor in one that replaces it: it will be told to end."""
+        self._draining = True
+        if self._handle is not None:
+            self._handle.link.vitals.drain()
 
     def hang_up(self) -> None:
         """Let the executor end. Idempotent."""
@@ -221,8 +203,11 @@ class Supervisor:
         match message:
             case Answer() if message.tag in self._backlog.sent:
                 self._barren = 0
+                onward = self._backlog.goes_on(message, time.time_ns() // 1_000_000)
+                if onward is not None and message.tag in self._withdrawn:  # then so is what follows, and it sees that
+                    self._withdrawn[onward.tag] = self._withdrawn[message.tag]
                 self._forget(message.tag)
-                self._owner.answered(message)
+                self._owner.answered(message, onward)
             case Hello(worker=worker, description=description) if self.up_since_s is None:
                 self._trying, self._worker = True, worker
                 self.up_since_s = time.monotonic()
@@ -255,6 +240,8 @@ class Supervisor:
             log.error("executor.not_started", error=str(error))
             self._broker.call_later(RESTART_DELAYS_S[-1], self._start_executor)
             return
+        if self._draining:
+            self._handle.link.vitals.drain()
         self._vigil = self._new_vigil()
         self._broker.add_reader(self._handle.link.fileno(), self._readable)
 
