@@ -13,6 +13,7 @@ from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical, pack_number, s
 from kaasq.errors import BadRequest
 from kaasq.model import BUILTINS, Buffer, Constant, GraphSpec, Launch, Module, Number, Scalar, dim3
 from kaasq.names import check_printable, is_graph_name
+from kaasq.setting_values import Bytes
 from kaasq.signing import SIGNATURE_BYTES
 
 MODULE_OPTION = re.compile(r"-D\w+(=[\w.+-]*)?|-{1,2}std=c\+\+(11|14|17|20)|-{1,2}use_fast_math|-fmad=(true|false)")
@@ -39,11 +40,11 @@ class GraphLimits(msgspec.Struct, frozen=True, kw_only=True):
     scalars: int = 1024
     launches: int = 100_000
     iterations: int = 1_000_000
-    module_bytes: int = 16 << 20
-    buffer_bytes: int = 1 << 40
+    module_bytes: Bytes = 16 << 20
+    buffer_bytes: Bytes = 1 << 40
     continuations: int = 256
     continuations_deep: int = 128
-    continuations_bytes: int = 64 << 20
+    continuations_bytes: Bytes = 64 << 20
     """Of all messages that are published when one request has completed: a graph that several take is in each."""
     repeats: int = 1_000_000
     steps: int = 1000

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from kaasq.errors import QuotaExceeded
+from kaasq.setting_values import Bytes
 
 INLINE_BYTES = 16 << 20  # RabbitMQ's own limit for a message, from 4.0 on
 
@@ -18,14 +19,14 @@ Span = Annotated[float, msgspec.Meta(ge=0)]
 class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits; 0 is none, and what is left out is said elsewhere."""
 
-    stored_bytes: Count | UnsetType = UNSET
+    stored_bytes: Bytes | UnsetType = UNSET
     """Bytes of objects and replies in the store."""
     queued: Count | UnsetType = UNSET
     """Requests that one worker holds."""
     device_seconds: Span | UnsetType = UNSET
     """Kernel time on one worker's device, in ``window`` seconds."""
     window: Annotated[float, msgspec.Meta(gt=0)] | UnsetType = UNSET
-    inline_bytes: Count | UnsetType = UNSET
+    inline_bytes: Bytes | UnsetType = UNSET
     """Inputs inside one request."""
 
 

@@ -13,10 +13,10 @@ import msgspec
 import platformdirs
 
 from kaasq.checks import GraphLimits
-from kaasq.decode_errors import told_choices
 from kaasq.errors import BadRequest
 from kaasq.names import check_word
 from kaasq.quotas import Quotas
+from kaasq.setting_values import SIZE, Bytes, SomeBytes, check_known, converted
 from kaasq.topology import QueueType
 
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
@@ -25,6 +25,7 @@ INLINE_LIMIT_BYTES = 256 << 10
 MESSAGE_LIMIT_BYTES = 16 << 20  # RabbitMQ's default from 4.0 on
 GUARD_BAND_BYTES = 64 << 10  # a row of 16,384 floats: an index that is wrong by one row is seen, too
 PINNED_BYTES = 2 << 30
+STORE_LEAST_BYTES = 1 << 20  # a few outputs as large as may travel in a message
 MOST_TTL_S = 4_294_967  # 49 days: RabbitMQ counts milliseconds in 32 bits
 PREFIX = "KAASQ_"
 FILE_NAME = "kaasq.toml"
@@ -32,14 +33,14 @@ TABLES = {"graph_limits", "quotas"}
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+StoreBytes = Annotated[int, msgspec.Meta(ge=STORE_LEAST_BYTES, extra=SIZE)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set. ``KAASQ_BROKER_URL`` sets ``broker_url``, and so on for each field.
 
-    Sizes in bytes, times in seconds.
+    Sizes in bytes (texts may have a unit: ``10GiB``), times in seconds.
     """
 
     broker_url: str = DEFAULT_BROKER_URL
@@ -54,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The store's folder. Empty: ``default_store(pool)``."""
 
     # producers
-    inline_limit: Count = INLINE_LIMIT_BYTES
+    inline_limit: Bytes = INLINE_LIMIT_BYTES
     """Inline bytes in one message, inputs together; what is larger goes through the store."""
     timeout: Seconds = 60.0
     """A request's deadline; ``run`` waits a second longer at most, for what the worker says of it."""
@@ -78,9 +79,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Requests a worker holds at a time."""
     in_flight: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     """Requests queued on the device at once; 0: what the device gains from (8 on a GPU, 1 on a CPU)."""
-    device_memory: Count = 0
+    device_memory: Bytes = 0
     """Bytes of device memory to use at most; 0: what the device has, less a reserve."""
-    pinned_memory: Count = PINNED_BYTES
+    pinned_memory: Bytes = PINNED_BYTES
     """Bytes of stored objects that a GPU may keep pinned in host memory, to read them at the bus's full speed."""
     cache_dir: str = ""
     """Compiled modules. Empty: the user's cache folder."""
@@ -97,7 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """C++ compiler of the CPU device. Empty: g++, clang++ or ziglang, whichever is found first."""
     guard: bool = False
     """Guard mode, for finding bugs: writes outside of a buffer or to a ``const`` one fail the launch. Slow."""
-    guard_band: Positive = GUARD_BAND_BYTES
+    guard_band: SomeBytes = GUARD_BAND_BYTES
     """Bytes before and after each buffer that guard mode watches."""
     isolation: Literal["shared", "tenant"] = "shared"
     """``shared``: one executor for all tenants, who have to trust each other's kernels. ``tenant``: one for each."""
@@ -123,7 +124,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """An executor that gives no sign of life for so long is replaced. A kernel that runs is a sign of life."""
     start_timeout: Seconds = 120.0
     """An executor that is not ready after so long is replaced; at the worker's start, the worker fails."""
-    message_limit: Positive = MESSAGE_LIMIT_BYTES
+    message_limit: SomeBytes = MESSAGE_LIMIT_BYTES
     """Bytes of a message that a worker publishes for a continuation at most: the broker's ``max_message_size``."""
     result_ttl: Seconds = 24 * 3600.0
     """How long outcomes and outputs that nobody named are kept."""
@@ -136,9 +137,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What each tenant may use."""
 
     # the store
-    store_capacity: Positive | None = None
+    store_capacity: StoreBytes | None = None
     """None: what the store has; a new one takes half of what the disk has free. A number is set for all who use it."""
-    store_spare: Count | None = None
+    store_spare: Bytes | None = None
     """Bytes of files whose objects are gone, kept to be used again; None: up to 1 GiB in shared memory, else none."""
     store_sync: bool = True
     """Whether what is acknowledged survives a power cut; if not, it still survives any crash of a process."""
@@ -196,8 +197,7 @@ def load_settings(
     path = file or _find_file(environ)
     if path is not None:
         for key, value in _read_file(path).items():
-            if key not in known:
-                raise BadRequest(f"unknown setting; known are {', '.join(known)}", at=f"{path}: {key}")
+            check_known(key, known, at=f"{path}: {key}")
             merged[key], origin[key] = value, f"{path}: {key}"
     for key in known:
         text = environ.get(PREFIX + key.upper())
@@ -212,10 +212,7 @@ def load_settings(
             merged[key], origin[key] = value, f"--{key.replace('_', '-')}"
 
     for key, value in merged.items():  # one by one, so that the error can name the one that is wrong
-        try:
-            merged[key] = msgspec.convert(value, known[key].type, strict=False)
-        except msgspec.ValidationError as error:
-            raise BadRequest(f"{value!r}: {error}{told_choices(known[key].type)}", at=origin[key]) from None
+        merged[key] = converted(value, known[key].type, at=origin[key])
     settings = Settings(**merged)
     check_word(settings.pool, "pool")
     if settings.slot:

@@ -1,6 +1,23 @@
-"""Sizes and times in the unit that reads best, for people."""
+"""Sizes and times as people write and read them."""
 
 from __future__ import annotations
+
+import re
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_UNITS |= {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_FACTORS = {unit.lower(): factor for unit, factor in _UNITS.items()}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``10GiB``, ``1.5 MB`` or ``65536``. Raises ValueError."""
+    found = _SIZE.fullmatch(text.strip())
+    factor = _FACTORS.get(found.group(2).lower()) if found else None
+    if found is None or factor is None:
+        raise ValueError(f"is no size: expected a number of bytes, or one with a unit ({', '.join(_UNITS)[2:]}): 10GiB")
+    number = found.group(1)
+    return round(float(number) * factor) if "." in number else int(number) * factor
 
 
 def size(nbytes: int) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 import kaasq
 from kaasq.quotas import Quotas
-from kaasq.settings import Settings
+from kaasq.settings import STORE_LEAST_BYTES, Settings
 from tests.support.graphs import SAXPY, saxpy, sum_of_squares
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +85,14 @@ def test_given_store_is_kept(tmp_path: Path) -> None:
             else:
                 client.put(X, name="x")
     assert (tmp_path / "store").exists()
+
+
+def test_the_least_capacity_of_a_store_suffices_for_requests(tmp_path: Path) -> None:
+    settings = Settings(store_sync=False, store_capacity=STORE_LEAST_BYTES)
+    with kaasq.local(device="cpu", store=tmp_path / "store", settings=settings) as client:
+        for a in range(3):
+            np.testing.assert_array_equal(client.run(saxpy(N), x=X, y=X, a=a)["out"], (a + 1) * X)
+        client.put(np.zeros(1 << 16, np.float32), name="x")
 
 
 def test_device_that_is_not_there_is_an_error() -> None:

@@ -41,10 +41,18 @@ def test_quotas_are_read_from_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("toml", "says"),
     [
-        ("[quotas]\nqueud = 3", "kaasq.toml: quotas: .*unknown field `queud`"),
+        (
+            "[quotas]\nqueud = 3",
+            "kaasq.toml: quotas.queud: unknown setting .did you mean queued..; known are .*stored_bytes",
+        ),
         ("[quotas]\nqueued = -3", "kaasq.toml: quotas: .*>= 0"),
         ("[quotas]\nwindow = 0", "kaasq.toml: quotas: .*> 0"),
-        ("[quotas.tenants.ann]\nstored_bytes = 'all'", "kaasq.toml: quotas: .*ann|int"),
+        ("[quotas.tenants.ann]\nqueue = 3", "quotas.tenants.ann.queue: unknown setting .did you mean queued"),
+        ("[quotas.tenants.ann]\ntenants = {}", "quotas.tenants.ann.tenants: unknown setting; known are stored_bytes"),
+        (
+            "[quotas.tenants.ann]\nstored_bytes = 'all'",
+            "quotas.tenants.ann.stored_bytes: 'all': is no size",
+        ),
     ],
 )
 def test_wrong_quotas_are_named(tmp_path, toml, says):

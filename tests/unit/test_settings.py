@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,9 @@ def test_variables_are_converted(file: Path) -> None:
         ({}, {"KAASQ_GUARD": "perhaps"}, "", "KAASQ_GUARD: 'perhaps'"),
         ({"guard_band": 0}, {}, "", "--guard-band: 0"),
         ({"timeout": -1}, {}, "", "--timeout: -1"),
-        ({}, {}, "polo = 'x'", "kaasq.toml: polo: unknown setting; known are broker_url, "),
+        ({}, {}, "polo = 'x'", "kaasq.toml: polo: unknown setting (did you mean pool?); known are broker_url, "),
+        ({}, {}, "[quotas]\nx = 1", "kaasq.toml: quotas.x: unknown setting; known are stored_bytes, queued, "),
+        ({}, {}, "[graph_limits]\nlanches = 7", "graph_limits.lanches: unknown setting (did you mean launches?)"),
         ({}, {}, "pool = ", "kaasq.toml: no valid TOML"),
         ({"pool": "Not A Word"}, {}, "", "pool: 'Not A Word' is no pool: use lower-case"),
         ({"slot": "a.b"}, {}, "", "slot: 'a.b' is no slot"),
@@ -93,9 +96,39 @@ def test_wrong_setting_is_named_with_its_origin(
 
 def test_capacity_is_left_to_the_store_unless_it_is_set() -> None:
     assert Settings().store_capacity is None
-    assert load_settings(environ={"KAASQ_STORE_CAPACITY": "1000"}).store_capacity == 1000
-    with pytest.raises(BadRequest, match="KAASQ_STORE_CAPACITY: '0'"):
-        load_settings(environ={"KAASQ_STORE_CAPACITY": "0"})
+    assert load_settings(environ={"KAASQ_STORE_CAPACITY": "10GiB"}).store_capacity == 10 << 30
+
+
+def test_sizes_take_units_in_variables_flags_and_tables(tmp_path: Path) -> None:
+    file = tmp_path / "kaasq.toml"
+    file.write_text(
+        'pinned_memory = "1GiB"\nmessage_limit = 1000\n[graph_limits]\nmodule_bytes = "2MB"\n'
+        '[quotas]\nstored_bytes = "1TiB"\n[quotas.tenants.ann]\ninline_bytes = "3 KiB"\n'
+    )
+    settings = load_settings({"guard_band": "4KiB", "store_spare": 0}, environ={"KAASQ_INLINE_LIMIT": "5"}, file=file)
+    assert (settings.pinned_memory, settings.message_limit, settings.inline_limit) == (1 << 30, 1000, 5)
+    assert (settings.guard_band, settings.store_spare) == (4096, 0)
+    assert settings.graph_limits.module_bytes == 2_000_000
+    assert settings.quotas.stored_bytes == 1 << 40
+    assert settings.quotas.tenants["ann"].inline_bytes == 3072
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"store_capacity": "5"}, "--store-capacity: '5': 1.0 MiB is the least; sizes are in bytes, or have a unit"),
+        ({"store_capacity": "10 gigs"}, "--store-capacity: '10 gigs': is no size: expected a number of bytes, or one"),
+        ({"guard_band": "0"}, "--guard-band: '0': 1 B is the least"),
+        ({"inline_limit": -1}, "--inline-limit: -1: 0 B is the least"),
+        ({"inline_limit": True}, "--inline-limit: True: Expected `int`, got `bool`"),
+        ({"graph_limits": {"module_bytes": "x"}}, "--graph-limits.module_bytes: 'x': is no size"),
+        ({"quotas": {"tenants": {"ann": {"stored_bytes": "1 GB!"}}}}, "--quotas.tenants.ann.stored_bytes: '1 GB!'"),
+    ],
+)
+def test_what_is_no_size_or_too_small_is_told(flags: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        load_settings(flags, environ={})
+    assert says in caught.value.message
 
 
 def test_client_with_default_settings_leaves_the_capacity_of_a_store(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kaasq.units import age, duration, size
+from kaasq.units import age, duration, parse_size, size
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,27 @@ def test_duration_reads_well(us: float, words: str) -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(-1, "0 s"), (59, "59 s"), (3700, "1 h"), (3 * 86400, "3 d")])
 def test_age_reads_well(seconds: float, words: str) -> None:
     assert age(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [
+        ("0", 0),
+        ("65536", 65536),
+        ("10GiB", 10 << 30),
+        (" 1.5 MiB ", 3 << 19),
+        ("2 kB", 2000),
+        ("2KB", 2000),
+        ("4tb", 4 * 10**12),
+        ("9007199254740993", 9007199254740993),  # no float has it
+        ("7b", 7),
+    ],
+)
+def test_sizes_are_read_with_and_without_a_unit(text: str, nbytes: int) -> None:
+    assert parse_size(text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "10G", "-1", "1e9", "1 GiB 2", "0x10", "\uff11", "10 giga"])
+def test_what_is_no_size_is_told_with_the_units(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no size: expected .* \(B, KiB, MiB, GiB, TiB, kB, MB, GB, TB\): 10GiB"):
+        parse_size(text)

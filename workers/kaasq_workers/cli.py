@@ -66,17 +66,16 @@ SECTIONS = {
 @click.option("--prefetch", type=click.IntRange(1, 65535), help="Requests held at a time (default: 64).")
 @click.option(
     "--store-capacity",
-    type=int,
-    metavar="BYTES",
-    help="Most bytes the store may hold, for all who use it (default: what it has; a new one takes half of what the "
-    "disk has free).",
+    metavar="SIZE",
+    help="Most that the store may hold, such as 10GiB, for all who use it (default: what it has; a new one takes half "
+    "of what the disk has free).",
 )
 @click.option(
     "--store-sync/--no-store-sync",
     default=None,
     help="Whether outcomes survive a power cut, not only a crash (default: yes).",
 )
-@click.option("--device-memory", type=int, metavar="BYTES", help="Most device memory to use (default: all).")
+@click.option("--device-memory", metavar="SIZE", help="Most device memory to use, such as 10GiB (default: all).")
 @click.option("--modules", metavar="DIR[:DIR]", help="Folders with modules that requests may name (default: none).")
 @click.option("--compiler", metavar="PATH", help="C++ compiler of the CPU device (default: g++, clang++ or ziglang).")
 @click.option(
@@ -86,9 +85,8 @@ SECTIONS = {
 )
 @click.option(
     "--guard-band",
-    type=click.IntRange(min=1),
-    metavar="BYTES",
-    help="What --guard watches around a buffer (default: 65536).",
+    metavar="SIZE",
+    help="What --guard watches around a buffer (default: 64KiB).",
 )
 @click.option(
     "--isolation",

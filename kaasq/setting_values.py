@@ -1,0 +1,77 @@
+"""What settings are given in variables, flags and files, as the values that their types ask for. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any, get_args, get_origin
+
+import msgspec
+
+from kaasq.decode_errors import told_choices
+from kaasq.errors import BadRequest
+from kaasq.units import parse_size, size
+
+SIZE = {"unit": "bytes"}
+"""What marks a type as a size."""
+Bytes = Annotated[int, msgspec.Meta(ge=0, extra=SIZE)]
+"""A size: a number of bytes, or a text with a unit."""
+SomeBytes = Annotated[int, msgspec.Meta(ge=1, extra=SIZE)]
+
+
+def converted(value: Any, kind: Any, at: str) -> Any:
+    """The value as a ``kind``. Raises BadRequest naming ``at``, where it was given."""
+    prepared = _prepared(value, kind, at)
+    try:
+        return msgspec.convert(prepared, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{value!r}: {error}{told_choices(kind)}", at=at) from None
+
+
+def check_known(name: str, known: Iterable[str], at: str) -> None:
+    """Raises BadRequest for a setting that there is not, naming those that there are."""
+    known = list(known)
+    if name not in known:
+        near = nearest(name, known)
+        raise BadRequest(
+            f"unknown setting{f' (did you mean {near}?)' if near else ''}; known are {', '.join(known)}", at=at
+        )
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known one that a misspelt name is most like, if it is much like one."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def _prepared(value: Any, kind: Any, at: str) -> Any:
+    """The value with sizes as numbers, in all tables below it, too. Raises BadRequest for fields that are none."""
+    least = _least(kind)
+    if least is not None and isinstance(value, (str, int)) and not isinstance(value, bool):
+        return _size(value, least, at)
+    if isinstance(value, dict) and get_origin(kind) is dict:
+        return {key: _prepared(each, get_args(kind)[1], f"{at}.{key}") for key, each in value.items()}
+    if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        kinds = {each.name: each.type for each in msgspec.structs.fields(kind)}
+        for key in value:
+            check_known(key, kinds, f"{at}.{key}")
+        return {key: _prepared(each, kinds[key], f"{at}.{key}") for key, each in value.items()}
+    return value
+
+
+def _size(value: str | int, least: int, at: str) -> int:
+    try:
+        nbytes = parse_size(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise BadRequest(f"{value!r}: {error}", at=at) from None
+    if nbytes < least:
+        raise BadRequest(f"{value!r}: {size(least)} is the least; sizes are in bytes, or have a unit: 10GiB", at=at)
+    return nbytes
+
+
+def _least(kind: Any) -> int | None:
+    """The least of a size; None for what is none."""
+    for each in (kind, *get_args(kind)):
+        for meta in getattr(each, "__metadata__", ()):
+            if meta.extra == SIZE:
+                return int(meta.ge)
+    return None
