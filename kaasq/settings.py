@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlencode, urlsplit
+from urllib.parse import unquote, urlencode
 
 import msgspec
 import platformdirs
 
+from kaasq.broker_url import split_broker_url
 from kaasq.checks import GraphLimits
 from kaasq.errors import BadRequest
+from kaasq.log import get_logger
 from kaasq.names import check_word
 from kaasq.quotas import Quotas
-from kaasq.setting_values import SIZE, Bytes, SomeBytes, check_known, converted
+from kaasq.setting_values import SIZE, Bytes, SomeBytes, check_known, converted, nearest
 from kaasq.topology import QueueType
 
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
@@ -30,6 +34,13 @@ MOST_TTL_S = 4_294_967  # 49 days: RabbitMQ counts milliseconds in 32 bits
 PREFIX = "KAASQ_"
 FILE_NAME = "kaasq.toml"
 TABLES = {"graph_limits", "quotas"}
+# What begins like a variable of ours and is none: those of kaasq's own tests, and those by which Kubernetes and Docker
+# tell of a service that is called kaasq or kaasq-something.
+_OTHERS = re.compile(
+    r"KAASQ_(TEST|FAULTS)_.*|KAASQ_(.*_)?(SERVICE_(HOST|PORT(_.*)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.*)?)?)"
+)
+
+log = get_logger()
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -151,16 +162,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def connection_url(self) -> str:
-        """The broker's URL, with the files for TLS in its query, as RabbitMQ's URI format has them."""
+        """The broker's URL, with the files for TLS in its query, as RabbitMQ's URI format has them.
+        Raises BrokerRefused if it is none.
+        """
         files = {"cacertfile": self.broker_ca, "certfile": self.broker_cert, "keyfile": self.broker_key}
         given = urlencode({key: value for key, value in files.items() if value})
-        parts = urlsplit(self.broker_url)
+        parts = split_broker_url(self.broker_url)
         return parts._replace(query="&".join(filter(None, (parts.query, given)))).geturl() if given else self.broker_url
 
     @property
     def tenant(self) -> str:
-        """Whose objects and names a program sees: the broker URL's user. Raises BadRequest if it can be no tenant."""
-        user = urlsplit(self.broker_url).username
+        """Whose objects and names a program sees: the broker URL's user. Raises BadRequest if it can be no tenant,
+        BrokerRefused if the URL is none.
+        """
+        user = split_broker_url(self.broker_url).username
         return check_word("guest" if user is None else unquote(user), "tenant")
 
     @property
@@ -185,7 +200,8 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     file: Path | None = None,
 ) -> Settings:
-    """Merge flags (None means not given), environment and file. Raises BadRequest naming what is wrong, and where.
+    """Merge flags (None means not given), environment and file. Raises BadRequest naming what is wrong, and where;
+    warns of variables that are no settings, once.
 
     The file is ``file``, else ``KAASQ_CONFIG``, else ``kaasq.toml`` here, else the user's configuration folder's.
     """
@@ -207,6 +223,9 @@ def load_settings(
                     f"is a table, which fits no variable: write [{key}] into {FILE_NAME}", at=PREFIX + key.upper()
                 )
             merged[key], origin[key] = text, PREFIX + key.upper()
+    for variable in environ:
+        if variable.startswith(PREFIX) and not _OTHERS.fullmatch(variable):
+            _check_variable(variable)
     for key, value in (flags or {}).items():
         if value is not None:
             merged[key], origin[key] = value, f"--{key.replace('_', '-')}"
@@ -218,6 +237,15 @@ def load_settings(
     if settings.slot:
         check_word(settings.slot, "slot")
     return settings
+
+
+@cache
+def _check_variable(variable: str) -> None:
+    """Warn, and refuse nothing: scripts around kaasq may have variables of their own."""
+    name, known = variable.removeprefix(PREFIX), [each.upper() for each in (*Settings.__struct_fields__, "config")]
+    if name not in known:
+        near = nearest(name, known)
+        log.warning("setting.unknown", variable=variable, nearest=near and PREFIX + near)
 
 
 def _find_file(environ: Mapping[str, str]) -> Path | None:

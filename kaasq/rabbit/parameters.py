@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 import pika
 
+from kaasq.broker_url import malformed, split_broker_url
 from kaasq.errors import BrokerRefused
 from kaasq.rabbit import tls
 from kaasq.rabbit.errors import Where
@@ -23,19 +24,14 @@ def connection_parameters(url: str, *, connection_name: str) -> tuple[pika.URLPa
     ``cacertfile``, ``certfile`` and ``keyfile`` there are for TLS, as in RabbitMQ's own URI format. Raises
     BrokerRefused for what is no such URL, and for files that cannot be used.
     """
+    parts = split_broker_url(url)
     try:
-        parts = urlsplit(url)
-        if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
-            raise ValueError("it starts with amqp:// or amqps:// and names a host")
         files = {key: value for key, value in parse_qsl(parts.query) if key in {tls.CA, tls.CERT, tls.KEY}}
         rest = [each for each in parse_qsl(parts.query) if each[0] not in files]
         parameters = pika.URLParameters(parts._replace(query=urlencode(rest)).geturl())
     except (ValueError, TypeError, OSError) as error:
         # Never the URL itself: it has a password in it. TypeError is pika's for a user without a password.
-        reason = "a user needs a password" if isinstance(error, TypeError) else str(error)
-        raise BrokerRefused(
-            f"the broker URL does not have the form amqp://user:password@host:5672/vhost: {reason}"
-        ) from None
+        raise malformed("a user needs a password" if isinstance(error, TypeError) else str(error)) from None
     if files and parts.scheme != "amqps":
         raise BrokerRefused(
             "broker_ca, broker_cert and broker_key are for TLS: start the broker URL with amqps:// then"

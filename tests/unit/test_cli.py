@@ -245,6 +245,28 @@ def test_run_with_a_port_that_is_no_number_is_an_error_not_a_crash(cli: Run, req
     assert "secret" not in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["ls"], ["rm", "x"], ["gc"], ["get", "x", "x.npy"], ["put", "x.npy"], ["worker"]),
+        *(["dead", "list"], ["dead", "show", "x"], ["events", "follow"], ["events", "list"], ["events", "rm", "x"]),
+        ["run", "saxpy.json", "--input", "x=x.npy", "--input", "y=y.bin"],
+    ],
+)
+def test_a_broker_of_another_scheme_is_refused_everywhere_with_one_message(
+    cli: Run, request_file: str, command: list[str]
+) -> None:
+    assert Path(request_file).exists()
+    code, _, err = cli(*command, "--broker", "http://ann:secret@localhost:15672/")
+    assert code == 1
+    assert "broker_refused" in err
+    assert (
+        "the broker URL does not have the form amqp://user:password@host:5672/vhost (amqps:// for TLS): "
+        "it does not start with amqp:// or amqps://"
+    ) in err
+    assert "secret" not in err
+
+
 def test_run_without_a_worker_says_what_to_start(cli: Run, monkeypatch: pytest.MonkeyPatch, request_file: str) -> None:
     monkeypatch.setattr(kaasq.rabbit, "RabbitBroker", lambda url, **_: MemoryBroker(MemoryNode(), "guest"))
     code, _, err = cli("run", request_file, "--input", "x=x.npy", "--input", "y=y.bin", "--pool", "images")

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from kaasq.errors import BadRequest
+from kaasq.broker_url import FORM
+from kaasq.errors import BadRequest, BrokerRefused
 from kaasq.settings import DEFAULT_BROKER_URL, Settings, default_store, load_settings
 from kaasq_producers import Client
 from kaasq_storage import open_store
+from tests.support.logs import log_lines
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -139,6 +141,29 @@ def test_client_with_default_settings_leaves_the_capacity_of_a_store(tmp_path: P
         assert store.usage().capacity == 10_000_000
 
 
+def test_a_variable_that_is_no_setting_is_warned_of_once() -> None:
+    with log_lines() as lines:
+        for _ in range(2):
+            load_settings(environ={"KAASQ_BROKR_URL": "amqp://x", "KAASQ_ZZ": "1", "KAASQ_POOL": "a"})
+    assert [(each["event"], each["variable"], each["nearest"]) for each in lines] == [
+        ("setting.unknown", "KAASQ_BROKR_URL", "KAASQ_BROKER_URL"),
+        ("setting.unknown", "KAASQ_ZZ", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        *("KAASQ_CONFIG", "KAASQ_TEST_SEED", "KAASQ_PORT", "KAASQ_SERVICE_HOST", "KAASQ_SERVICE_PORT_AMQP"),
+        *("KAASQ_WORKER_PORT_5672_TCP_ADDR", "KAASQ_WORKER_SERVICE_PORT", "OTHER_KAASQ_POOL"),
+    ],
+)
+def test_variables_that_others_make_are_not_warned_of(file: Path, variable: str) -> None:
+    with log_lines() as lines:
+        load_settings(environ={variable: str(file)})
+    assert not lines
+
+
 def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match=r"gone\.toml: cannot read it: No such file"):
         load_settings(environ={"KAASQ_CONFIG": str(tmp_path / "gone.toml")})
@@ -161,6 +186,30 @@ def test_store_of_worker_and_client_is_the_same_by_default() -> None:
 )
 def test_tenant_is_the_user_of_the_broker_url(url: str, tenant: str) -> None:
     assert Settings(broker_url=url).tenant == tenant
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://ann:secret@x", "it does not start with amqp:// or amqps://"),
+        ("localhost:5672", "it does not start with amqp:// or amqps://"),
+        ("amqp:localhost", "it does not start with amqp:// or amqps://"),
+        ("", "it does not start with amqp:// or amqps://"),
+        ("amqp://", "it names no host"),
+        ("amqps://ann:secret@:5671/", "it names no host"),
+        ("amqp://ann:secret@host:port/", "its port is no number up to 65535"),
+        ("amqp://ann:sec/ret@host/", "its port is no number up to 65535 (in a password, write / as %2F"),
+        ("amqp://ann:secret@[host/", "its host is none"),
+    ],
+)
+def test_what_is_no_broker_url_is_refused_with_one_message_and_without_its_password(url: str, why: str) -> None:
+    for ask in (lambda: Settings(broker_url=url).tenant, lambda: Settings(broker_url=url).connection_url):
+        with pytest.raises(BrokerRefused) as caught:
+            ask()
+        says = caught.value.message
+        assert says.startswith(f"the broker URL does not have the form {FORM} (amqps:// for TLS): {why}")
+        assert "secret" not in says
+        assert "ret@" not in says
 
 
 def test_user_that_can_be_no_tenant_is_refused() -> None:

@@ -154,6 +154,7 @@ def worker(drain: float, **flags: Any) -> None:
     kaasq worker --device cpu --pool images
     kaasq worker --device all --broker amqps://me:secret@rabbit.example/
     """
+    configure()  # for what is said of the settings
     settings = load_settings(flags)
     configure(settings.log_level, settings.log_format)
     stop, serving = threading.Event(), threading.Event()

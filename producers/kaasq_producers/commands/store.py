@@ -161,13 +161,14 @@ def _settings(flags: dict[str, Any]) -> Settings:
 def _existing(flags: dict[str, Any]) -> Client:
     """A client of a store that exists: looking into a mistyped folder must not make a store there."""
     settings = _settings(flags)
+    client = Client(settings=settings)  # which opens no store yet
     if not settings.store_path.is_dir():
         raise StoreUnavailable(
             f"there is no store in {settings.store_path}: a worker or `kaasq put` makes one (--store or KAASQ_STORE "
             f"say where)",
             path=str(settings.store_path),
         )
-    return Client(settings=settings)
+    return client
 
 
 def _full(client: Client, key: str) -> str:
