@@ -12,12 +12,14 @@ import lmdb
 
 from kaasq.errors import BadRequest, NameNotFound
 from kaasq_storage.accounts import Accounts
+from kaasq_storage.notes import drop as drop_notes
 from kaasq_storage.protocol import Object, Wanted
 from kaasq_storage.records import (
     CLAIM,
     EXPIRY,
     FLOOR,
     NAME,
+    NOTED,
     OBJECT,
     NameRecord,
     ObjectRecord,
@@ -197,6 +199,8 @@ class Ledger:
                 self._remove(key, decode_object(raw), None)
             elif raw is not None and key[:1] == CLAIM:
                 self.requests.drop_claim(key)
+            elif raw is not None and key[:1] == NOTED:
+                drop_notes(self.txn, self.accounts, key)
             elif raw is not None:
                 self.requests.drop_outcome(key, decode_outcome(raw))
             self.txn.delete(index)

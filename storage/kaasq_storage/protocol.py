@@ -90,6 +90,13 @@ class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
     quota: int | None = None
 
 
+class Noted(NamedTuple):
+    """A request that has notes."""
+
+    tenant: str
+    id: str
+
+
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
     """What a garbage collection removed."""
 
@@ -137,6 +144,28 @@ class Staged(Protocol):
         """Give the space back. Does nothing once published."""
 
 
+class Notes(Protocol):
+    """Small records beside a request that lives for many transactions, for as long as ``keep`` says; in a transaction.
+
+    They count as bytes of the tenant, but are written even if its quota is used up: a state has to change.
+    """
+
+    def get(self, key: bytes) -> bytes | None:
+        """The record under that key (up to 100 bytes)."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Put a record in place of the one that there is, if any."""
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The keys that start so, and their records, in order. Nothing may be written meanwhile."""
+
+    def keep(self, until: float) -> None:
+        """All of them are removed then (seconds since the epoch). Without it they stay for ever."""
+
+    def remind(self, at: float | None) -> None:
+        """``reminders`` has the request from then on (seconds since the epoch); None: it has it no more."""
+
+
 class Transaction(Protocol):
     """Changes that become visible and durable together, or not at all if the block raises."""
 
@@ -171,6 +200,9 @@ class Transaction(Protocol):
 
     def release(self, tenant: str, request_id: str) -> None:
         """Remove the claim, if there is one: it ended without an outcome."""
+
+    def notes(self, tenant: str, request_id: str) -> Notes:
+        """The notes beside that request, to read and write."""
 
 
 class BufferStore(Protocol):
@@ -212,6 +244,12 @@ class BufferStore(Protocol):
 
     def outcome(self, tenant: str, request_id: str) -> Outcome | None:
         """The outcome of that request, if it has one that has not expired."""
+
+    def notes(self, tenant: str, request_id: str) -> dict[bytes, bytes]:
+        """All notes beside that request, as of one moment; empty if it has none."""
+
+    def reminders(self, limit: int) -> list[Noted]:
+        """The requests of all tenants whose reminder is due, at most so many, the earliest first."""
 
     def names(self, tenant: str, prefix: str = "") -> Iterator[Named]:
         """The tenant's names that start so, in order."""

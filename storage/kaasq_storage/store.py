@@ -9,11 +9,11 @@ from typing import Final, Self
 
 from kaasq.errors import BadRequest, NameNotFound, StoreUnavailable
 from kaasq.names import NAME_BYTES
-from kaasq_storage import collect, registry
+from kaasq_storage import collect, notes, registry
 from kaasq_storage.admission import admit
 from kaasq_storage.environment import INLINE_BYTES, MAX_READERS, Environment, Options
 from kaasq_storage.ledger import keep_until
-from kaasq_storage.protocol import DEFAULT_TTL_S, Collected, Named, Object, Outcome, TenantUsage, Usage, Wanted
+from kaasq_storage.protocol import DEFAULT_TTL_S, Collected, Named, Noted, Object, Outcome, TenantUsage, Usage, Wanted
 from kaasq_storage.reading import GuardedReading, mapped
 from kaasq_storage.records import (
     NAME,
@@ -168,6 +168,18 @@ class LmdbStore:
             return None
         record = decode_outcome(raw)
         return outcome_of(env, key, record) if record.expires > self._clock() else None
+
+    def notes(self, tenant: str, request_id: str) -> dict[bytes, bytes]:
+        """See the protocol."""
+        env = self._env
+        with env.faults(), env.read() as txn:
+            return notes.read(txn, tenant, request_id)
+
+    def reminders(self, limit: int) -> list[Noted]:
+        """See the protocol."""
+        env = self._env
+        with env.faults(), env.read() as txn:
+            return notes.due(txn, self._clock(), limit)
 
     def names(self, tenant: str, prefix: str = "") -> Iterator[Named]:
         """See the protocol. Fetched some at a time: what changes meanwhile may or may not be seen."""

@@ -19,6 +19,7 @@ import msgspec
 from kaasq.errors import BadRequest, NameNotFound, QuotaExceeded
 from kaasq_storage.environment import Environment
 from kaasq_storage.ledger import Ledger, keep_until
+from kaasq_storage.notes import LmdbNotes
 from kaasq_storage.protocol import DEFAULT_TTL_S, Claim, Object, Outcome, Staged, Wanted
 from kaasq_storage.records import (
     CAPACITY,
@@ -173,6 +174,11 @@ class LmdbTransaction:
         key = claim_key(tenant, request_id)
         with self._env.faults():
             self.ledger.requests.drop_claim(key)
+
+    def notes(self, tenant: str, request_id: str) -> LmdbNotes:
+        """See the protocol."""
+        with self._env.faults():
+            return LmdbNotes(self._meta, self.ledger.accounts, tenant, request_id)
 
     # ------------------------------------------------------------------------------------------------- the store's
 
