@@ -64,4 +64,9 @@ def by_hash(then: tuple[Continuation, ...]) -> tuple[Continuation, ...]:
 
 def holds(condition: Condition, number: Number) -> bool:
     """Whether the condition holds for that number of the output."""
-    return _COMPARE[condition.op](number, condition.value)
+    return compare(condition.op, number, condition.value)
+
+
+def compare(op: str, number: Number, value: Number) -> bool:
+    """Whether a number compares so with a value."""
+    return _COMPARE[op](number, value)

@@ -56,10 +56,14 @@ def test_a_requests_notes_are_its_own(store: BufferStore, one: str, other: str) 
 
 
 def test_notes_of_a_transaction_that_fails_were_never_written(store: BufferStore) -> None:
-    with pytest.raises(RuntimeError), store.transaction() as transaction:
-        transaction.notes("ada", "r").put(b"a", b"1")
-        transaction.notes("ada", "r").remind(1.0)
-        raise RuntimeError
+    def fail() -> None:
+        with store.transaction() as transaction:
+            transaction.notes("ada", "r").put(b"a", b"1")
+            transaction.notes("ada", "r").remind(1.0)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert store.notes("ada", "r") == {}
     assert store.reminders(10) == []
     assert store.usage_of("ada").used == 0
