@@ -28,7 +28,7 @@ from kaasq.errors import (
     WorkerFailed,
 )
 from kaasq.flows.edges import Edges
-from kaasq.flows.model import ENDED, FAILED, FlowSpec, FlowStep, State, Value
+from kaasq.flows.model import ENDED, FAILED, FlowSpec, FlowStep, State, StepCondition, Value
 from kaasq.messages import ErrorBody
 from kaasq.model import Number
 from kaasq_workers.flows.records import Book, ItemRecord
@@ -49,7 +49,10 @@ PASSING = frozenset(each.code for each in (OutOfMemory, QuotaExceeded, StoreFull
 _STATES: dict[str, State] = {DeadlineExceeded.code: "expired", Cancelled.code: "cancelled"}
 
 Read = Callable[[Value, int], Number]
-"""The number of an output of a step that has ended (of which item, in a map). Raises KaasqError."""
+"""A scalar of the workflow, or a number of an output of a step that has ended: of that item, if it is in a map.
+
+Raises KaasqError.
+"""
 
 
 class Ready(NamedTuple):
@@ -162,6 +165,7 @@ class Progress:
             return
         record.since_ms, record.cause = self._now_ms, self._cause
         state, error = _fate(spec, [(each.state, each.error) for each in before])
+        items = 0
         if state == "running":
             try:
                 state, items = self._start(spec)
@@ -185,17 +189,24 @@ class Progress:
     def _start(self, spec: FlowStep) -> tuple[State, int]:
         """Whether its condition holds, and over how many items it runs."""
         condition = spec.condition
-        if condition is not None and not self._is_own(spec, condition):
-            if not compare(condition.op, self._read(condition, 0), condition.value):
-                return "skipped", 0
+        if condition is not None and not self._is_own(spec, condition) and not self._holds(condition, 0):
+            return "skipped", 0
         return "running", 1 if spec.map is None else self._count(spec.map)
+
+    def _holds(self, condition: StepCondition, item: int) -> bool:
+        return compare(condition.op, self._number(condition, item), condition.value)
+
+    def _number(self, value: Value, item: int) -> Number:
+        if value.count is not None:
+            return self._count(value.count)
+        return item if value.item else self._read(value, item)
 
     def _count(self, name: str) -> int:
         """How many items a map has, from now on."""
         head, spec = self._book.head, self._spec.maps[name]
         if name not in head.counts:
             assert spec.count is not None, "the number of a list's items is known from the start"
-            count = self._read(spec.count, 0) if isinstance(spec.count, Value) else spec.count
+            count = self._number(spec.count, 0) if isinstance(spec.count, Value) else spec.count
             most = self._most if spec.most is None else min(self._most, spec.most)
             if count != count or not 0 <= count <= most or count != int(count):  # noqa: PLR0124 - NaN
                 raise BadRequest(f"the map has {count} items; from 0 to {most} are possible", at=f"maps.{name}.count")
@@ -225,7 +236,7 @@ class Progress:
         condition = spec.condition
         if state == "running" and condition is not None and self._is_own(spec, condition):
             try:
-                if not compare(condition.op, self._read(condition, item), condition.value):
+                if not self._holds(condition, item):
                     state = "skipped"
             except KaasqError as raised:
                 state, error = "failed", _short(ErrorBody.of(raised))

@@ -29,8 +29,8 @@ class Waiter(msgspec.Struct, frozen=True, array_like=True):
 class Head(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Of the workflow as a whole. ``definition`` is the stored object that it began with, whose start said ``digest``.
 
-    ``number`` is the last one that a due step got. ``open``: steps that have not ended. ``concluding``: the number under
-    which it is to be concluded, since ``cause`` ended. ``priority`` and ``headers`` are those of all its messages.
+    ``number`` is the last one that a due step got. ``open``: steps that have not ended. ``concluding``: the number
+    under which it is to be concluded, since ``cause`` ended. ``counts``: items of maps, as far as they are known.
     """
 
     name: str
