@@ -32,14 +32,14 @@ from kaasq.errors import (
     Unroutable,
     WorkerFailed,
 )
-from kaasq.graph import Graph
-from kaasq.messages import Stored
-from kaasq.model import Module
 
 if TYPE_CHECKING:
     from kaasq import kaas as kaas
     from kaasq.embedded import local as local
     from kaasq.embedded import local_async as local_async
+    from kaasq.graph import Graph as Graph
+    from kaasq.messages import Stored as Stored
+    from kaasq.model import Module as Module
     from kaasq_producers import AsyncClient as AsyncClient
     from kaasq_producers import BufferRef as BufferRef
     from kaasq_producers import Client as Client
@@ -106,20 +106,23 @@ __all__ = [
     "serve",
 ]
 
-# Loaded on first use (PEP 562): the layers above import this package, and a program that only builds graphs needs
-# neither a store nor a broker.
+# Loaded on first use (PEP 562): the layers above import this package, a program that only builds graphs needs neither
+# a store nor a broker, and the command is to be there at once.
 _LAZY = {
     "AsyncClient": "kaasq_producers",
     "BufferRef": "kaasq_producers",
     "Client": "kaasq_producers",
     "Completion": "kaasq_producers",
     "Event": "kaasq_producers",
+    "Graph": "kaasq.graph",
     "Keep": "kaasq_producers",
+    "Module": "kaasq.model",
     "Output": "kaasq_producers",
     "Result": "kaasq_producers",
     "Retries": "kaasq_producers",
     "Service": "kaasq_producers",
     "Step": "kaasq_producers",
+    "Stored": "kaasq.messages",
     "Then": "kaasq_producers",
     "local": "kaasq.embedded",
     "local_async": "kaasq.embedded",
@@ -134,8 +137,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_LAZY[name]), name)
         globals()[name] = value
         return value
-    if name == "kaas":
-        return importlib.import_module("kaasq.kaas")
+    if name in {"graph", "kaas", "messages", "model"}:
+        return importlib.import_module(f"kaasq.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from kaasq import interrupts
 from kaasq.errors import KaasqError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,6 +55,7 @@ class _Lazy(click.Group):
             return None
         module, _, attribute = _COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        interrupts.raise_again()
         _unwrap(command)
         return command
 
@@ -105,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        sys.exit(interrupts.STOPPED)
     except KaasqError as error:
         click.echo(f"kaasq: {error.code}: {error.message}", err=True)
         sys.exit(1)

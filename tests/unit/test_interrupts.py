@@ -1,0 +1,61 @@
+"""Ctrl-C at any moment ends the command quietly, with 130."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# Sends itself SIGINT just as it is about to import a module.
+PROGRAM = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what runs in the background ignore it
+{before}
+wanted = sys.argv.pop(1)
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from kaasq.__main__ import main
+main()
+"""
+
+
+def interrupted(module: str, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(before=before), module, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("module", ["click", "kaasq.cli", "numpy", "kaasq_producers.commands.store", "rich.console"])
+def test_ctrl_c_while_the_command_loads_ends_it_quietly(module: str) -> None:
+    done = interrupted(module, "ls")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\n")
+
+
+def test_ctrl_c_once_the_command_runs_is_told_to_it() -> None:
+    done = interrupted("", "ls", before=INTERRUPTED_COMMAND)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "put away\n", "\n")
+
+
+def test_who_ignores_ctrl_c_goes_on_ignoring_it() -> None:
+    done = interrupted("click", "--version", before="signal.signal(signal.SIGINT, signal.SIG_IGN)")
+    assert done.returncode == 0
+    assert "version" in done.stdout
+
+
+INTERRUPTED_COMMAND = """
+import kaasq_producers.commands.store as store
+def settings(flags):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        print("put away")
+store.load_settings = settings
+"""
