@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from kaasq.dtypes import pack_number
 from kaasq.errors import BadRequest, BufferMissing, BufferSize
 from kaasq.model import Buffer, GraphSpec, Number, Scalar
@@ -45,6 +47,42 @@ def check_bindings(
         if kept is None or not kept.returned:
             raise BadRequest(f"only an output or inout can be kept; {name!r} is none", at=f"keep.{name}")
         check_name(target, f"keep.{name}")
+
+
+def check_dtype(buffer: Buffer, dtype: str | None, what: str, at: str) -> None:
+    """Whether a buffer may hold what has that dtype: shapes may differ, it is the same bytes. Raises BadRequest."""
+    if buffer.dtype is not None and dtype is not None and buffer.dtype != dtype:
+        raise BadRequest(
+            f"{buffer.role} {buffer.name!r} holds {buffer.dtype}, {what} {dtype}",
+            at=at,
+            expected=buffer.dtype,
+            given=dtype,
+        )
+
+
+def check_cast(dtype: str, declared: str, what: str, at: str) -> None:
+    """Whether a number of that dtype may become a scalar of the declared one. Raises BadRequest."""
+    if not np.can_cast(dtype, declared, "same_kind"):
+        raise BadRequest(f"expected {declared}, but {what} has {dtype}", at=at)
+
+
+def taken_size(buffer: Buffer, offset: int | None, nbytes: int, what: str, at: str) -> int:
+    """How many bytes a buffer takes of something that has ``nbytes``: all, or the part from ``offset`` on.
+
+    Raises BufferSize if there is no such part.
+    """
+    if offset is None:
+        return nbytes
+    if offset + buffer.nbytes > nbytes:
+        raise BufferSize(
+            f"{at}: buffer {buffer.name!r} takes {buffer.nbytes} bytes from offset {offset} on, but {what} has "
+            f"{nbytes}",
+            buffer=buffer.name,
+            expected=offset + buffer.nbytes,
+            given=nbytes,
+            at=at,
+        )
+    return buffer.nbytes
 
 
 def _listed(items: tuple[Buffer, ...] | tuple[Scalar, ...]) -> str:

@@ -51,6 +51,8 @@ class GraphLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of a workflow."""
     items: int = 10_000
     """Of one map of a workflow."""
+    retries: int = 100
+    """Of one step of a workflow."""
 
 
 def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:

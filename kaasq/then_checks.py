@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
-import numpy as np
 
-from kaasq.bindings import check_bindings
+from kaasq.bindings import check_bindings, check_cast, check_dtype, taken_size
 from kaasq.checks import GraphLimits, check_graph
 from kaasq.continuations import count, every
 from kaasq.dtypes import SCALAR_DTYPES, itemsize
@@ -141,10 +140,8 @@ def _check_one(before: GraphSpec, graph: GraphSpec, then: Continuation, at: str)
     for name, given in then.scalars.items():
         if isinstance(given, Element):
             dtype = check_element(before, given, f"{at}.scalars.{name}")
-            if name in declared and not np.can_cast(dtype, declared[name], "same_kind"):
-                raise BadRequest(
-                    f"expected {declared[name]}, but output {given.output!r} has {dtype}", at=f"{at}.scalars.{name}"
-                )
+            if name in declared:
+                check_cast(dtype, declared[name], f"output {given.output!r}", f"{at}.scalars.{name}")
             numbers[name] = 0
         else:
             numbers[name] = given
@@ -162,35 +159,18 @@ def _size(before: GraphSpec, graph: GraphSpec, name: str, source: Source, at: st
         raise BadRequest("needs one of output, ref and name", at=at)
     if source.output is None:
         return None
-    output = _output(before, source.output, at)
+    output = output_of(before, source.output, at)
     buffer = graph.buffer(name)
     if buffer is None or not buffer.given:
         return output.nbytes  # refused by check_bindings, which says what there is
-    if buffer.dtype is not None and output.dtype is not None and buffer.dtype != output.dtype:
-        raise BadRequest(
-            f"{buffer.role} {name!r} holds {buffer.dtype}, output {output.name!r} of graph {before.name!r} "
-            f"{output.dtype}",
-            at=at,
-            expected=buffer.dtype,
-            given=output.dtype,
-        )
-    if source.offset is None:
-        return output.nbytes
-    if source.offset + buffer.nbytes > output.nbytes:
-        raise BufferSize(
-            f"{at}: buffer {name!r} takes {buffer.nbytes} bytes from offset {source.offset} on, but output "
-            f"{output.name!r} has {output.nbytes}",
-            buffer=name,
-            expected=source.offset + buffer.nbytes,
-            given=output.nbytes,
-            at=at,
-        )
-    return buffer.nbytes
+    what = f"output {output.name!r} of graph {before.name!r}"
+    check_dtype(buffer, output.dtype, what, at)
+    return taken_size(buffer, source.offset, output.nbytes, what, at)
 
 
 def check_element(before: GraphSpec, element: Element, at: str) -> str:
     """The dtype of the number. Raises BadRequest if there is none."""
-    output = _output(before, element.output, at)
+    output = output_of(before, element.output, at)
     if output.dtype not in SCALAR_DTYPES:
         raise BadRequest(f"output {output.name!r} has no numbers to take: its dtype is {output.dtype}", at=at)
     elements = output.nbytes // itemsize(output.dtype)
@@ -201,7 +181,8 @@ def check_element(before: GraphSpec, element: Element, at: str) -> str:
     return output.dtype
 
 
-def _output(before: GraphSpec, name: str, at: str) -> Buffer:
+def output_of(before: GraphSpec, name: str, at: str) -> Buffer:
+    """That output or inout of the graph. Raises BadRequest with those that there are."""
     output = before.buffer(name)
     if output is None or not output.returned:
         there = ", ".join(repr(each.name) for each in before.buffers if each.returned) or "none"

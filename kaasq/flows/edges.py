@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 import msgspec
@@ -12,6 +12,8 @@ from kaasq.errors import BadRequest
 from kaasq.flows.model import FlowSpec, FlowStep, From, Value
 
 Steps = tuple[int, ...]
+
+SHOWN = 6  # names at either end of a circle
 
 
 class Edges(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +36,7 @@ def dependencies(spec: FlowSpec) -> Edges:
 
     Raises BadRequest with the circle where steps, or maps' counts, wait for each other.
     """
-    counts = counted(spec)
+    counts = {name: _counting(spec, root) for name, root in sized_by(spec).items()}
     before: list[set[int]] = []
     own: list[set[int]] = []
     for step in spec.steps:
@@ -50,27 +52,27 @@ def dependencies(spec: FlowSpec) -> Edges:
     )
 
 
-def counted(spec: FlowSpec) -> dict[str, int | None]:
-    """By map, the step whose output says how many items it has; None where that is known at the start.
+def sized_by(spec: FlowSpec) -> dict[str, str]:
+    """By map, the one from which its number of items comes: itself, unless its count is that of another.
 
     Raises BadRequest where maps have as many items as each other, in a circle.
     """
-    found: dict[str, int | None] = {}
+    found: dict[str, str] = {}
     for name in spec.maps:
         path: dict[str, None] = {}
         current = name
         while current not in found:
             if current in path:
-                names = list(path)
-                circle = " -> ".join([*names[names.index(current) :], current])
-                raise BadRequest(f"the counts of these maps wait for each other: {circle}", at=f"workflow.maps.{name}")
+                circle = [*path, current][list(path).index(current) :]
+                raise BadRequest(
+                    f"the counts of these maps wait for each other: {_shown(circle)}", at=f"workflow.maps.{name}"
+                )
             path[current] = None
             count = spec.maps[current].count
             if isinstance(count, Value) and count.count is not None:
                 current = count.count
             else:
-                step = count.step if isinstance(count, Value) else None
-                found[current] = None if step is None else spec.number_of(step)
+                found[current] = current
         found |= dict.fromkeys(path, found[current])
     return found
 
@@ -78,6 +80,17 @@ def counted(spec: FlowSpec) -> dict[str, int | None]:
 def in_same_map(spec: FlowSpec, step: FlowStep, other: str) -> bool:
     """Whether the step named is in the same map as this one, so that it is there item by item."""
     return step.map is not None and spec.steps[spec.number_of(other)].map == step.map
+
+
+def place(spec: FlowSpec, number: int) -> str:
+    """How errors name a step: ``steps[3] (blur)``."""
+    return f"steps[{number}] ({spec.steps[number].name})"
+
+
+def _counting(spec: FlowSpec, name: str) -> int | None:
+    """The step whose output says how many items a map has; None where that is known at the start."""
+    count = spec.maps[name].count
+    return spec.number_of(count.step) if isinstance(count, Value) and count.step is not None else None
 
 
 def _waits(spec: FlowSpec, counts: dict[str, int | None], step: FlowStep) -> Iterator[int]:
@@ -91,7 +104,7 @@ def _waits(spec: FlowSpec, counts: dict[str, int | None], step: FlowStep) -> Ite
             if source.mask is not None:
                 yield spec.number_of(source.mask)
     sizes = [step.map] if step.map is not None else []
-    for value in _values(step):
+    for value in values(step):
         if value.step is not None and not in_same_map(spec, step, value.step):
             yield spec.number_of(value.step)
         if value.count is not None:
@@ -105,12 +118,13 @@ def _waits(spec: FlowSpec, counts: dict[str, int | None], step: FlowStep) -> Ite
 def _same_item(spec: FlowSpec, step: FlowStep) -> Iterator[int]:
     """The steps of which each item waits for the same item."""
     taken = [source.step for source in step.bind.values() if isinstance(source, From) and source.each]
-    for name in [*taken, *(value.step for value in _values(step))]:
+    for name in [*taken, *(value.step for value in values(step))]:
         if name is not None and in_same_map(spec, step, name):
             yield spec.number_of(name)
 
 
-def _values(step: FlowStep) -> Iterator[Value]:
+def values(step: FlowStep) -> Iterator[Value]:
+    """The numbers that a step takes."""
     yield from (each for each in step.scalars.values() if isinstance(each, Value))
     if step.condition is not None:
         yield step.condition
@@ -122,7 +136,7 @@ def _order(spec: FlowSpec, before: list[set[int]]) -> Steps:
         sorter.prepare()
     except CycleError as error:
         circle: list[int] = error.args[1]
-        names = " -> ".join(spec.steps[number].name for number in circle)
+        names = _shown([spec.steps[number].name for number in circle])
         raise BadRequest(f"these steps wait for each other: {names}", at=place(spec, circle[0])) from None
     ready = list(sorter.get_ready())
     heapq.heapify(ready)
@@ -136,9 +150,9 @@ def _order(spec: FlowSpec, before: list[set[int]]) -> Steps:
     return tuple(order)
 
 
-def place(spec: FlowSpec, number: int) -> str:
-    """How errors name a step: ``steps[3] (blur)``."""
-    return f"steps[{number}] ({spec.steps[number].name})"
+def _shown(circle: Sequence[str]) -> str:
+    names = circle if len(circle) <= 2 * SHOWN else [*circle[:SHOWN], "...", *circle[-SHOWN:]]
+    return " -> ".join(names)
 
 
 def _reversed(edges: list[set[int]]) -> list[set[int]]:

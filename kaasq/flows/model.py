@@ -153,7 +153,19 @@ class FlowSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, di
 
     def input(self, name: str) -> FlowInput | None:
         """The input of that name, or None."""
-        return next((each for each in self.inputs if each.name == name), None)
+        return self._inputs.get(name)
+
+    def scalar(self, name: str) -> Scalar | None:
+        """The scalar of that name, or None."""
+        return self._scalars.get(name)
+
+    @cached_property
+    def _inputs(self) -> dict[str, FlowInput]:
+        return {each.name: each for each in self.inputs}
+
+    @cached_property
+    def _scalars(self) -> dict[str, Scalar]:
+        return {each.name: each for each in self.scalars}
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

@@ -284,7 +284,7 @@ def after_total(**changes: Any) -> Continuation:
         (
             after_total(bind={"x": Source(output="raw", offset=17), "y": Y}),
             BufferSize,
-            "then[0].then[0].bind.x: buffer 'x' takes 16 bytes from offset 17 on, but output 'raw' has 32",
+            "then[0].then[0].bind.x: buffer 'x' takes 16 bytes from offset 17 on, but output 'raw' of graph 'g' has 32",
         ),
         (
             after_total(graph=BARE, bind={"b": Source(output="flag")}),
