@@ -1,6 +1,8 @@
 """A client that knows only RabbitMQ: persistent JSON requests with ids of its own, repeated until answered.
 
 It waits for no confirms: where one does not come, as from a leader that died, pika's blocking connection waits with it.
+So it hears of no rejections either, and asks again on another channel: one that was first used while its queue had no
+leader has everything rejected until the node that died is back (RabbitMQ 3.10).
 
 Killed, it comes back, reads in the ledger what it has not heard of, and asks for that again under the same ids.
 """
@@ -72,9 +74,14 @@ class AmqpClient:
             channel.queue_bind(queue, REPLIES, reply_key(self._user, self._reply_id))
             channel.basic_consume(queue, self._on_reply)
             self._again.clear()
+            channel = connection.channel()
             due = time.monotonic()
             while not (stop.is_set() and not self._open):
-                for request_id in [each for each in self._open if now() >= self._again.get(each, (0.0, 0.0))[0]]:
+                late = [each for each in self._open if now() >= self._again.get(each, (0.0, 0.0))[0]]
+                if any(each in self._again for each in late):
+                    channel.close()
+                    channel = connection.channel()
+                for request_id in late:
                     self._publish(channel, request_id)
                 if not stop.is_set() and len(self._open) < WIDTH and time.monotonic() >= due:
                     due = max(due + 1 / self._given.rate, time.monotonic() - 1.0)
