@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 SIZE = Size(rate=8.0)
 ONE = Size(rate=8.0, workers=1)
 AWAY_S = 15.0
+MOST_GAP_S = 6.0  # twice the long form's bar: the machine may be busy. Who waits for a dead node waits for AWAY_S
 
 
 def test_nothing_is_lost_or_done_twice_whoever_is_killed(node, tmp_path, seed):
@@ -71,7 +72,7 @@ def test_a_cluster_that_loses_its_leader_loses_nothing(tmp_path, seed):
     with RabbitCluster(root=node_root()) as cluster, Rig(tmp_path / "rig", seed, cluster, SIZE) as rig:
         report = leaders.run(rig, cluster, 1, away_s=AWAY_S)
     assert report.verdict.problems == [], f"seed {seed}"
-    assert max(report.gaps) < AWAY_S  # nobody waited for that node to come back
+    assert max(report.gaps) < MOST_GAP_S, f"seed {seed}"
 
 
 def test_hostile_messages_are_each_answered_or_kept_and_harm_nobody(node, tmp_path, seed):
