@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", re.ASCII | re.IGNORECASE)
@@ -47,3 +48,13 @@ def age(seconds: float) -> str:
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
     return f"{int(seconds)} s"
+
+
+def moment(ms: int | None) -> str:
+    """Milliseconds since the epoch, in this machine's zone: ``2026-11-26 14:05:09+01:00``."""
+    if ms is None:
+        return "at an unknown time"
+    try:
+        return dt.datetime.fromtimestamp(ms / 1000).astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):  # a number that anybody may have written
+        return "at no time of this calendar"

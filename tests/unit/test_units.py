@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
 
-from kaasq.units import age, duration, parse_size, size
+from kaasq.units import age, duration, moment, parse_size, size
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,12 @@ def test_sizes_are_read_with_and_without_a_unit(text: str, nbytes: int) -> None:
 def test_what_is_no_size_is_told_with_the_units(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no size: expected .* \(B, KiB, MiB, GiB, TiB, kB, MB, GB, TB\): 10GiB"):
         parse_size(text)
+
+
+def test_a_moment_is_one_of_this_machines_zone() -> None:
+    assert dt.datetime.fromisoformat(moment(1_795_700_000_999)).timestamp() == 1_795_700_000
+
+
+@pytest.mark.parametrize(("ms", "words"), [(None, "at an unknown time"), (2**53, "at no time of this calendar")])
+def test_what_is_no_moment_is_said(ms: int | None, words: str) -> None:
+    assert moment(ms) == words

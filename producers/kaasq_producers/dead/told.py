@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,7 @@ from kaasq.checks import GraphLimits
 from kaasq.dead_letter import DeadLetter
 from kaasq.errors import BadRequest
 from kaasq.messages import Request, Stored
-from kaasq.units import age, size
+from kaasq.units import age, moment, size
 from kaasq_producers.commands import display
 from kaasq_producers.dead.selection import age_of
 
@@ -85,7 +84,7 @@ def in_full(letter: DeadLetter, limits: GraphLimits) -> list[str]:
     lines = [
         f"request {letter.id} of tenant {letter.tenant or 'nobody'}, pool {letter.pool or 'none'}",
         f"  {letter.code}: {letter.reason}",
-        f"  {by} {_when(letter.buried_ms)} ({_age(letter)} ago), published {_when(request.timestamp_ms)}",
+        f"  {by} {moment(letter.buried_ms)} ({_age(letter)} ago), published {moment(request.timestamp_ms)}",
         *(f"  {EVIDENCE[name]}: {value}" for name, value in letter.evidence.items()),
         f"  came with key {letter.routing_key!r}; its reply goes to {request.reply_to or 'nobody'}",
         f"  body: {size(letter.nbytes)} of {request.content_type or 'no content type'}",
@@ -118,12 +117,3 @@ def _asked(request: Request) -> Iterator[str]:
 def _age(letter: DeadLetter) -> str:
     seconds = age_of(letter)
     return "-" if seconds is None else age(seconds)
-
-
-def _when(ms: int | None) -> str:
-    if ms is None:
-        return "at an unknown time"
-    try:
-        return dt.datetime.fromtimestamp(ms / 1000).astimezone().isoformat(" ", "seconds")
-    except (ValueError, OverflowError, OSError):  # a number that anybody may have written
-        return "at no time of this calendar"

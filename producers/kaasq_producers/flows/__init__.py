@@ -1,0 +1,1 @@
+"""Workflows from the producer's side: building, starting, awaiting and showing them."""

@@ -1,0 +1,95 @@
+"""The HTML page around a timeline: the picture, and the same in figures for those who do not see it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from xml.etree import ElementTree as ET
+
+from kaasq.flows.model import FlowStatus, ItemStatus
+from kaasq.units import duration, moment
+from kaasq_producers.flows.display.bars import bar_of
+from kaasq_producers.flows.display.svg import COLOURS, FONT
+from kaasq_producers.flows.display.words import PARTS, count_words, error_words, plainly, tally
+
+MOST_STEPS = 1000
+_TONES = ("paper", "ink", "faint", "line", "failed")
+_STYLE = (
+    f"body{{margin:1.5rem auto;max-width:1240px;padding:0 1rem;font-family:{FONT};"
+    "background:var(--paper);color:var(--ink)}"
+    "h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem}"
+    ".drawing{overflow-x:auto}.drawing svg{max-width:none}"
+    "table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}"
+    "caption{text-align:left;color:var(--faint);padding:.5rem 0}"
+    "th,td{text-align:right;padding:.25rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}"
+    "th:first-child,td:first-child,.left{text-align:left}"
+    ".error{color:var(--failed);overflow-wrap:anywhere}.faint{color:var(--faint)}"
+    "@media print{.drawing{overflow:visible}}"
+)
+
+
+def page(status: FlowStatus, drawing: ET.Element, now_ms: int) -> str:
+    """One HTML document. Nothing is fetched, and no script could run: its policy forbids both."""
+    root = ET.Element("html", {"lang": "en"})
+    name = plainly(status.name)
+    head = ET.SubElement(root, "head")
+    ET.SubElement(head, "meta", {"charset": "utf-8"})
+    policy = {"http-equiv": "Content-Security-Policy", "content": "default-src 'none'; style-src 'unsafe-inline'"}
+    ET.SubElement(head, "meta", policy)
+    ET.SubElement(head, "meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"})
+    ET.SubElement(head, "meta", {"name": "color-scheme", "content": "light dark"})
+    ET.SubElement(head, "title").text = f"{name}: {status.state}"
+    ET.SubElement(head, "style").text = _tones(0) + f"@media (prefers-color-scheme:dark){{{_tones(1)}}}" + _STYLE
+    body = ET.SubElement(ET.SubElement(root, "body"), "main")
+    ET.SubElement(body, "h1").text = f"Workflow {name}: {status.state}"
+    about = f"{plainly(status.id)}, started {moment(status.started_ms)}"
+    lasted = duration(max(0, (now_ms if status.ended_ms is None else status.ended_ms) - status.started_ms) * 1000)
+    verb = "has run for" if status.ended_ms is None else "took"
+    ET.SubElement(body, "p").text = f"{about}, {verb} {lasted}; {tally(status)}."
+    if status.error is not None:
+        ET.SubElement(body, "p", {"class": "error"}).text = error_words(status.error)
+    # with the keyboard, too, a picture that is wider than the window can be moved
+    holder = {"class": "drawing", "tabindex": "0", "role": "region", "aria-label": "Timeline"}
+    ET.SubElement(body, "div", holder).append(drawing)
+    ET.SubElement(body, "h2").text = "In figures"
+    _table(body, status, now_ms)
+    return "<!DOCTYPE html>\n" + ET.tostring(root, encoding="unicode", method="html")
+
+
+def _table(body: ET.Element, status: FlowStatus, now_ms: int) -> None:
+    table = ET.SubElement(ET.SubElement(body, "div", {"class": "drawing", "tabindex": "0"}), "table")
+    caption = (
+        "Queued to commit: of all items of a map together. "
+        "Between: on the worker, but neither loading, copying, computing nor committing."
+    )
+    if len(status.steps) > MOST_STEPS:
+        caption += f" {len(status.steps) - MOST_STEPS} more steps are not listed."
+    if status.more:
+        caption += f" Of the items, the first {len(status.items)} are counted."
+    ET.SubElement(table, "caption").text = caption
+    heads = ["Step", "State", "Items", "Due after", "Took", "Queued", *(each.capitalize() for each in PARTS.values())]
+    row = ET.SubElement(ET.SubElement(table, "thead"), "tr")
+    for number, each in enumerate(heads):
+        ET.SubElement(row, "th", {"scope": "col"} | ({"class": "left"} if number == 1 else {})).text = each
+    rows = ET.SubElement(table, "tbody")
+    items: dict[str, list[ItemStatus]] = defaultdict(list)
+    for item in status.items:
+        items[item.step].append(item)
+    for step in status.steps[:MOST_STEPS]:
+        row = ET.SubElement(rows, "tr")
+        ET.SubElement(row, "th", {"scope": "row"}).text = plainly(step.name)
+        state = ET.SubElement(row, "td", {"class": "left"})
+        state.text = step.state
+        if step.error is not None:
+            ET.SubElement(state, "div", {"class": "error"}).text = error_words(step.error)
+        due = took = ""
+        if step.since_ms is not None:
+            due = duration(max(0, step.since_ms - status.started_ms) * 1000)
+            took = duration(max(0, (now_ms if step.ended_ms is None else step.ended_ms) - step.since_ms) * 1000)
+        bars = [bar for bar in map(bar_of, items[step.name]) if bar is not None]
+        sums = [sum(bar.queued_us for bar in bars), *(sum(bar.lengths[part] for bar in bars) for part in PARTS)]
+        for said in (count_words(step), due, took, *(duration(each) if bars else "" for each in sums)):
+            ET.SubElement(row, "td").text = said
+
+
+def _tones(which: int) -> str:
+    return ":root{" + "".join(f"--{name}:{COLOURS[name][which]};" for name in _TONES) + "}"
