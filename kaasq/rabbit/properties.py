@@ -62,8 +62,10 @@ def to_properties(message: Message, frame_max: int = FRAME_MAX_BYTES) -> BasicPr
         headers = {**(headers or {}), TIMESTAMP_MS: timestamp}
         timestamp //= 1000
     expiration = message.expiration_ms
-    if expiration is not None and not 0 <= expiration < _MAX_EXPIRATION_MS:
-        raise ValueError(f"expiration_ms is {expiration}; the broker takes 0 to 2**32 - 1")
+    if expiration is not None and expiration >= _MAX_EXPIRATION_MS:
+        expiration = None  # 49 days are as far as the broker counts; a worker keeps the deadline in the body
+    elif expiration is not None and expiration < 0:
+        raise ValueError(f"expiration_ms is {expiration}; the broker takes 0 and more")
     properties = _OneFrame(
         content_type=message.content_type,
         headers=headers,

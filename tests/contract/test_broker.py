@@ -435,6 +435,12 @@ def test_an_expired_message_is_dead(mq: Broker) -> None:
     assert dead.message.expiration_ms is None
 
 
+@pytest.mark.parametrize("expiration_ms", [2**32 - 1, 2**32, 10 * 365 * 24 * 3600 * 1000])
+def test_an_expiration_in_years_is_taken(mq: Broker, expiration_ms: int) -> None:
+    assert publish(mq, Message(body=b"patient", expiration_ms=expiration_ms)) is None
+    assert Deliveries(mq, WORK).one().message.body == b"patient"
+
+
 def test_topic_patterns(connect: Connect) -> None:
     mq = connect()
     patterns = {"exact": "x.y.z", "star": "x.*.z", "hash": "x.#", "all": "#", "middle": "x.#.z"}

@@ -64,6 +64,12 @@ def total(client: kaasq.Client, **changes):
     return client.submit(SAXPY, x=X, y=ONES, then=follow, **changes)
 
 
+def test_what_follows_may_have_more_time_than_the_broker_can_count(client):
+    year_s = 365 * 24 * 3600.0
+    future = client.submit(SAXPY, x=X, y=ONES, timeout=2 * year_s, then=Then(SQUARES, x=Output("out"), timeout=year_s))
+    assert future.then[0].result(20)["out"].shape == (1,)
+
+
 def test_what_follows_runs_on_the_outputs_and_each_step_can_be_awaited(client):
     future = total(client)
     np.testing.assert_array_equal(future.result()["out"], 2 * X + 1)
