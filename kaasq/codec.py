@@ -86,26 +86,34 @@ class Decoded(NamedTuple):
     whole: bool
 
 
+class _Known(NamedTuple):
+    """A graph that is remembered, and who has sent it whole."""
+
+    made: GraphSpec | KaasRequest
+    tenants: set[str]
+
+
 class RequestDecoder:
     """Decodes requests and remembers graphs, by their encoded bytes and by their hash.
 
     ``graph`` of a decoded request is always a checked GraphSpec, or the hash of one this decoder does not know. A
     request in the KaaS format comes out like any other, its inputs bound and its outputs kept under their keys.
-    ``graphs`` are remembered at most, and as many as take ``nbytes``, encoded and decoded.
+    A hash means the graph that the same ``tenant`` sent whole: another's may lack its modules' signatures, which are no
+    part of the hash. ``graphs`` are remembered at most, and as many as take ``nbytes``, encoded and decoded.
     """
 
     def __init__(self, limits: GraphLimits, *, graphs: int = 1024, nbytes: int = 256 << 20) -> None:
         self._limits = limits
         self._capacity = graphs
         self._room = nbytes
-        self._by_bytes: dict[tuple[bytes, ...], GraphSpec | KaasRequest] = {}
-        self._by_hash: dict[str, GraphSpec] = {}
+        self._by_bytes: dict[tuple[bytes, ...], _Known] = {}
+        self._by_hash: dict[tuple[str, str], GraphSpec] = {}  # by tenant and hash
 
-    def decode(self, body: bytes | memoryview, content_type: str | None) -> Request:
+    def decode(self, body: bytes | memoryview, content_type: str | None, tenant: str = "") -> Request:
         """The request in those bytes. Raises BadRequest."""
-        return self.read(body, content_type).request
+        return self.read(body, content_type, tenant).request
 
-    def read(self, body: bytes | memoryview, content_type: str | None) -> Decoded:
+    def read(self, body: bytes | memoryview, content_type: str | None, tenant: str = "") -> Decoded:
         """The request in those bytes, and whether its graph was there, too. Raises BadRequest."""
         json = is_json(body, content_type)
         # The graph is left encoded: one seen before need not be decoded again.
@@ -118,71 +126,83 @@ class RequestDecoder:
         if graph and kernels:
             raise BadRequest("has both a graph and kernels: it is either a request of kaasq or of KaaS", at="kernels")
         if kernels:
-            made = complete(self._kaas(envelope, kernels, json=json), envelope)
+            made = complete(self._kaas(envelope, kernels, tenant, json=json), envelope)
             request = msgspec.structs.replace(_request(envelope, made.graph), bind=made.bind, keep=made.keep)
             decoded = Decoded(request, whole=True)
         elif graph:
-            decoded = self._plain(envelope, graph, json=json)
+            decoded = self._plain(envelope, graph, tenant, json=json)
         else:
             raise BadRequest("Object missing required field `graph` (or `kernels`, in the KaaS format)", at="body")
         if envelope.repeat is not None:
             check_runs(envelope.repeat, self._limits)
         if bytes(envelope.then):
-            then = self._then(envelope, json=json)
+            then = self._then(envelope, tenant, json=json)
             return Decoded(msgspec.structs.replace(decoded.request, then=then), decoded.whole)
         return decoded
 
-    def _plain(self, envelope: Envelope, encoded: bytes, *, json: bool) -> Decoded:
-        graph = self._whole(encoded, json=json, at="graph")
+    def _plain(self, envelope: Envelope, encoded: bytes, tenant: str, *, json: bool) -> Decoded:
+        graph = self._whole(encoded, tenant, json=json, at="graph")
         if isinstance(graph, str):
-            return Decoded(_request(envelope, self._by_hash.get(graph, graph)), whole=False)
+            return Decoded(_request(envelope, self._by_hash.get((tenant, graph), graph)), whole=False)
         return Decoded(_request(envelope, graph), whole=True)
 
-    def _whole(self, encoded: bytes, *, json: bool, at: str) -> GraphSpec | str:
+    def _whole(self, encoded: bytes, tenant: str, *, json: bool, at: str) -> GraphSpec | str:
         """The graph in those bytes, checked if it was not seen before; or the hash that they hold."""
         known = self._by_bytes.get((encoded,))
-        if isinstance(known, GraphSpec):
-            return known
+        if known is not None and isinstance(known.made, GraphSpec):
+            self._tell(tenant, known)
+            return known.made
         graph: GraphSpec | str = _graphs.read(encoded, json=json, prefix=at)
         if isinstance(graph, str):
             return graph
         graph = check_at(graph, self._limits, at)
-        self._remember((encoded,), graph)
+        self._remember((encoded,), graph, tenant)
         return graph
 
-    def _then(self, envelope: Envelope, *, json: bool) -> tuple[Continuation, ...]:
+    def _then(self, envelope: Envelope, tenant: str, *, json: bool) -> tuple[Continuation, ...]:
         graphs: dict[str, GraphSpec] = {}
         for label, encoded in envelope.graphs.items():
             at = f"graphs.{label[:64]}"
-            graph = self._whole(bytes(encoded), json=json, at=at)
+            graph = self._whole(bytes(encoded), tenant, json=json, at=at)
             if isinstance(graph, str):
                 raise BadRequest("is a graph whole, not its hash", at=at)
             graphs[label] = graph
         then: tuple[Continuation, ...] = _thens.read(envelope.then, json=json, prefix="then")
         check_form(then, self._limits)
-        return with_graphs(then, lambda label: graphs.get(label) or self._by_hash.get(label), self._limits)
+        return with_graphs(then, lambda key: graphs.get(key) or self._by_hash.get((tenant, key)), self._limits)
 
-    def _kaas(self, envelope: Envelope, kernels: bytes, *, json: bool) -> KaasRequest:
+    def _kaas(self, envelope: Envelope, kernels: bytes, tenant: str, *, json: bool) -> KaasRequest:
         encoded = (kernels, bytes(envelope.nIter), bytes(envelope.name))
         known = self._by_bytes.get(encoded)
-        if isinstance(known, KaasRequest):
-            return known
+        if known is not None and isinstance(known.made, KaasRequest):
+            self._tell(tenant, known)
+            return known.made
         made = translate(envelope, self._limits, json=json)
-        self._remember(encoded, made)
+        self._remember(encoded, made, tenant)
         return made
 
-    def _remember(self, encoded: tuple[bytes, ...], made: GraphSpec | KaasRequest) -> None:
+    def _remember(self, encoded: tuple[bytes, ...], made: GraphSpec | KaasRequest, tenant: str) -> None:
         self._room -= _weight(encoded, made)
         # Oldest first: a graph in use is sent again, and remembered.
         while self._by_bytes and (len(self._by_bytes) >= self._capacity or self._room < 0):
             oldest = next(iter(self._by_bytes))
             forgotten = self._by_bytes.pop(oldest)
-            self._room += _weight(oldest, forgotten)
-            dropped = _graph(forgotten)
-            if self._by_hash.get(dropped.hash) is dropped:  # else known by another encoding, too
-                del self._by_hash[dropped.hash]
-        self._by_bytes[encoded] = made
-        self._by_hash[_graph(made).hash] = _graph(made)
+            self._room += _weight(oldest, forgotten.made)
+            dropped = _graph(forgotten.made)
+            for each in forgotten.tenants:
+                if self._by_hash.get((each, dropped.hash)) is dropped:  # else known by another encoding, too
+                    del self._by_hash[each, dropped.hash]
+        known = self._by_bytes[encoded] = _Known(made, set())
+        self._tell(tenant, known)
+
+    def _tell(self, tenant: str, known: _Known) -> None:
+        """From now on the tenant may name it by its hash, which means the latest that came in new bytes."""
+        graph = _graph(known.made)
+        if tenant in known.tenants:
+            self._by_hash.setdefault((tenant, graph.hash), graph)
+        else:
+            known.tenants.add(tenant)
+            self._by_hash[tenant, graph.hash] = graph
 
 
 def _weight(encoded: tuple[bytes, ...], made: GraphSpec | KaasRequest) -> int:

@@ -275,6 +275,36 @@ def test_graphs_whose_launches_are_short_count_by_what_they_take_decoded() -> No
         tracemalloc.stop()
 
 
+def test_a_hash_means_the_graph_that_its_own_tenant_sent_whole() -> None:
+    one = RequestDecoder(GraphLimits())
+    body, digest = whole("a")
+    plain = saxpy(name="a").freeze()
+    modules = {key: msgspec.structs.replace(each, signature=bytes(64)) for key, each in plain.modules.items()}
+    signed = msgspec.structs.replace(plain, modules=modules)
+    assert signed.hash == digest
+
+    def meant(tenant: str) -> set[bytes]:
+        graph = one.decode(by_hash(digest), MSGPACK, tenant).graph
+        return set() if isinstance(graph, str) else {each.signature for each in graph.modules.values()}
+
+    one.decode(body, MSGPACK, "ann")
+    assert meant("bob") == set()  # and he is asked to send it whole
+    one.decode(codec.encode(msgspec.structs.replace(REQUEST, graph=signed)), MSGPACK, "bob")
+    one.decode(body, MSGPACK, "ann")
+    assert (meant("ann"), meant("bob")) == ({b""}, {bytes(64)})
+    one.decode(body, MSGPACK, "bob")
+    assert meant("bob") == {b""}  # the latest of his own
+
+
+def test_a_graph_that_one_tenant_is_known_for_is_forgotten_for_all() -> None:
+    one = RequestDecoder(GraphLimits(), graphs=1)
+    body, digest = whole("a")
+    for tenant in ("ann", "bob"):
+        one.decode(body, MSGPACK, tenant)
+    one.decode(whole("b")[0], MSGPACK, "ann")
+    assert [one.decode(by_hash(digest), MSGPACK, tenant).graph for tenant in ("ann", "bob")] == [digest, digest]
+
+
 def test_graph_known_by_two_encodings_stays_known_by_hash_when_one_is_forgotten() -> None:
     one = RequestDecoder(GraphLimits(), graphs=2)
     for content_type in (MSGPACK, JSON):

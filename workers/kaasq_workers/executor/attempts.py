@@ -116,7 +116,7 @@ class Attempts:
 
     def _start(self, job: Job, ended: Ended, vitals: Vitals, limit_ms: int) -> Flight | None:
         """Read it and have the engine begin it; None if it has an outcome already."""
-        request, whole = self._decoder.read(job.body, job.content_type)
+        request, whole = self._decoder.read(job.body, job.content_type, job.tenant)
         graph = request.graph
         if not isinstance(graph, GraphSpec):
             if job.verdict is not None:

@@ -54,7 +54,7 @@ class Followers:
         self._inline_limit = inline_limit
         self._message_limit = message_limit
         self._together_limit = together_limit
-        self._encoded: dict[tuple[str, str], msgspec.Raw] = {}
+        self._encoded: dict[tuple[str | bytes, ...], msgspec.Raw] = {}  # by what is in it, with modules' signatures
         self._held = 0
 
     def check(self, request_id: str, request: Request, content_type: str) -> int:
@@ -205,7 +205,8 @@ class Followers:
         )
 
     def _graph(self, graph: GraphSpec, content_type: str) -> msgspec.Raw:
-        key = (graph.hash, content_type)
+        signatures = [graph.modules[each].signature for each in sorted(graph.modules)]
+        key: tuple[str | bytes, ...] = (graph.hash, content_type, *signatures)
         encoded = self._encoded.get(key)
         if encoded is None:
             if content_type == codec.JSON:
