@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from kaasq_producers import Service as Service
     from kaasq_producers import Step as Step
     from kaasq_producers import Then as Then
+    from kaasq_producers import Workflow as Workflow
     from kaasq_producers import on as on
     from kaasq_producers import repeat as repeat
     from kaasq_producers import serve as serve
@@ -99,6 +100,7 @@ __all__ = [
     "UnknownGraph",
     "Unroutable",
     "WorkerFailed",
+    "Workflow",
     "local",
     "local_async",
     "on",
@@ -124,6 +126,7 @@ _LAZY = {
     "Step": "kaasq_producers",
     "Stored": "kaasq.messages",
     "Then": "kaasq_producers",
+    "Workflow": "kaasq_producers",
     "local": "kaasq.embedded",
     "local_async": "kaasq.embedded",
     "on": "kaasq_producers",

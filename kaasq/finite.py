@@ -12,8 +12,13 @@ from kaasq.model import Constant, GraphSpec
 def check_finite(spec: GraphSpec) -> None:
     """Raises BadRequest for the first number that JSON would make null, which means something else."""
     for at, number in _numbers(spec):
-        if isinstance(number, float) and not math.isfinite(number):
-            raise BadRequest(f"JSON has no {number}; a client in Python sends MessagePack, which has", at=at)
+        check_number(number, at)
+
+
+def check_number(number: object, at: str) -> None:
+    """Raises BadRequest if it is one that JSON does not have."""
+    if isinstance(number, float) and not math.isfinite(number):
+        raise BadRequest(f"JSON has no {number}; a client in Python sends MessagePack, which has", at=at)
 
 
 def _numbers(spec: GraphSpec) -> Iterator[tuple[str, object]]:

@@ -76,9 +76,7 @@ class Graph:
 
     def scalar(self, name: str, dtype: Any, default: Number | None = None) -> Scalar:
         """Declare an argument passed by value, which a request may set; without a default it must."""
-        at = f"graph.scalars[{len(self._scalars)}]"
-        given = Scalar(name=name, dtype=canonical(dtype) or str(dtype), default=_number(default, f"{at}.default"))
-        scalar = check_scalar(given, at)
+        scalar = declared_scalar(name, dtype, default, f"graph.scalars[{len(self._scalars)}]")
         self._scalars.append(scalar)
         self._declared.add(id(scalar))
         self._frozen = None
@@ -180,16 +178,7 @@ class Graph:
         const: bool = False,
     ) -> Buffer:
         at = f"graph.buffers[{len(self._buffers)}]"
-        dims = None if shape is None else _dims(shape, f"{at}.shape")
-        given = Buffer(
-            name=name,
-            role=role,
-            nbytes=-1 if nbytes is None else _whole(nbytes, f"{at}.nbytes"),
-            dtype=None if dtype is None else canonical(dtype) or str(dtype),
-            shape=(dims,) if isinstance(dims, int) else dims,
-            const=const,
-        )
-        buffer = check_buffer(given, at, UNLIMITED)
+        buffer = declared_buffer(name, role, shape, dtype, nbytes, at, const=const)
         self._buffers.append(buffer)
         self._declared.add(id(buffer))
         self._frozen = None
@@ -219,6 +208,28 @@ class Graph:
             "constants such as np.int32(...)",
             at=at,
         )
+
+
+def declared_buffer(
+    name: str, role: Role, shape: Shape | None, dtype: Any, nbytes: int | None, at: str, *, const: bool = False
+) -> Buffer:
+    """A buffer as a person declares it, checked. Raises BadRequest."""
+    dims = None if shape is None else _dims(shape, f"{at}.shape")
+    given = Buffer(
+        name=name,
+        role=role,
+        nbytes=-1 if nbytes is None else _whole(nbytes, f"{at}.nbytes"),
+        dtype=None if dtype is None else canonical(dtype) or str(dtype),
+        shape=(dims,) if isinstance(dims, int) else dims,
+        const=const,
+    )
+    return check_buffer(given, at, UNLIMITED)
+
+
+def declared_scalar(name: str, dtype: Any, default: Number | None, at: str) -> Scalar:
+    """A scalar as a person declares it, checked. Raises BadRequest."""
+    given = Scalar(name=name, dtype=canonical(dtype) or str(dtype), default=_number(default, f"{at}.default"))
+    return check_scalar(given, at)
 
 
 def _check_kernel(kernel: object, at: str) -> None:

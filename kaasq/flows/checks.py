@@ -115,15 +115,20 @@ def _check_names(spec: FlowSpec) -> None:
     steps: dict[str, int] = {}
     for number, step in enumerate(spec.steps):
         at = f"steps[{number}].name"
-        if len(step.name) > STEP_NAME_LENGTH or not STEP_NAME.fullmatch(step.name):
-            raise BadRequest(
-                f"{step.name[:64]!r} is no name of a step: use letters, digits, '_', '-' and '.', with '/' between "
-                f"words, at most {STEP_NAME_LENGTH} characters",
-                at=at,
-            )
+        check_step_name(step.name, at)
         if step.name in steps:
             raise BadRequest(f"{step.name!r} is the name of steps[{steps[step.name]}] already", at=at)
         steps[step.name] = number
+
+
+def check_step_name(name: str, at: str) -> None:
+    """Raises BadRequest for what is no name of a step."""
+    if len(name) > STEP_NAME_LENGTH or not STEP_NAME.fullmatch(name):
+        raise BadRequest(
+            f"{name[:64]!r} is no name of a step: use letters, digits, '_', '-' and '.', with '/' between words, at "
+            f"most {STEP_NAME_LENGTH} characters",
+            at=at,
+        )
 
 
 def _check_map(spec: FlowSpec, each: MapSpec, limits: GraphLimits, at: str) -> None:
@@ -142,8 +147,15 @@ def _check_map(spec: FlowSpec, each: MapSpec, limits: GraphLimits, at: str) -> N
             raise BadRequest(f"{shown(each.count)} items; the limit is {most}", at=f"{at}.count")
 
 
+def check_step(spec: FlowSpec, step: FlowStep, limits: GraphLimits) -> None:
+    """One step of a workflow by itself, whose inputs, scalars and graphs are in their normal form.
+
+    Raises BadRequest, BufferMissing, BufferSize, with places in the step: ``bind.x``.
+    """
+    _check_step(spec, most_items(spec), step, limits)
+
+
 def _check_step(spec: FlowSpec, items: Items, step: FlowStep, limits: GraphLimits) -> None:
-    """One step by itself, places without its own."""
     graph = spec.graph_of(step)
     sizes = {
         name: bound_size(spec, items, step, name, bound, f"bind.{name}") if isinstance(bound, From) else len(bound)

@@ -9,6 +9,7 @@ from kaasq_producers.events.program import serve
 from kaasq_producers.events.retrying import Retries
 from kaasq_producers.events.service import Service, on
 from kaasq_producers.events.step import AsyncStep, Step
+from kaasq_producers.flows.workflow import Workflow
 from kaasq_producers.references import BufferRef, Keep
 from kaasq_producers.result import Result
 from kaasq_producers.then import Output, Then, repeat
@@ -28,6 +29,7 @@ __all__ = [
     "Step",
     "Stored",
     "Then",
+    "Workflow",
     "on",
     "repeat",
     "serve",

@@ -8,22 +8,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kaasq.errors import BadRequest, BufferMissing
+from kaasq.flows.model import Value
 from kaasq.messages import Element, Stored
 from kaasq.model import Buffer, GraphSpec, Number, Scalar
+from kaasq_producers.later import Later
 from kaasq_producers.references import BufferRef, Keep
-from kaasq_producers.then import Output
-from kaasq_producers.values import Data, InputField, kept, number, reference
+from kaasq_producers.values import Data, InputField, check_given, kept, number, reference
 
 
 class Bound(NamedTuple):
     """A request's bindings: what travels in the message, what lies in the store, scalars, names of kept outputs.
 
-    Of a continuation, ``stored`` and ``scalars`` have outputs of the request before, too.
+    Of what runs later, ``stored`` and ``scalars`` have outputs of what runs before it, too.
     """
 
     inline: dict[str, Data]
     stored: dict[str, Stored]
-    scalars: dict[str, Number | Element]
+    scalars: dict[str, Number | Element | Value]
     keep: dict[str, str]
 
 
@@ -41,10 +42,10 @@ class Binder:
         self._needed = [each.name for each in graph.buffers if each.given]
         self._needed_scalars = [each.name for each in graph.scalars if each.default is None]
 
-    def bind(self, *groups: Mapping[str, Any], follows: bool = False) -> Bound:
+    def bind(self, *groups: Mapping[str, Any], takes: type[Later[Any]] | None = None) -> Bound:
         """Check and convert the values of several mappings from buffer or scalar names.
 
-        ``follows``: it is bound for a continuation, and takes outputs of the request before.
+        ``takes``: what can be bound in place of data, because it is there when its turn comes.
 
         Raises BadRequest, BufferSize, BufferMissing, each naming buffer or scalar, what was expected and given.
         """
@@ -58,8 +59,8 @@ class Binder:
                     )
                 if name in bound.inline or name in bound.stored or name in bound.scalars or name in bound.keep:
                     raise BadRequest(f"{name!r} is given twice", at=f"bind.{name}")
-                if isinstance(value, Output):
-                    _take(bound, field, value, follows=follows)
+                if isinstance(value, Later):
+                    _take(bound, field, value, takes)
                 elif isinstance(field, Scalar):
                     bound.scalars[name] = number(field, value)
                 elif isinstance(value, np.ndarray):  # first: by far the most frequent
@@ -99,15 +100,16 @@ class Binder:
             _keep(bound, field.buffer, target)
 
 
-def _take(bound: Bound, field: InputField | Scalar, output: Output, *, follows: bool) -> None:
+def _take(bound: Bound, field: InputField | Scalar, value: Later[Any], takes: type[Later[Any]] | None) -> None:
     name = field.name if isinstance(field, Scalar) else field.buffer.name
     at = f"{'scalars' if isinstance(field, Scalar) else 'bind'}.{name}"
-    if not follows:
-        raise BadRequest(f"{output!r}: only what follows a request, a kaasq.Then, takes its outputs", at=at)
+    if takes is None or not isinstance(value, takes):
+        raise BadRequest(f"{value!r}: {value.misplaced}", at=at)
     if isinstance(field, Scalar):
-        bound.scalars[name] = output.element(at)
+        bound.scalars[name] = value.element(at)
     else:
-        bound.stored[name] = output.source(at)
+        check_given(field.buffer)
+        bound.stored[name] = value.source(at)
 
 
 def too_large(inline: Mapping[str, Data], limit: int) -> list[str]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from kaasq.errors import BadRequest, StoreUnavailable
 from kaasq.graph import Graph
 from kaasq.kaas import KaasRequest
-from kaasq.messages import Condition, Continuation, Repeat, Source, Stored
-from kaasq.model import GraphSpec
+from kaasq.messages import Condition, Continuation, Element, Repeat, Source, Stored
+from kaasq.model import GraphSpec, Number
 from kaasq.settings import Settings
 from kaasq.then_checks import check_form, check_repeat, check_runs, check_then, within
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.inputs import LIST_EFFORT, Bound, too_large
 from kaasq_producers.kaas import with_defaults
 from kaasq_producers.known_graphs import GraphBook, KnownGraph
-from kaasq_producers.then import Then, named
+from kaasq_producers.then import Output, Then, named
 from kaasq_producers.values import Data
 
 LONGEST_S = 10 * 365 * 24 * 3600.0
@@ -119,7 +119,7 @@ class Preparer:
                 groups, keep = list(each.groups), each.keep
                 if isinstance(each.graph, KaasRequest):
                     groups, keep = with_defaults(each.graph, groups, keep)
-                bound = known.binder.bind(*groups, follows=True)
+                bound = known.binder.bind(*groups, takes=Output)
                 known.binder.keep(bound, keep)
                 own_s = None if each.timeout is None else checked_timeout(each.timeout)
                 if each.repeat is not None:
@@ -135,7 +135,7 @@ class Preparer:
                     name=each.name,
                     condition=each.when,
                     bind={name: _source(value) for name, value in {**bound.inline, **bound.stored}.items()},
-                    scalars=bound.scalars,
+                    scalars=cast(dict[str, Number | Element], bound.scalars),  # what was bound takes no Value
                     keep=bound.keep,
                     timeout_ms=None if own_s is None else max(1, round(own_s * 1000)),
                     pool=each.pool,

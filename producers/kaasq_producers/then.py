@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from kaasq.errors import BadRequest
 from kaasq.messages import Condition, Continuation, Element, Operator, Repeat, Source, Stored
 from kaasq.model import Number
+from kaasq_producers.later import Later, whole
 
 if TYPE_CHECKING:
     from kaasq_producers.prepare import AnyGraph
 
 
-class Output:
+class Output(Later[Condition]):
     """An output (or inout) of the request before, for a ``Then`` to bind to an input or a scalar, or to compare.
 
     An input takes the whole of it or, with ``offset`` (bytes), the part that starts there. A scalar and a comparison
@@ -22,30 +23,12 @@ class Output:
 
     __slots__ = ("index", "name", "offset")
 
+    misplaced = "only what follows a request, a kaasq.Then, takes its outputs"
+
     def __init__(self, name: str, *, offset: int | None = None, index: int | None = None) -> None:
         self.name = name
         self.offset = offset
         self.index = index
-
-    def __lt__(self, value: Number) -> Condition:
-        return self._compared("<", value)
-
-    def __le__(self, value: Number) -> Condition:
-        return self._compared("<=", value)
-
-    def __gt__(self, value: Number) -> Condition:
-        return self._compared(">", value)
-
-    def __ge__(self, value: Number) -> Condition:
-        return self._compared(">=", value)
-
-    def __eq__(self, value: object) -> Condition:  # type: ignore[override]  # it is a comparison for later
-        return self._compared("==", value)
-
-    def __ne__(self, value: object) -> Condition:  # type: ignore[override]
-        return self._compared("!=", value)
-
-    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         more = [f", {name}={value}" for name in ("offset", "index") if (value := getattr(self, name)) is not None]
@@ -55,20 +38,18 @@ class Output:
         """It as what an input takes. Raises BadRequest."""
         if self.index is not None:
             raise BadRequest("an input takes an output from an offset in bytes on; index is for scalars", at=at)
-        return Source(output=self._name(at), offset=_whole(self.offset, f"{at}.offset"))
+        return Source(output=self._name(at), offset=whole(self.offset, f"{at}.offset"))
 
     def element(self, at: str) -> Element:
         """It as what a scalar takes. Raises BadRequest."""
         if self.offset is not None:
             raise BadRequest("a scalar takes the element at an index; offset is for inputs", at=at)
-        return Element(output=self._name(at), index=_whole(self.index, f"{at}.index"))
+        return Element(output=self._name(at), index=whole(self.index, f"{at}.index"))
 
-    def _compared(self, op: Operator, value: object) -> Condition:
-        plain = value.item() if hasattr(value, "item") else value
-        if not isinstance(plain, (bool, int, float)):
-            raise BadRequest(f"an output is compared with a number, given a {type(value).__name__}", at="when")
+    def compared(self, op: Operator, value: Number) -> Condition:
+        """The condition on its number. Raises BadRequest."""
         element = self.element("when")
-        return Condition(output=element.output, index=element.index, op=op, value=plain)
+        return Condition(output=element.output, index=element.index, op=op, value=value)
 
     def _name(self, at: str) -> str:
         if not isinstance(self.name, str):
@@ -185,9 +166,3 @@ def as_list(then: Then | Iterable[Then] | None, at: str = "then") -> Sequence[Th
 def named(then: Sequence[Then]) -> list[str | None]:
     """The names of all of them, nested ones right after what they follow, None where one has none."""
     return [name for each in then for name in (each.name, *named(each.then))]
-
-
-def _whole(value: object, at: str) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
-        return value
-    raise BadRequest(f"expected a whole number from 0 on, given {value!r:.60}", at=at)

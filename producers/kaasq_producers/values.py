@@ -35,8 +35,7 @@ class InputField:
     def data(self, value: Any) -> Data:
         """The value's bytes in C order."""
         buffer = self.buffer
-        if not buffer.given:
-            raise BadRequest(_not_given(buffer), at=f"bind.{buffer.name}")
+        check_given(buffer)
         if not isinstance(value, np.ndarray):
             if isinstance(value, (bytes, bytearray)) or (
                 isinstance(value, memoryview) and value.format in RAW_FORMATS and value.c_contiguous
@@ -111,8 +110,7 @@ def number(scalar: Scalar, value: Any) -> Number:
 def reference(buffer: Buffer, value: BufferRef | Stored) -> Stored:
     """A stored object as an input, checked as far as what is known of it goes."""
     at = f"bind.{buffer.name}"
-    if not buffer.given:
-        raise BadRequest(_not_given(buffer), at=at)
+    check_given(buffer)
     if isinstance(value, Stored):
         if (value.ref is None) == (value.name is None):
             raise BadRequest("Stored needs a ref or a name, and not both", at=at)
@@ -127,6 +125,17 @@ def reference(buffer: Buffer, value: BufferRef | Stored) -> Stored:
             raise _mismatch(buffer, given, value.shape or (value.nbytes // given.itemsize,))
     _check_size(buffer, value.nbytes, "")
     return Stored(ref=value.ref)
+
+
+def check_given(buffer: Buffer) -> None:
+    """Whether something can be bound to it. Raises BadRequest."""
+    if not buffer.given:
+        hint = "; Keep('name') keeps it in the store" if buffer.role == "output" else ""
+        raise BadRequest(
+            f"{buffer.name!r} is {'an' if buffer.role[0] in 'io' else 'a'} {buffer.role}: nothing can be bound to it"
+            f"{hint}",
+            at=f"bind.{buffer.name}",
+        )
 
 
 def kept(buffer: Buffer, name: object) -> str:
@@ -200,10 +209,3 @@ def _described(dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> str:
     # A foreign byte order has the same name; only its short form tells the two apart.
     name = dtype.name if dtype.isnative else f"{dtype.str} (foreign byte order)"
     return name if shape is None else f"{name} {shape}"
-
-
-def _not_given(buffer: Buffer) -> str:
-    hint = "; Keep('name') keeps it in the store" if buffer.role == "output" else ""
-    return (
-        f"{buffer.name!r} is {'an' if buffer.role[0] in 'io' else 'a'} {buffer.role}: nothing can be bound to it{hint}"
-    )

@@ -69,6 +69,7 @@ def test_exported_names_are_pinned() -> None:
             "Step",
             "Stored",
             "Then",
+            "Workflow",
             "local",
             "local_async",
             "on",
