@@ -17,6 +17,7 @@ from kaasq.messages import PROTOCOL_VERSION, Continuation, Reply, Request, Reque
 from kaasq.model import GraphSpec
 from kaasq.reading import Reader
 from kaasq.then_checks import check_at, check_form, check_runs, with_graphs
+from kaasq.then_count import check_count
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
@@ -167,6 +168,7 @@ class RequestDecoder:
             if isinstance(graph, str):
                 raise BadRequest("is a graph whole, not its hash", at=at)
             graphs[label] = graph
+        check_count(envelope.then, self._limits.continuations, json=json)
         then: tuple[Continuation, ...] = _thens.read(envelope.then, json=json, prefix="then")
         check_form(then, self._limits)
         return with_graphs(then, lambda key: graphs.get(key) or self._by_hash.get((tenant, key)), self._limits)

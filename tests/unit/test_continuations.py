@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -178,13 +179,36 @@ UNTIL = {"output": "out", "op": "<", "value": 1}
         ({"then": [{"graph": GRAPH | {"name": "no name"}}]}, "then[0].graph.name: 'no name' is no graph name"),
         ({"then": [{"graph": "g"}], "graphs": {"g": "0" * 64}}, "graphs.g: is a graph whole, not its hash"),
         ({"then": [{"graph": "g"}], "graphs": {"g": GRAPH | {"iterations": 0}}}, "graphs.g.iterations: must be from 1"),
-        ({"then": [{"graph": "x"}] * 257}, "then: 257 continuations; the limit is 256"),
+        ({"then": [{"graph": "x"}] * 257}, "then: more than 256 continuations, which is the limit"),
     ],
 )
 def test_a_bad_continuation_is_refused_with_its_place(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(BadRequest) as caught:
         RequestDecoder(LIMITS).decode(body(**fields), MSGPACK)
     assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize("content_type", [MSGPACK, JSON])
+@pytest.mark.parametrize("each", [{"graph": "x"}, {"graph": "x", "then": [{"graph": "x"}] * 200}, {}])
+def test_too_many_tiny_continuations_cost_no_more_than_their_bytes(content_type: str, each: dict[str, Any]) -> None:
+    request = codec.encode(Request(graph=SAXPY), content_type)
+    encoder: Any = msgspec.json if content_type == JSON else msgspec.msgpack
+    fields = encoder.decode(request)
+    size = len(encoder.encode(each))
+    large = encoder.encode({**fields, "then": [each] * ((4 << 20) // size)})
+    decoder = RequestDecoder(LIMITS)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match="then"):
+            decoder.decode(large, content_type)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(large)
+    finally:
+        tracemalloc.stop()
+
+
+def test_as_many_continuations_as_may_be_are_read() -> None:
+    chain = [{"graph": "x", "then": [{"graph": "x"}] * 15}] * 16
+    assert count(RequestDecoder(LIMITS).decode(body(then=chain), MSGPACK).then) == LIMITS.continuations
 
 
 @pytest.mark.parametrize(("deep", "told"), [(129, "nested deeper than 128"), (100_000, "recursion")])
