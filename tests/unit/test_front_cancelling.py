@@ -6,7 +6,9 @@ import time
 
 import pytest
 
+from kaasq.settings import Settings
 from kaasq_workers.front import supervisor
+from kaasq_workers.link import Withdrawn
 from tests.support.front_bench import Bench, reply
 
 
@@ -57,6 +59,30 @@ def test_another_tenants_request_with_the_same_id_goes_on(bench):
     bench.cancel("one", user_id="bob")
     assert not bench.executor.vitals.withdrawn(job.tag)
     assert [each.tenant for each in bench.executor.told()] == ["bob"]
+
+
+def test_a_cancellation_is_recorded_by_its_tenants_own_executor():
+    bench = Bench(Settings(isolation="tenant", isolation_executors=2))
+    bench.take("one", user_id="ann")
+    anns = bench.executor
+    (job,) = anns.received()
+    bench.cancel("first", user_id="bob")  # who has no executor yet, nor has anybody: hers is the only one that is up
+    (told,) = anns.told()
+    bench.note(told)
+    bench.take("two", user_id="bob")
+    assert bench.executor is not anns
+    second, third = bench.cancel("two", user_id="bob"), bench.cancel("one", user_id="ann")
+    (to_ann,) = anns.told()
+    assert (to_ann.id, second.settled) == ("one", None)  # his waits for his own, which is starting
+    bench.say_hello()
+    (to_bob,) = bench.executor.told()
+    assert (to_bob.tenant, to_bob.id) == ("bob", "two")
+    anns.channel.send([Withdrawn([to_bob.tag, to_ann.tag], durable=True)])
+    bench.loop.turn()
+    assert (second.settled, third.settled) == (None, "ack")  # what she says of his counts for nothing
+    bench.note(to_bob)
+    assert second.settled == "ack"
+    assert job.tenant == "ann"
 
 
 def test_a_cancelled_request_that_goes_on_has_its_executor_killed_and_the_others_run_again(bench, monkeypatch):

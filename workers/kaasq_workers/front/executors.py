@@ -119,19 +119,26 @@ class Executors:
                 each.supervisor.mark_withdrawn(withdraw)
 
     def withdraw(self, messages: Sequence[Withdraw]) -> None:
-        """Have an executor record withdrawals: any, since they share the store. None is up: one will be, and asks."""
-        up = next(
-            (
-                each.supervisor
-                for each in self._held.values()
-                if each.supervisor.up_since_s is not None and not each.leaving
-            ),
-            None,
-        )
-        if up is not None:
-            up.withdraw(messages)
-        elif messages and all(each.leaving for each in self._held.values()) and len(self._held) < self._limits.most:
-            self._start(None)
+        """Have executors record withdrawals. Where the right one is not up it will be, and asks."""
+        by_owner: dict[str, list[Withdraw]] = {}
+        for each in messages:
+            by_owner.setdefault(self._owner_of(each.tenant), []).append(each)
+        for owner, theirs in by_owner.items():
+            recorder = self._recorder(owner)
+            if recorder is not None:
+                recorder.supervisor.withdraw(theirs)
+            elif all(each.leaving for each in self._held.values()) and len(self._held) < self._limits.most:
+                self._start(None)
+
+    def _recorder(self, owner: str) -> _Held | None:
+        """Who is to record withdrawals of that owner's requests: its own executor, which alone has no reason to lie
+        about them, or else one that is nobody's yet, or else any, since they share the store.
+        """
+        key = self._of.get(owner)
+        if key is not None:
+            return self._held[key]
+        up = [each for each in self._held.values() if each.supervisor.up_since_s is not None and not each.leaving]
+        return next((each for each in up if each.owner is None), up[0] if up else None)
 
     # -- who has which -----------------------------------------------------------------------------------------------
 
