@@ -124,6 +124,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     the device, or one that has opened it, too."""
     most_attempts: Positive = 5
     """A request that so many deliveries were begun of, and none ended, is given up: its workers die of it."""
+    traceable: bool = False
+    """Whether other processes of the worker's user may read the front's memory and attach to it, and it may leave core
+    dumps: for debugging."""
     longest_run: Seconds = 3600.0
     """A request that runs for longer is stopped, whatever its own deadline."""
     chain_spill: Annotated[float, msgspec.Meta(ge=0)] = 0.05

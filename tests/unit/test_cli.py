@@ -40,6 +40,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("KAASQ_STORE_CAPACITY", str(1 << 26))
     monkeypatch.setenv("KAASQ_STORE_SYNC", "false")
     monkeypatch.setenv("KAASQ_TIMEOUT", "5")
+    monkeypatch.setenv("KAASQ_TRACEABLE", "true")  # for `kaasq worker`, here in the tests' own process
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = 0

@@ -17,6 +17,7 @@ from kaasq.log import configure, get_logger
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings, load_settings
 from kaasq_workers.devices.opening import default_slot, device_names
+from kaasq_workers.front.sealing import seal
 from kaasq_workers.health import beating
 from kaasq_workers.worker import DRAIN_TIMEOUT_S, Worker
 
@@ -157,6 +158,8 @@ def worker(drain: float, **flags: Any) -> None:
     configure()  # for what is said of the settings
     settings = load_settings(flags)
     configure(settings.log_level, settings.log_format)
+    if not settings.traceable:
+        seal()
     stop, serving = threading.Event(), threading.Event()
     stops = 0
 
