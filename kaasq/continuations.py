@@ -37,19 +37,29 @@ def numbered(then: tuple[Continuation, ...], at: str = "then", after: int = 0) -
     number = after + 1
     for index, each in enumerate(then):
         yield Numbered(number, f"{at}[{index}]", each)
-        number += 1 + count(each.then)
+        if index + 1 < len(then):  # a chain of many is gone through once, not once for each
+            number += 1 + count(each.then)
 
 
-def every(then: tuple[Continuation, ...], at: str = "then", after: int = 0) -> Iterator[Numbered]:
+def every(then: tuple[Continuation, ...]) -> Iterator[Numbered]:
     """All of them in the order of their numbers, nested ones too."""
-    for each in numbered(then, at, after):
-        yield each
-        yield from every(each.continuation.then, f"{each.at}.then", each.number)
+    number = 0
+    todo = [(f"then[{index}]", each) for index, each in reversed(list(enumerate(then)))]
+    while todo:
+        at, each = todo.pop()
+        number += 1
+        yield Numbered(number, at, each)
+        todo += [(f"{at}.then[{index}]", inner) for index, inner in reversed(list(enumerate(each.then)))]
 
 
 def count(then: tuple[Continuation, ...]) -> int:
     """How many there are, nested ones included."""
-    return sum(1 + count(each.then) for each in then)
+    found, todo = 0, [then]
+    while todo:
+        level = todo.pop()
+        found += len(level)
+        todo += [each.then for each in level if each.then]
+    return found
 
 
 def by_hash(then: tuple[Continuation, ...]) -> tuple[Continuation, ...]:

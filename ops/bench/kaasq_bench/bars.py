@@ -15,6 +15,9 @@ CELERY_THROUGHPUT = at_least(3.0)
 SAXPY_P50 = at_most(1.3)
 SAXPY_THROUGHPUT = at_least(1.2)
 
+# A step of a chain that the worker goes on with, beside a round trip of the client that sends the same requests itself.
+STEP_BESIDE_CLIENT = at_most(0.6)
+
 # A graph's launches: the device's own time, then whole requests.
 LAUNCHES_BESIDE_CAPTURED = at_most(1.1)
 LAUNCHES_BESIDE_LOOP = at_most(0.3)

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import Any
 
-from celery import Celery
+from celery import Celery, chain
 
 from kaasq_bench.loads import Load, Meter
 
@@ -71,6 +71,22 @@ class CeleryLoad:
 
     def _send(self) -> Any:
         return self._app.send_task("bench.echo", (self._body,))
+
+
+class CeleryChain:
+    """A chain of such tasks, each with what the one before gave, by one client."""
+
+    def __init__(self, url: str, queue: str, steps: int) -> None:
+        self._app = make_app(url, queue)
+        self._first = self._app.signature("bench.echo", args=("",))
+        self._more = [self._app.signature("bench.echo") for _ in range(steps - 1)]
+
+    def run(self) -> None:
+        """Until the last one's result has come."""
+        chain(self._first, *self._more, app=self._app).apply_async().get(timeout=ANSWER_TIMEOUT_S)
+
+    def close(self) -> None:
+        self._app.close()
 
 
 if __name__ == "__main__":
