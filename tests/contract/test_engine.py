@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 import kaasq
-from kaasq.errors import BufferMissing, KaasqError, OutOfMemory
+from kaasq.errors import BufferMissing, BufferSize, KaasqError, OutOfMemory
 from kaasq.messages import Request, Stored
 from kaasq.model import GraphSpec
 from kaasq_storage import BufferStore, open_store
-from kaasq_workers.devices.protocol import Device, Memory
+from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Executed
+from kaasq_workers.executor.resident import Resident, Taken
+from tests.support.devices import Poisoned
 
 SOURCE = r"""
 extern "C" __global__ void add(float a, const float* x, float* y, int n)
@@ -30,25 +32,6 @@ MODULE = kaasq.Module.from_source(SOURCE)
 N = 1000
 MEMORY = 64 << 20
 SECRET = 0x5EC2E75E
-
-
-class Poisoned:
-    """A device whose memory comes filled with what nobody should ever see."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._stream = device.stream()
-        self.allocations = 0
-
-    def allocate(self, nbytes: int) -> Memory:
-        memory = self._device.allocate(nbytes)
-        self._stream.copy_in(memory, memoryview(b"\xab" * nbytes))
-        self._stream.synchronize()
-        self.allocations += 1
-        return memory
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._device, name)
 
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -319,3 +302,192 @@ def test_large_outputs_arrive_in_the_store(engine, store):
     with store.open("t", stored.ref) as reading:
         assert bytes(reading.data) == x.tobytes()
     np.testing.assert_array_equal(array(executed[1], "y"), x[:N])
+
+
+# ---------------------------------------------------------------------------------------------- outputs that stay here
+
+
+def doubled(n: int = N, *, builtin: bool = False) -> kaasq.Graph:
+    """y = 2 x, by a kernel that spoils x, or by a built-in that only reads it."""
+    graph = kaasq.Graph(f"doubled.{n}.{builtin}")
+    x, y = graph.input("x", shape=n, dtype="float32"), graph.output("y", shape=n, dtype="float32")
+    if builtin:
+        graph.call("add", x, x, y)
+    else:
+        graph.launch(MODULE.kernel("add"), grid=4, block=128, args=[np.float32(2), x, y, np.int32(n)])
+        graph.launch(MODULE.kernel("scribble"), grid=1, block=1, args=[x, graph.temp("t", shape=1, dtype="float32")])
+    return graph
+
+
+def hold(engine: Engine, graph: kaasq.Graph, tenant: str = "t", **given: Any) -> Resident:
+    """Its output y, which stays on the device."""
+    bind = {name: each for name, each in given.items() if not isinstance(each, Taken)}
+    resident = {name: each for name, each in given.items() if isinstance(each, Taken)}
+    executed = engine.end(engine.begin(tenant, *asked(graph, **bind), resident=resident, hold={"y"}))
+    assert "y" not in {each.buffer.name for each in executed.outputs}
+    return executed.held["y"]
+
+
+def read(resident: Resident, n: int = N, offset: int = 0) -> np.ndarray:
+    data = bytearray(4 * n)
+    resident.read(offset, memoryview(data))
+    return np.frombuffer(data, np.float32)
+
+
+def test_a_chain_of_a_hundred_copies_nothing_through_the_host_in_between(engine, device):
+    n = 1 << 18  # a MiB
+    held = hold(engine, doubled(n), x=np.full(n, 2.0**-60, np.float32))
+    for _ in range(3):
+        held = hold(engine, doubled(n), x=Taken(held, last=True))
+    device.copied.clear()
+    allocations = device.allocations
+    for _ in range(96):
+        held = hold(engine, doubled(n), x=Taken(held, last=True))
+    assert device.copied == {}  # not even on the device
+    assert device.allocations == allocations
+    result = engine.end(engine.begin("t", *asked(doubled(n)), resident={"x": Taken(held, last=True)}))
+    np.testing.assert_array_equal(array(result, "y"), np.full(n, 2.0**41, np.float32))
+
+
+def test_what_others_need_is_copied_for_who_may_write_to_it_and_shared_by_who_only_reads(engine, device):
+    held = hold(engine, doubled(), x=np.arange(N, dtype=np.float32))
+    device.copied.clear()
+    for _ in range(3):
+        assert array(engine.end(engine.begin("t", *asked(doubled()), resident={"x": Taken(held)})), "y")[7] == 28
+    assert device.copied["here"] == 3 * 4 * N
+    for _ in range(3):
+        wanted = asked(doubled(builtin=True))
+        assert array(engine.end(engine.begin("t", *wanted, resident={"x": Taken(held)})), "y")[7] == 28
+    assert device.copied["here"] == 3 * 4 * N
+    assert device.copied["in"] == 0
+    np.testing.assert_array_equal(read(held), 2 * np.arange(N, dtype=np.float32))
+    engine.let_go(held)
+    engine.let_go(held)
+
+
+def test_two_inputs_of_one_request_that_take_the_same_do_not_see_each_others_writes(engine):
+    held = hold(engine, doubled(), x=np.ones(N, np.float32))
+    graph = kaasq.Graph("twice")
+    x, z, y = (graph.input(name, shape=N, dtype="float32") for name in ("x", "z", "w"))
+    out = graph.output("y", shape=N, dtype="float32")
+    first = graph.temp("first", shape=1, dtype="float32")
+    graph.launch(MODULE.kernel("scribble"), grid=1, block=1, args=[x, first])
+    for each in (z, y):
+        graph.launch(MODULE.kernel("add"), grid=4, block=128, args=[np.float32(1), each, out, np.int32(N)])
+    taken = Taken(held, last=True)
+    executed = engine.end(engine.begin("t", *asked(graph), resident={"x": taken, "z": taken, "w": taken}))
+    np.testing.assert_array_equal(array(executed, "y"), np.full(N, 4, np.float32))
+
+
+@pytest.mark.parametrize("offset", [0, 4, 256, 1000])
+def test_a_part_of_what_stayed_is_taken_from_its_offset_on(engine, offset):
+    n = 300
+    held = hold(engine, doubled(), x=np.arange(N, dtype=np.float32))
+    executed = engine.end(engine.begin("t", *asked(doubled(n)), resident={"x": Taken(held, offset, last=True)}))
+    np.testing.assert_array_equal(array(executed, "y"), 4 * np.arange(offset // 4, offset // 4 + n, dtype=np.float32))
+
+
+def test_a_part_beyond_its_end_is_refused_and_harms_nothing(engine):
+    held = hold(engine, doubled(), x=np.ones(N, np.float32))
+    with pytest.raises(BufferSize, match="'x'"):
+        engine.begin("t", *asked(doubled(n=300)), resident={"x": Taken(held, 4 * N - 400, last=True)})
+    np.testing.assert_array_equal(read(held), np.full(N, 2, np.float32))
+
+
+def swapping() -> kaasq.Graph:
+    """Two inouts, each of which counts up by its own amount."""
+    graph = kaasq.Graph("swapping")
+    ones = graph.input("ones", shape=N, dtype="float32", const=True)
+    for name, by in (("a", 1.0), ("b", 10.0)):
+        inout = graph.inout(name, shape=N, dtype="float32")
+        graph.launch(MODULE.kernel("add"), grid=4, block=128, args=[np.float32(by), ones, inout, np.int32(N)])
+    return graph
+
+
+def test_inouts_change_places_without_being_copied(engine, device, store):
+    ones = put(store, np.ones(N, np.float32))
+    graph = swapping()
+    start = {"a": np.zeros(N, np.float32), "b": np.full(N, 1000, np.float32)}
+    held = engine.end(engine.begin("t", *asked(graph, ones=ones, **start), hold={"a", "b"})).held
+    a, b = 1.0, 1010.0
+    device.copied.clear()
+    for _ in range(9):
+        resident = {"a": Taken(held["b"], last=True), "b": Taken(held["a"], last=True)}
+        held = engine.end(engine.begin("t", *asked(graph, ones=ones), resident=resident, hold={"a", "b"})).held
+        a, b = b + 1, a + 10
+    assert device.copied["here"] == 0
+    assert (read(held["a"])[-1], read(held["b"])[-1]) == (a, b)
+
+
+def test_outputs_that_stay_and_outputs_that_go_come_from_one_request(engine, device):
+    graph = kaasq.Graph("both")
+    x = graph.input("x", shape=N, dtype="float32", const=True)
+    for name, by in (("y", 1.0), ("z", 3.0)):
+        args = [np.float32(by), x, graph.output(name, shape=N, dtype="float32"), np.int32(N)]
+        graph.launch(MODULE.kernel("add"), grid=4, block=128, args=args)
+    device.copied.clear()
+    executed = engine.end(engine.begin("t", *asked(graph, x=np.ones(N, np.float32)), hold={"y"}))
+    assert [each.buffer.name for each in executed.outputs] == ["z"]
+    assert device.copied["out"] == 4 * N
+    assert (array(executed, "z")[0], read(executed.held["y"])[0]) == (3, 1)
+
+
+def test_what_stays_goes_to_the_host_where_others_need_the_memory_or_the_slots(engine):
+    x = np.arange(N, dtype=np.float32)
+    many = [hold(engine, doubled(), x=x + index) for index in range(30)]  # far more than there are slots for
+    large = 6 << 20  # floats; with its output 48 of 64 MiB
+    some = hold(engine, doubled(5 << 20), x=np.ones(5 << 20, np.float32))
+    assert array(engine.run("t", *asked(adding(n=large), x=np.ones(large, np.float32))), "y")[-1] == 1
+    assert some.memory is None
+    assert read(some, 5 << 20)[-1] == 2
+    for index, held in enumerate(many):
+        executed = engine.end(engine.begin("t", *asked(doubled()), resident={"x": Taken(held, last=True)}))
+        np.testing.assert_array_equal(array(executed, "y"), 4 * (x + index))
+
+
+def test_a_request_that_only_fits_without_what_it_takes_still_runs(engine):
+    n = 7 << 20  # floats: 28 MiB, and twice as much for the request, of 64
+    held = hold(engine, doubled(n), x=np.ones(n, np.float32))
+    assert held.memory is not None
+    executed = engine.end(engine.begin("t", *asked(doubled(n)), resident={"x": Taken(held)}))
+    assert array(executed, "y")[-1] == 4
+    assert read(held, n)[-1] == 2
+
+
+def test_what_stayed_for_one_tenant_is_zeroed_before_another_has_the_memory(engine):
+    n = 32 << 10
+    graph = kaasq.Graph("secrets")
+    x, y = graph.input("x", shape=n, dtype="float32"), graph.output("y", shape=n, dtype="float32")
+    graph.launch(MODULE.kernel("peek"), grid=1, block=128, args=[x, np.int64(0), y, np.int32(n)])
+    secret = np.full(n, SECRET, np.uint32).view(np.float32)
+    for _ in range(4):
+        engine.let_go(hold(engine, graph, "a", x=secret))
+        for _ in range(3):
+            assert not np.any(array(engine.run("b", *asked(peeking(n, n))), "out", "u4"))
+
+
+def test_a_request_that_fails_lets_go_of_what_it_was_given_only_if_it_had_begun(engine):
+    held = hold(engine, doubled(), x=np.ones(N, np.float32))
+
+    def stop() -> None:
+        raise KaasqError("stopped")
+
+    for _ in range(20):  # more than there are slots
+        with pytest.raises(KaasqError, match="stopped"):
+            engine.begin("t", *asked(doubled()), stop, resident={"x": Taken(held, last=True)}, hold={"y"})
+    after = hold(engine, doubled(), x=Taken(held, last=True))
+    assert read(after)[0] == 4
+    with pytest.raises(AssertionError):
+        engine.begin("other", *asked(doubled()), resident={"x": Taken(after)})
+
+
+def test_guard_mode_watches_requests_that_take_what_others_left(device, store):
+    engine = Engine(device, store, inline_limit=1 << 20, guard_band=4096)
+    try:
+        held = hold(engine, doubled(), x=np.ones(N, np.float32))
+        for _ in range(4):
+            held = hold(engine, doubled(), x=Taken(held, last=True))
+        assert read(held)[-1] == 2**5
+        assert device.copied["here"] == 0
+    finally:
+        engine.close()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -17,14 +14,12 @@ import pytest
 import kaasq
 from kaasq import Output, Then, codec
 from kaasq.ids import new_id
-from kaasq.messages import Continuation, Reply, Request, Source, WorkerInfo
-from kaasq.settings import Settings
+from kaasq.messages import Continuation, Reply, Request, Source
 from kaasq_storage import BufferStore, open_store
-from kaasq_workers.channel import BlockingChannel, FrameReader, frame
 from kaasq_workers.devices.cpu import CpuDevice
-from kaasq_workers.executor.serving import Executor
-from kaasq_workers.link import Answer, FromExecutor, Job
-from kaasq_workers.vitals import Vitals, next_tag
+from kaasq_workers.link import Answer, Job
+from kaasq_workers.vitals import next_tag
+from tests.support.executors import serving
 from tests.support.graphs import only_output, saxpy
 from tests.support.workers import RunningWorker, running_worker
 
@@ -51,44 +46,6 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CpuDevice]:
     opened = CpuDevice(cache_dir=tmp_path_factory.mktemp("code") / "cpu", compiler=None, memory_limit=None)
     yield opened
     opened.close()
-
-
-class Serving:
-    """An executor that serves, and its front's end."""
-
-    def __init__(self, sock: socket.socket, vitals: Vitals) -> None:
-        self._sock = sock
-        self.vitals = vitals
-        self._reader = FrameReader(FromExecutor)
-        self._answers: list[Answer] = []
-
-    def send(self, *jobs: Job) -> None:
-        self._sock.sendall(frame(jobs))
-
-    def answers(self, count: int) -> list[Answer]:
-        """The next ones."""
-        while len(self._answers) < count:
-            self._answers += self._reader.feed(self._sock.recv(1 << 20))
-        answers, self._answers = self._answers[:count], self._answers[count:]
-        return answers
-
-
-@contextmanager
-def serving(store: BufferStore, device: CpuDevice, **changes) -> Iterator[Serving]:
-    worker = WorkerInfo(host="h", pid=1, device="cpu", store=store.id)
-    executor = Executor(device, store, Settings(**{"pool": "p", "chain_spill": 10.0, **changes}), worker)
-    ours, theirs = socket.socketpair()
-    ours.settimeout(20)
-    vitals = Vitals.create()[0]
-    thread = threading.Thread(target=lambda: executor.serve(BlockingChannel(theirs), vitals))
-    thread.start()
-    try:
-        yield Serving(ours, vitals)
-    finally:
-        ours.close()
-        thread.join(20)
-        theirs.close()
-        executor.close()
 
 
 def chain(steps: int, kept: str = "step") -> Request:

@@ -100,3 +100,17 @@ def test_idle_slots_give_memory_back_when_asked_and_beyond_what_they_may_keep():
     busy = made.take({1})
     assert made.shed(10 * ROUND_BYTES) == ROUND_BYTES  # not what is in use
     assert busy.arena.nbytes == ROUND_BYTES
+
+
+def test_two_slots_that_take_turns_keep_their_memory():
+    made = slots(3, kept=ROUND_BYTES)
+    first, second = made.take(()), made.take(())
+    for each in (first, second):
+        each.arena.room(ROUND_BYTES, Memory)
+    for _ in range(3):
+        made.give(first)
+        assert first.arena.nbytes == ROUND_BYTES
+        assert made.take(()) is first
+        made.give(second)
+        assert second.arena.nbytes == ROUND_BYTES
+        assert made.take(()) is second

@@ -80,19 +80,26 @@ class Attempts:
 
     def end(self, ended: Ended, flight: Flight, vitals: Vitals) -> Flight | None:
         """Take what a request gave that has finished; the flight of its next run, if it is a loop that goes on."""
+        again: Flight | None = None
         with self._answered(ended):
-            executed = self._engine.end(flight)
-            job, kernel_us = ended.job, executed.timings.kernel
-            self._device_time.charge(job.tenant, self._limits.of(job.tenant), kernel_us / 1e6, time.monotonic())
-            self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=ended.graph, kernel_us=kernel_us)
-            if ended.loop is None or ended.request is None:
-                ended.executed = executed
-                return None
-            ended.repeated = ended.loop.ran(executed)
-            if ended.repeated is None:
-                return self._run(ended, vitals)
-            keep = ended.request.keep
-            ended.executed = ended.loop.placed(executed, keep, self._store, job.tenant, self._inline_limit)
+            again = self._land(ended, flight, vitals)
+        if again is None and ended.loop is not None:
+            ended.loop.close()
+        return again
+
+    def _land(self, ended: Ended, flight: Flight, vitals: Vitals) -> Flight | None:
+        executed = self._engine.end(flight)
+        job, kernel_us = ended.job, executed.timings.kernel
+        self._device_time.charge(job.tenant, self._limits.of(job.tenant), kernel_us / 1e6, time.monotonic())
+        self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=ended.graph, kernel_us=kernel_us)
+        if ended.loop is None or ended.request is None:
+            ended.executed = executed
+            return None
+        ended.repeated = ended.loop.ran(executed)
+        if ended.repeated is None:
+            return self._run(ended, vitals)
+        keep = ended.request.keep
+        ended.executed = ended.loop.placed(executed, keep, self._store, job.tenant, self._inline_limit)
         return None
 
     @contextmanager
@@ -155,12 +162,12 @@ class Attempts:
         if job.redelivered:
             self._claims.begin(job, limit_ms)
             ended.claimed = True
-        ended.loop = None if request.repeat is None else Loop(request, request.repeat)
+        ended.loop = None if request.repeat is None else Loop(request, request.repeat, self._engine.let_go)
         return self._run(ended, vitals)
 
     def _run(self, ended: Ended, vitals: Vitals) -> Flight:
         """Begin it, or the next run of its loop."""
-        job, request = ended.job, ended.request if ended.loop is None else ended.loop.request
+        job, loop, request = ended.job, ended.loop, ended.request
         assert request is not None
         assert isinstance(request.graph, GraphSpec)
 
@@ -169,8 +176,16 @@ class Attempts:
                 raise cancelled(job.id)
 
         proceed()
-        limit = None if ended.loop is None else EVERYTHING
-        return self._engine.begin(job.tenant, request.graph, request, proceed, inline_limit=limit)
+        if loop is None:
+            return self._engine.begin(job.tenant, request.graph, request, proceed)
+        flight = self._engine.begin(
+            *(job.tenant, request.graph, loop.request, proceed),
+            inline_limit=EVERYTHING,
+            resident=loop.resident,
+            hold=loop.hold,
+        )
+        loop.begun()
+        return flight
 
 
 def _deadline_ms(job: Job, request: Request) -> int | None:

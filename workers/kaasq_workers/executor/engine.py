@@ -7,9 +7,12 @@ once. Knows nothing of brokers, and of the store only how to read an object and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 
 from kaasq.checks import GraphLimits
+from kaasq.errors import OutOfMemory
 from kaasq.messages import CacheUse, Request
 from kaasq.model import GraphSpec
 from kaasq.settings import PINNED_BYTES
@@ -23,12 +26,14 @@ from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.module_policy import ModulePolicy
 from kaasq_workers.executor.placing import Placing
 from kaasq_workers.executor.plan import PlanCache
+from kaasq_workers.executor.resident import Lease, Left, Resident, Residents, Taken
 from kaasq_workers.executor.slots import Slots
-from kaasq_workers.executor.sources import resolve
+from kaasq_workers.executor.sources import Part, resolve
 
 # Of the device's memory. What neither takes is for requests that are larger than what slots keep.
 CACHE_SHARE = 0.5
 SLOTS_SHARE = 0.25
+HELD_SLOTS = 2  # for each request that may be on its way: what one before it left, and what that one found
 # An output up to here is copied as it is queued: it fits the pinned memory that each stream has. Copying more waits.
 EARLY_BYTES = 1 << 20
 
@@ -62,12 +67,15 @@ class Engine:
         self._plans = PlanCache(device, libraries or Libraries("", store, limit=GraphLimits().module_bytes), policy)
         guarding = guard_band is not None
         self.in_flight = 1 if guarding else in_flight or device.limits.in_flight
-        self._slots = Slots(device, self.in_flight, int(device.limits.memory * SLOTS_SHARE))
+        held = HELD_SLOTS * self.in_flight
+        self._slots = Slots(device, self.in_flight + held, int(device.limits.memory * SLOTS_SHARE))
+        self._residents = Residents(held, self._slots.give)
         self._guard = Guard(device, self._slots.first.stream, guard_band) if guard_band is not None else None
         # A copy that is shared could be harmed by one request and be blamed on the next: guard mode has none.
         self.cache_bytes = 0 if guarding else int(device.limits.memory * CACHE_SHARE)
         host = HostObjects(store, device.pin, pinned_bytes)
-        self._placing = Placing(device, self._slots, DeviceCache(self.cache_bytes), host, self._guard)
+        cache = DeviceCache(self.cache_bytes)
+        self._placing = Placing(device, self._slots, cache, host, self._residents, self._guard)
         self._flying: list[Flight] = []
 
     def run(self, tenant: str, graph: GraphSpec, request: Request, proceed: Check | None = None) -> Executed:
@@ -82,15 +90,40 @@ class Engine:
         proceed: Check | None = None,
         *,
         inline_limit: int | None = None,
+        resident: Mapping[str, Taken] | None = None,
+        hold: AbstractSet[str] = frozenset(),
     ) -> Flight:
         """Queue it; at most ``in_flight`` at once. ``proceed`` is called between launches, and stops it by raising.
 
         ``inline_limit``: what its outputs may have together to be given as bytes, where it is not everybody's.
+        ``resident``: inputs, by name, that outputs of earlier requests are, which stayed here. They are this one's from
+        now on where it is the last that takes them. ``hold``: outputs that are to stay here, and be ``Executed.held``.
 
         Raises a KaasqError; nothing of it is queued any more then. OutOfMemory may mean: not beside those in flight.
         """
+        taken = resident or {}
+        try:
+            return self._begin(tenant, graph, request, proceed, inline_limit, taken, hold)
+        except OutOfMemory:
+            if not self._residents.spill():
+                raise
+            return self._begin(tenant, graph, request, proceed, inline_limit, taken, hold)
+
+    def _begin(
+        self,
+        tenant: str,
+        graph: GraphSpec,
+        request: Request,
+        proceed: Check | None,
+        inline_limit: int | None,
+        taken: Mapping[str, Taken],
+        hold: AbstractSet[str],
+    ) -> Flight:
+        if len(self._flying) >= self.in_flight:
+            raise RuntimeError(f"all {self.in_flight} slots are in use")
         started_ns = time.perf_counter_ns()
-        sources = resolve(self._store, tenant, graph, request)
+        sources: dict[str, bytes | Part | Left] = {**resolve(self._store, tenant, graph, request, taken)}
+        sources |= _left(graph, tenant, taken)
         plan, known = self._plans.get(tenant, graph)
         slot = self._slots.take(plan.bound)
         try:
@@ -98,9 +131,12 @@ class Engine:
         except BaseException:
             self._slots.give(slot)
             raise
-        flight = Flight(slot, plan, bound, started_ns)
+        flight = Flight(tenant, slot, plan, bound, started_ns)
         flight.hits, flight.misses = (1, 0) if known else (0, 1)
         flight.loaded_ns = time.perf_counter_ns()
+        flight.taken, flight.hold = taken, hold
+        for each in taken.values():
+            each.resident.busy += 1
         try:
             self._placing.place(flight, tenant, sources)
             self._launch(flight, request, proceed)
@@ -111,6 +147,8 @@ class Engine:
             flight.settle()
             flight.discard()
             self._placing.release(flight)
+            for each in taken.values():
+                each.resident.busy -= 1
             raise
         self._flying.append(flight)
         return flight
@@ -118,6 +156,8 @@ class Engine:
     def end(self, flight: Flight) -> Executed:
         """Wait for it. Raises a KaasqError; nothing has been published in the store then."""
         stream = flight.slot.stream
+        held: dict[str, Resident] = {}
+        lease = self._residents.lease(flight.slot)
         try:
             if flight.late:
                 for memory, data in flight.late:
@@ -125,19 +165,29 @@ class Engine:
                 flight.mark(END)
             stream.synchronize()
             flight.late.clear()  # they refer to what is to be sealed
-            outputs = [flight.outputs[each.name] for each in flight.plan.returned]
+            outputs = [flight.outputs[each.name] for each in flight.plan.returned if each.name not in flight.hold]
             for output in outputs:
                 if not isinstance(output.data, bytearray):
                     output.data.seal()
             timings = flight.timings(time.perf_counter_ns())
+            held = self._keep(flight, lease)
         except BaseException:
             flight.settle()
             flight.discard()
             raise
         finally:
             self._flying.remove(flight)
-            self._placing.release(flight)
-        return Executed(outputs, timings, CacheUse(hits=flight.hits, misses=flight.misses))
+            self._placing.release(flight, slot=not lease.uses)
+            for each in flight.taken.values():
+                each.resident.busy -= 1
+                if each.last:
+                    self._residents.let_go(each.resident)
+        self._residents.limit()
+        return Executed(outputs, timings, CacheUse(hits=flight.hits, misses=flight.misses), held)
+
+    def let_go(self, resident: Resident) -> None:
+        """Nobody needs it any more; idempotent."""
+        self._residents.let_go(resident)
 
     def use_idle_time(self) -> bool:
         """Prepare for later requests, for a millisecond or two; False if there is nothing to prepare."""
@@ -154,7 +204,25 @@ class Engine:
             flight.discard()
             self._placing.release(flight)
         self._flying.clear()
+        self._residents.close()
         self._placing.close()
+
+    def _keep(self, flight: Flight, lease: Lease) -> dict[str, Resident]:
+        """The outputs that are to stay. Guard mode's memory is not for a second request: they go to the host."""
+        held: dict[str, Resident] = {}
+        for name in flight.hold:
+            memory = flight.memory[name]
+            if self._guard is None:
+                lies = flight.taken[name].resident.lease if name in flight.direct else lease
+                assert lies is not None
+                held[name] = self._residents.keep(flight.tenant, memory, lies)
+                continue
+            data = bytearray(memory.nbytes)
+            flight.slot.stream.copy_out(memory, memoryview(data))
+            flight.slot.stream.synchronize()
+            held[name] = Resident(flight.tenant, memory.nbytes)
+            held[name].data = bytes(data)
+        return held
 
     def _launch(self, flight: Flight, request: Request, proceed: Check | None) -> None:
         stream, bound = flight.slot.stream, flight.bound
@@ -182,6 +250,8 @@ class Engine:
         early = EARLY_BYTES
         for buffer in flight.plan.smallest_first:
             data: memoryview
+            if buffer.name in flight.hold:
+                continue
             if buffer.name not in request.keep and buffer.nbytes <= room:
                 room -= buffer.nbytes
                 inline = bytearray(buffer.nbytes)
@@ -196,3 +266,20 @@ class Engine:
                 flight.slot.stream.copy_out(flight.memory[buffer.name], data)
             else:
                 flight.late.append((flight.memory[buffer.name], data))
+
+
+def _left(graph: GraphSpec, tenant: str, taken: Mapping[str, Taken]) -> dict[str, bytes | Part | Left]:
+    """What inputs start from that earlier requests left."""
+    sources: dict[str, bytes | Part | Left] = {}
+    times = Counter(each.resident for each in taken.values())
+    for name, (resident, offset, last) in taken.items():
+        buffer = graph.buffer(name)
+        assert buffer is not None
+        assert resident.tenant == tenant
+        if resident.memory is None:
+            sources[name] = resident.data[offset : offset + buffer.nbytes]
+            continue
+        whole = (offset, buffer.nbytes) == (0, resident.nbytes)
+        memory = resident.memory if whole else resident.memory.part(offset, buffer.nbytes)
+        sources[name] = Left(memory, own=last and times[resident] == 1)
+    return sources

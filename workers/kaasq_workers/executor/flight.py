@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from kaasq_workers.executor.bound import BoundPlan
 from kaasq_workers.executor.device_cache import Entry
 from kaasq_workers.executor.host_objects import HostObject
 from kaasq_workers.executor.plan import Plan
+from kaasq_workers.executor.resident import Resident, Taken
 from kaasq_workers.executor.slots import MARKS, Slot
 
 BEGIN, READY, DONE, END = range(MARKS)  # of copying in, then of launching, then of copying out
@@ -27,22 +30,24 @@ class Produced(NamedTuple):
 
 
 class Executed(NamedTuple):
-    """What running a request gave."""
+    """What running a request gave. ``held``: outputs that stayed on the device, and are not among the others."""
 
     outputs: list[Produced]
     timings: Timings
     cache: CacheUse
+    held: Mapping[str, Resident] = {}
 
 
 class Flight:
     """A request on its slot. The engine's own: others only hold it between ``begin`` and ``end``."""
 
     __slots__ = (
-        "bound", "entries", "hits", "late", "loaded_ns", "loading", "memory", "misses", "objects", "outputs", "own",
-        "plan", "slot", "started_ns",
+        "bound", "direct", "entries", "hits", "hold", "late", "loaded_ns", "loading", "memory", "misses", "objects",
+        "outputs", "own", "plan", "slot", "started_ns", "taken", "tenant",
     )  # fmt: skip
 
-    def __init__(self, slot: Slot, plan: Plan, bound: BoundPlan, started_ns: int) -> None:
+    def __init__(self, tenant: str, slot: Slot, plan: Plan, bound: BoundPlan, started_ns: int) -> None:
+        self.tenant = tenant
         self.slot = slot
         self.plan = plan
         self.bound = bound
@@ -55,6 +60,9 @@ class Flight:
         self.own: list[Memory] = []  # to be freed at the end
         self.outputs: dict[str, Produced] = {}
         self.late: list[tuple[Memory, memoryview]] = []  # outputs to copy once everything before them has run
+        self.hold: AbstractSet[str] = frozenset()  # outputs that are to stay on the device
+        self.taken: Mapping[str, Taken] = {}  # inputs that were there already
+        self.direct: set[str] = set()  # those of them that are used where they lie
         self.hits = 0
         self.misses = 0
 

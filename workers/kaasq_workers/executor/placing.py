@@ -12,25 +12,34 @@ from kaasq_workers.executor.flight import BEGIN, Flight
 from kaasq_workers.executor.guard import Guard
 from kaasq_workers.executor.host_objects import HostObjects
 from kaasq_workers.executor.layout import Layout
+from kaasq_workers.executor.resident import Left, Residents
 from kaasq_workers.executor.slots import Slots
 from kaasq_workers.executor.sources import Part, missing
 
-Sources = Mapping[str, bytes | Part]
+Sources = Mapping[str, bytes | Part | Left]
 
 # Inputs that came with the request, and zeros, of up to so many bytes together are one copy and not one for each.
 IMAGE_BYTES = 32 << 10
+ADDRESS_BYTES = 256  # what the address of a buffer is a multiple of: kernels may read it in large words
 
 
 class Placing:
     """One device's memory: slots' arenas and cached objects, which make room for each other; objects on the host."""
 
     def __init__(
-        self, device: Device, slots: Slots, objects: DeviceCache, host: HostObjects, guard: Guard | None
+        self,
+        device: Device,
+        slots: Slots,
+        objects: DeviceCache,
+        host: HostObjects,
+        residents: Residents,
+        guard: Guard | None,
     ) -> None:
         self._device = device
         self._host = host
         self._slots = slots
         self._objects = objects
+        self._residents = residents
         self._guard = guard
 
     def place(self, flight: Flight, tenant: str, sources: Sources) -> None:
@@ -54,8 +63,8 @@ class Placing:
             flight.slot.stream.copy_in(flight.slot.arena.memory, image)
         self._fill(flight, tenant, sources, cached, imaged=image is not None)
 
-    def release(self, flight: Flight) -> None:
-        """Give back what it used. Its stream has passed all of it, or the device is lost."""
+    def release(self, flight: Flight, *, slot: bool = True) -> None:
+        """Give back what it used, and its ``slot``. Its stream has passed all of it, or the device is lost."""
         for entry in flight.loading:
             entry.ready = None
         for entry in flight.entries:
@@ -64,7 +73,8 @@ class Placing:
             memory.free()
         for each in flight.objects:
             self._host.give_back(each)
-        self._slots.give(flight.slot)
+        if slot:
+            self._slots.give(flight.slot)
 
     def pin_some(self) -> bool:
         """Use time that nobody else wants; False if there is nothing to use it for."""
@@ -84,17 +94,21 @@ class Placing:
         self, flight: Flight, tenant: str, sources: Sources, cached: dict[str, Entry]
     ) -> tuple[dict[str, Entry], memoryview | None]:
         """Memory in the slot's arena for all but the cached parts that no launch can harm: those are used themselves.
+        So is what earlier requests left, if it can be harmed without harm, too.
 
         What remains of ``cached``: less where the request fits only without. And what the arena is to begin with, where
         that comes as one copy.
         """
         unharmed = flight.plan.unharmed
         shared = {name: each.memory for name, each in cached.items() if name in unharmed}
+        lying = {name: each for name, each in sources.items() if isinstance(each, Left)}
+        flight.direct = {name for name, each in lying.items() if _as_it_lies(flight, name, each)}
+        shared |= {name: lying[name].memory for name in flight.direct}
         layout, arena = flight.plan.layout(frozenset(shared)), flight.slot.arena
         try:
             whole = arena.room(layout.nbytes, self._allocate)
         except OutOfMemory:
-            if len(shared) == len(cached):
+            if all(name in shared for name in cached):
                 raise
             cached = self._only_shared(flight, cached)
             whole = arena.room(layout.nbytes, self._allocate)
@@ -128,6 +142,9 @@ class Placing:
             if isinstance(source, bytes):
                 if not imaged:
                     flight.slot.stream.copy_in(memory, memoryview(source))
+            elif isinstance(source, Left):
+                if name not in flight.direct:
+                    flight.slot.stream.copy(memory, source.memory)
             elif entry is None:
                 self._read(flight, tenant, name, source, memory)
             else:
@@ -177,14 +194,17 @@ class Placing:
                 at += piece.nbytes
 
     def _allocate(self, nbytes: int) -> Memory:
-        """Memory, at the expense of what only saves time: idle slots' arenas, then cached objects."""
+        """Memory, at the expense of what only saves time: idle slots' arenas, cached objects, then what stayed here."""
         try:
             return self._device.allocate(nbytes)
         except OutOfMemory:
             given = self._slots.shed(nbytes)
             if given < nbytes:
                 given += self._objects.shed(nbytes - given)
-            if not given:
+            spilled = given < nbytes and self._residents.spill()
+            if spilled:
+                self._slots.shed(nbytes - given)
+            if not given and not spilled:
                 raise
         try:
             return self._device.allocate(nbytes)
@@ -192,6 +212,17 @@ class Placing:
             self._slots.shed(self._device.limits.memory)
             self._objects.shed(self._device.limits.memory)
             return self._device.allocate(nbytes)
+
+
+def _as_it_lies(flight: Flight, name: str, left: Left) -> bool:
+    """Whether an input can be used where an earlier request left it, and is not copied from there.
+
+    If it is an output, too, it has to be its own: it may stay here once more, for others to write to.
+    """
+    if left.memory.address % ADDRESS_BYTES:
+        return False
+    buffer = flight.plan.graph.buffer(name)
+    return left.own or (name in flight.plan.unharmed and buffer is not None and not buffer.returned)
 
 
 def _image(layout: Layout, sources: Sources) -> memoryview | None:

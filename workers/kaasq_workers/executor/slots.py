@@ -97,7 +97,7 @@ class Slots:
     def give(self, slot: Slot) -> None:
         """It is idle again: nothing queued on it is still running."""
         self._idle.append(slot)
-        if sum(each.arena.nbytes for each in self._all) > self._kept_bytes:
+        if sum(each.arena.nbytes for each in self._idle) > self._kept_bytes:
             slot.arena.free()
 
     def shed(self, nbytes: int) -> int:

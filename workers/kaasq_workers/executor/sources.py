@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from kaasq.bindings import check_bindings
@@ -9,6 +10,7 @@ from kaasq.errors import BadRequest, BufferMissing, BufferSize
 from kaasq.messages import Request, Stored
 from kaasq.model import Buffer, GraphSpec
 from kaasq_storage import BufferStore, Object, Wanted
+from kaasq_workers.executor.resident import Taken
 
 
 class Part(NamedTuple):
@@ -18,10 +20,18 @@ class Part(NamedTuple):
     offset: int
 
 
-def resolve(store: BufferStore, tenant: str, graph: GraphSpec, request: Request) -> dict[str, bytes | Part]:
-    """The source of each bound buffer. Raises what ``check_bindings`` does, BadRequest, BufferMissing, BufferSize."""
+def resolve(
+    store: BufferStore, tenant: str, graph: GraphSpec, request: Request, resident: Mapping[str, Taken] | None = None
+) -> dict[str, bytes | Part]:
+    """The source of each bound buffer, but for those that are ``resident``.
+
+    Raises what ``check_bindings`` does, BadRequest, BufferMissing, BufferSize.
+    """
     sources: dict[str, bytes | Part] = {}
     sizes: dict[str, int | None] = {}
+    for name, taken in (resident or {}).items():
+        buffer, left = graph.buffer(name), taken.resident.nbytes - taken.offset
+        sizes[name] = buffer.nbytes if buffer is not None and buffer.nbytes <= left else left
     wanted: dict[str, Stored] = {}
     for name, bound in request.bind.items():
         if isinstance(bound, bytes):
