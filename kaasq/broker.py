@@ -10,12 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from kaasq.errors import KaasqError
-from kaasq.topology import Queue, Topology
+from kaasq.topology import Topology
 
 Done = Callable[[KaasqError | None], None]
 
@@ -72,6 +72,13 @@ class Consumer(Protocol):
         """Stop taking messages. What was delivered may still be settled."""
 
 
+class Inspected(NamedTuple):
+    """What a queue holds: messages that wait, and consumers, also those whose node in a cluster is down."""
+
+    messages: int
+    consumers: int
+
+
 class State(Enum):
     """What ``on_state`` is told."""
 
@@ -91,6 +98,10 @@ class Broker(Protocol):
 
     tenant: str
     """The user the connection is authenticated as: the tenant of everything it publishes."""
+    scope: str
+    """What tells this broker, a cluster and a virtual host, from others: the same for all connections to it. Known once
+    it is open. Empty: everybody who uses it is in this process.
+    """
 
     def open(self, timeout_s: float) -> None:
         """Connect. Raises BrokerLost (nobody answers in time), BrokerRefused (credentials, permissions)."""
@@ -114,12 +125,8 @@ class Broker(Protocol):
         None of it is declared again after a reconnect. ``done`` gets BrokerRefused (no permission), or BrokerLost.
         """
 
-    def lock(self, queue: Queue, done: Done) -> None:
-        """Declare an exclusive queue and hold it (again after each reconnect).
-
-        ``done`` gets SlotTaken if another connection holds it. Losing it to another after a reconnect is a
-        ``State.FAILED`` with SlotTaken.
-        """
+    def inspect(self, queue: str, done: Callable[[Inspected | KaasqError], None]) -> None:
+        """Look at a queue. In one that is not there nothing waits, and nobody consumes from it."""
 
     def publish(
         self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None

@@ -7,8 +7,6 @@ from typing import Literal
 
 import msgspec
 
-from kaasq.errors import SlotTaken
-
 REQUESTS = "kaasq.requests"
 REPLIES = "kaasq.replies"
 EVENTS = "kaasq.events"
@@ -28,6 +26,8 @@ LISTENER_LENGTH = 10_000
 REGISTER_LENGTH = 10_000
 NOTE = "note"
 """Routing key of a note on the tenant's own exchange."""
+SLOT_WANTED = "kaasq.slot.wanted"
+"""Type of a message in a slot's control queue that asks whether anybody serves the slot: who does takes it out."""
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 
@@ -46,11 +46,10 @@ class Binding(msgspec.Struct, frozen=True):
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """A queue and how it is declared. ``exclusive``: of one connection, gone with it."""
+    """A queue and how it is declared."""
 
     name: str
     durable: bool = True
-    exclusive: bool = False
     arguments: dict[str, str | int] = {}
 
 
@@ -149,21 +148,6 @@ def register_topology(tenant: str) -> Topology:
         exchanges=(Exchange(name),),
         queues=(Queue(name=name, arguments=arguments),),
         bindings=(Binding(name, name, NOTE),),
-    )
-
-
-def slot_lock(pool: str, slot: str) -> Queue:
-    """An exclusive queue whose only use is that one connection can hold it: the right to serve the slot."""
-    return Queue(name=f"kaasq.slot.{pool}.{slot}", durable=False, exclusive=True)
-
-
-def slot_taken(lock: str) -> SlotTaken:
-    """The error for a slot lock that another connection holds."""
-    pool, _, slot = lock.removeprefix("kaasq.slot.").rpartition(".")
-    return SlotTaken(
-        f"another worker already serves slot {slot!r} of pool {pool!r}: choose another one with --slot, or stop it",
-        pool=pool,
-        slot=slot,
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kaasq.broker import Consumer, Done, Message, OnDelivery, State
+from kaasq.broker import Consumer, Done, Inspected, Message, OnDelivery, State
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
 from kaasq.io_thread import IoBroker, invoke
 from kaasq.memory.node import Held, MemoryNode
-from kaasq.topology import Queue, Topology, without
+from kaasq.topology import Topology, without
 
 EXPIRY_CHECK_S = 0.05
 
@@ -129,9 +129,9 @@ class MemoryBroker(IoBroker):
         super().__init__("kaasq-memory")
         self.node = node
         self.tenant = tenant
+        self.scope = ""
         self._impersonates = impersonates
         self._consumers: list[MemoryConsumer] = []
-        self._locks: list[Queue] = []
         self._topologies: list[Topology] = []
         self._waiting: list[tuple[Message, str, str, bool, Done | None]] = []
         self._lost = False
@@ -159,8 +159,8 @@ class MemoryBroker(IoBroker):
     def remove(self, topology: Topology, done: Done) -> None:
         self._io.post(self._remove, topology, done)
 
-    def lock(self, queue: Queue, done: Done) -> None:
-        self._io.post(self._lock, queue, done)
+    def inspect(self, queue: str, done: Callable[[Inspected | KaasqError], None]) -> None:
+        self._io.post(self._inspect, queue, done)
 
     def publish(
         self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
@@ -176,7 +176,7 @@ class MemoryBroker(IoBroker):
         return consumer
 
     def interrupt(self, lost_s: float = 0.0) -> None:
-        """Lose the connection and get it back after a while: deliveries go back, exclusive locks are let go."""
+        """Lose the connection and get it back after a while: deliveries go back."""
         self._io.post(self._lose, lost_s)
 
     def forget(self, consumer: MemoryConsumer) -> None:
@@ -208,8 +208,8 @@ class MemoryBroker(IoBroker):
         self.node.remove(topology)
         invoke(done, None)
 
-    def _lock(self, queue: Queue, done: Done) -> None:
-        invoke(done, self._try(lambda: self.node.lock(queue, self), lambda: self._locks.append(queue)))
+    def _inspect(self, queue: str, done: Callable[[Inspected | KaasqError], None]) -> None:
+        invoke(done, BrokerLost("the broker connection was closed") if self._over else self.node.inspect(queue))
 
     def _try(self, action: Callable[[], None], remember: Callable[[], None]) -> KaasqError | None:
         if self._over:
@@ -276,8 +276,6 @@ class MemoryBroker(IoBroker):
         if self._over:
             return
         try:
-            for queue in self._locks:
-                self.node.lock(queue, self)
             for topology in self._topologies:
                 self.node.declare(topology)
         except KaasqError as error:
@@ -308,4 +306,3 @@ class MemoryBroker(IoBroker):
     def _leave(self) -> None:
         for each in list(self._consumers):
             each.lose()
-        self.node.forget(self)

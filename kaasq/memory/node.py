@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from kaasq.broker import Message
+from kaasq.broker import Inspected, Message
 from kaasq.errors import BrokerRefused, KaasqError, Unroutable
 from kaasq.memory.frames import refusal
-from kaasq.topology import Binding, Queue, Topology, slot_taken
+from kaasq.topology import Binding, Queue, Topology
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """RabbitMQ 4's default."""
@@ -48,9 +48,8 @@ class Consumer(Protocol):
 
 
 class _Queue:
-    def __init__(self, declared: Queue, owner: object | None) -> None:
+    def __init__(self, declared: Queue) -> None:
         self.declared = declared
-        self.owner = owner
         self.held: deque[Held] = deque()
         self.consumers: deque[Consumer] = deque()
         self.unused_since = time.monotonic()
@@ -82,7 +81,7 @@ class MemoryNode:
             for exchange in topology.exchanges:
                 self._bindings.setdefault(exchange.name, [])
             for queue in topology.queues:
-                self._declare_queue(queue, owner=None)
+                self._declare_queue(queue)
             for binding in topology.bindings:
                 if binding.exchange not in self._bindings or binding.queue not in self._queues:
                     raise BrokerRefused(f"no exchange {binding.exchange!r} or no queue {binding.queue!r} to bind")
@@ -105,14 +104,11 @@ class MemoryNode:
                         consumer.orphan()
             self._routes.clear()
 
-    def lock(self, queue: Queue, owner: object) -> None:
-        """Raises SlotTaken if another owner holds it."""
+    def inspect(self, queue: str) -> Inspected:
+        """What waits in a queue, and how many consume from it."""
         with self._lock:
-            existing = self._queues.get(queue.name)
-            if existing is not None and existing.owner is not owner:
-                raise slot_taken(queue.name)
-            self._declare_queue(queue, owner)
-            self._routes.clear()
+            found = self._queues.get(queue)
+            return Inspected(0, 0) if found is None else Inspected(len(found.held), len(found.consumers))
 
     def publish(
         self,
@@ -204,23 +200,17 @@ class MemoryNode:
             if found is not None:
                 self._dead_letter(found, held, "rejected")
 
-    def forget(self, owner: object) -> None:
-        """A connection is gone, and with it its exclusive queues."""
-        with self._lock:
-            for name in [name for name, queue in self._queues.items() if queue.owner is owner]:
-                self._remove(name)
-
     def messages(self, queue: str) -> list[Message]:
         """What waits in a queue, for tests to look at."""
         with self._lock:
             found = self._queues.get(queue)
             return [] if found is None else [held.message for held in found.held]
 
-    def _declare_queue(self, queue: Queue, owner: object | None) -> None:
+    def _declare_queue(self, queue: Queue) -> None:
         existing = self._queues.get(queue.name)
         if existing is None:
-            self._queues[queue.name] = _Queue(queue, owner)
-        elif existing.declared != queue or existing.owner is not owner:
+            self._queues[queue.name] = _Queue(queue)
+        elif existing.declared != queue:
             raise BrokerRefused(
                 f"queue {queue.name!r} exists with other properties ({existing.declared.arguments}, not "
                 f"{queue.arguments}): use the queue type that it was made with",

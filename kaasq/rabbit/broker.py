@@ -7,18 +7,18 @@ from collections.abc import Callable
 from enum import Enum
 from functools import partial
 
-from kaasq.broker import Consumer, Done, Message, OnDelivery, State
+from kaasq.broker import Consumer, Done, Inspected, Message, OnDelivery, State
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError
 from kaasq.io_thread import IoBroker, invoke
 from kaasq.rabbit.connection import Callbacks, Connection
 from kaasq.rabbit.consuming import Consumers, Subscription
 from kaasq.rabbit.declaring import Declarer
 from kaasq.rabbit.direct import DirectLimits, DirectReplies
-from kaasq.rabbit.parameters import connection_parameters, death_unnoticed_s, quieten_pika
+from kaasq.rabbit.parameters import connection_parameters, quieten_pika
 from kaasq.rabbit.publishing import Publish, Publisher, PublishLimits
 from kaasq.rabbit.state_log import StateLog
 from kaasq.rabbit.wire import WireConnection
-from kaasq.topology import Queue, Topology
+from kaasq.topology import Topology
 
 TICK_S = 2.0
 EXPIRE_S = 0.25  # how exactly a publish's patience is kept
@@ -55,20 +55,18 @@ class RabbitBroker(IoBroker):
         direct_limits: DirectLimits = DirectLimits(),  # noqa: B008  # frozen
         max_pause_s: float = 5.0,
         give_up_s: float | None = None,
-        lock_grace_s: float | None = None,
         connection_name: str = "kaasq",
         impersonates: bool = False,
     ) -> None:
         """``max_pause_s`` lies at most between two attempts to reconnect; after ``give_up_s`` of them without success
-        the broker is FAILED (None: never). For ``lock_grace_s`` after a reconnect, whoever holds our lock is taken
-        for our own last connection; None: as long as the broker may take to notice that it is dead, which the URL's
-        ``?heartbeat=`` (seconds, 60) decides. ``impersonates``: messages for other users are published, too, for which
+        the broker is FAILED (None: never). ``impersonates``: messages for other users are published, too, for which
         RabbitMQ wants the tag ``impersonator``; else they are refused here.
         """
         super().__init__("kaasq-rabbit")
         quieten_pika()
         parameters, self._where = connection_parameters(url, connection_name=connection_name)
         self.tenant = self._where.user
+        self.scope = ""
         self._give_up_s = give_up_s
         self._phase = Phase.OPENING
         self._blocked = False
@@ -83,12 +81,7 @@ class RabbitBroker(IoBroker):
         self._publisher = Publisher(self.tenant, limits, on_ready=self._progress, impersonates=impersonates)
         self._replying = Connection(self._io, parameters, self._where, "reply", direct_limits.max_pause_s)
         self._direct = DirectReplies(self._replying, self.tenant, direct_limits, impersonates=impersonates)
-        self._declarer = Declarer(
-            self._io,
-            lock_grace_s=death_unnoticed_s(parameters) if lock_grace_s is None else lock_grace_s,
-            on_ready=self._declared,
-            refused=self._fail,
-        )
+        self._declarer = Declarer(self._io, on_ready=self._declared, refused=self._fail)
         self._consumers = Consumers(
             self._io, redeclare=self._declarer.redeclare, refused=self._fail, on_ready=self._progress
         )
@@ -125,8 +118,8 @@ class RabbitBroker(IoBroker):
     def remove(self, topology: Topology, done: Done) -> None:
         self._io.post(self._declarer.remove, topology, done)
 
-    def lock(self, queue: Queue, done: Done) -> None:
-        self._io.post(self._declarer.lock, queue, done)
+    def inspect(self, queue: str, done: Callable[[Inspected | KaasqError], None]) -> None:
+        self._io.post(self._declarer.inspect, queue, done)
 
     def publish(
         self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
@@ -153,7 +146,7 @@ class RabbitBroker(IoBroker):
             Callbacks(self._publisher.attach, self._publish_down, partial(failed, "publish"), self._block)
         )
         self._consuming.start(
-            Callbacks(self._declarer.attach, self._consume_down, partial(failed, "consume"), lambda _: None)
+            Callbacks(self._consume_up, self._consume_down, partial(failed, "consume"), lambda _: None)
         )
         self._direct.start()
         self._tick()
@@ -202,6 +195,11 @@ class RabbitBroker(IoBroker):
             self._error = error  # for open() to tell, if its time runs out
         if refused or (self._give_up_s is not None and lost_s > self._give_up_s):
             self._fail(error)
+
+    def _consume_up(self, connection: WireConnection) -> None:
+        cluster = (connection.server_properties or {}).get("cluster_name") or str(self._where)
+        self.scope = f"{cluster} {self._where.vhost}"
+        self._declarer.attach(connection)
 
     def _consume_down(self, error: KaasqError) -> None:
         self._declarer.detach()

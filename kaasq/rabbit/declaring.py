@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from pika.channel import Channel
 
-from kaasq.broker import Done
-from kaasq.errors import BrokerRefused, KaasqError, SlotTaken
+from kaasq.broker import Done, Inspected
+from kaasq.errors import BrokerRefused, KaasqError
 from kaasq.io_thread import IoThread, invoke
 from kaasq.log import get_logger
 from kaasq.rabbit.connection import Backoff
@@ -18,14 +18,13 @@ from kaasq.rabbit.errors import (
     ACCESS_REFUSED,
     NOT_FOUND,
     PRECONDITION_FAILED,
-    RESOURCE_LOCKED,
     reply_code,
     reply_text,
     translate,
 )
 from kaasq.rabbit.state_log import Seldom
 from kaasq.rabbit.wire import WireConnection
-from kaasq.topology import Binding, Exchange, Queue, Topology, slot_taken, without
+from kaasq.topology import Binding, Exchange, Queue, Topology, without
 
 log = get_logger()
 
@@ -36,8 +35,14 @@ class Removal(NamedTuple):
     what: Queue | Binding
 
 
-Step = Exchange | Queue | Binding | Removal
-LOCK_RETRY_S = 1.0
+class Look(NamedTuple):
+    """A queue is looked at, and declared only if it is there."""
+
+    queue: str
+    found: list[Inspected]
+
+
+Step = Exchange | Queue | Binding | Removal | Look
 ABSENT_S = 1.5  # a queue whose declaration is not answered for so long is on a node that is down (RabbitMQ 4.3 says it
 # after a minute, 3.10 at once); if the broker was only slow, another queue does no harm
 
@@ -57,7 +62,7 @@ class Job:
 
 
 class Declarer:
-    """One channel on the consume connection, where exclusive queues have to be declared too.
+    """One channel on the consume connection.
 
     The broker answers what it does not like by closing the channel; it is opened again for what follows.
     """
@@ -66,12 +71,10 @@ class Declarer:
         self,
         io: IoThread,
         *,
-        lock_grace_s: float,
         on_ready: Callable[[WireConnection], None],
         refused: Callable[[KaasqError], None],
     ) -> None:
         self._io = io
-        self._lock_grace_s = lock_grace_s
         self._on_ready = on_ready
         self._refused = refused
         self._connection: WireConnection | None = None
@@ -79,10 +82,8 @@ class Declarer:
         self._jobs: deque[Job] = deque()
         self._topologies: list[Topology] = []
         self._on_absent: dict[str, Callable[[], None]] = {}  # by queue
-        self._locks: list[Queue] = []
         self._backoff = Backoff()
         self._seldom = Seldom()
-        self._lock_deadline = 0.0
         self._busy = False  # a step is at the broker
         self._over: KaasqError | None = None
 
@@ -111,15 +112,14 @@ class Declarer:
         doomed: tuple[Queue | Binding, ...] = (*topology.bindings, *topology.queues)
         self._add(Job([Removal(each) for each in doomed], forget, first_time=True))
 
-    def lock(self, queue: Queue, done: Done) -> None:
-        """Declare an exclusive queue, and after every reconnect again unless it was refused."""
+    def inspect(self, queue: str, done: Callable[[Inspected | KaasqError], None]) -> None:
+        """Look at it; nothing is found where there is none."""
+        found = [Inspected(0, 0)]
 
-        def remember(error: KaasqError | None) -> None:
-            if error is None:
-                self._locks.append(queue)
-            done(error)
+        def told(error: KaasqError | None) -> None:
+            done(found[-1] if error is None else error)
 
-        self._add(Job((queue,), remember, first_time=True))
+        self._add(Job((Look(queue, found),), told, first_time=True))
 
     def redeclare(self, queue: str, then: Callable[[], None]) -> None:
         """Declare again every topology that has the queue."""
@@ -130,11 +130,9 @@ class Declarer:
     def attach(self, connection: WireConnection) -> None:
         """Declare everything on this connection; ``on_ready`` once that is done."""
         self._connection = connection
-        self._lock_deadline = self._io.loop.time() + self._lock_grace_s
         for job in self._jobs:  # what was under way starts afresh
             job.next = 0
-        # Locks first: what belongs to a slot that another worker took meanwhile is not to be touched.
-        again = [*self._locks, *(step for each in self._topologies for step in _steps(each))]
+        again = [step for each in self._topologies for step in _steps(each)]
         waiting = [job for job in self._jobs if job.first_time]
         self._jobs = deque((Job(again, self._restored, first_time=False), *waiting))
         self._open_channel()
@@ -221,16 +219,17 @@ class Declarer:
             job.next += 1
             self._open_channel()
             return
+        if isinstance(step, Look) and code == NOT_FOUND:
+            job.next += 1
+            self._open_channel()
+            return
         error = _refusal(step, code, reason)
         log.debug("declare.refused", what=_name(step), reason=reply_text(reason))  # whoever is told next tells it
         if job.first_time:
             self._jobs.popleft()
             invoke(job.done, error)
             self._open_channel()
-        elif isinstance(error, SlotTaken) and self._io.loop.time() < self._lock_deadline:
-            # Perhaps it is our own last connection, which the broker has not yet noticed to be dead.
-            self._io.call_later(LOCK_RETRY_S, self._open_channel)
-        elif isinstance(error, SlotTaken) or code in {ACCESS_REFUSED, PRECONDITION_FAILED}:
+        elif code in {ACCESS_REFUSED, PRECONDITION_FAILED}:
             self._refused(error)
         elif code == NOT_FOUND and isinstance(step, Queue) and step.name in self._on_absent:
             self._let_go(job, step)
@@ -259,30 +258,36 @@ def _declare(channel: Channel, step: Step, then: Callable[[Any], None]) -> None:
         case Exchange():
             channel.exchange_declare(step.name, "topic", durable=True, callback=then)
         case Queue():
-            channel.queue_declare(
-                step.name, durable=step.durable, exclusive=step.exclusive, arguments=step.arguments, callback=then
-            )
+            channel.queue_declare(step.name, durable=step.durable, arguments=step.arguments, callback=then)
         case Binding():
             channel.queue_bind(step.queue, step.exchange, step.pattern, callback=then)
         case Removal(Binding() as binding):
             channel.queue_unbind(binding.queue, binding.exchange, binding.pattern, callback=then)
         case Removal(Queue() as queue):
             channel.queue_delete(queue.name, callback=then)
+        case Look(queue, found):
+
+            def looked(frame: Any) -> None:
+                found.append(Inspected(frame.method.message_count, frame.method.consumer_count))
+                then(frame)
+
+            channel.queue_declare(queue, passive=True, callback=looked)
 
 
 def _refusal(step: Step, code: int, reason: Exception) -> KaasqError:
-    if isinstance(step, Queue) and code == RESOURCE_LOCKED and step.exclusive:
-        return slot_taken(step.name)
     if isinstance(step, Queue) and code == PRECONDITION_FAILED:
         return BrokerRefused(
             f"queue {step.name!r} exists with other properties ({reply_text(reason)}): use the queue type that it was "
             f"made with, or let it drain, delete it (rabbitmqctl delete_queue {step.name}) and start again",
             queue=step.name,
         )
-    return translate(reason, f"{'removing' if isinstance(step, Removal) else 'declaring'} {_name(step)}")
+    doing = {Removal: "removing", Look: "looking at"}.get(type(step), "declaring")
+    return translate(reason, f"{doing} {_name(step)}")
 
 
 def _name(step: Step) -> str:
+    if isinstance(step, Look):
+        return f"queue {step.queue!r}"
     what = step.what if isinstance(step, Removal) else step
     name = what.queue if isinstance(what, Binding) else what.name
     return f"{type(what).__name__.lower()} {name!r}"

@@ -52,13 +52,6 @@ def connection_parameters(url: str, *, connection_name: str) -> tuple[pika.URLPa
     return parameters, Where(parameters.host, parameters.port, parameters.virtual_host, user, parts.scheme == "amqps")
 
 
-def death_unnoticed_s(parameters: pika.URLParameters) -> float:
-    """For how long the broker may take a connection for alive that is dead: two silent heartbeats, and some."""
-    # Without heartbeats nobody can say; the operating systems notice in the end, or they do not.
-    heartbeat_s = parameters.heartbeat if isinstance(parameters.heartbeat, int) else 0
-    return 2 * (heartbeat_s or HEARTBEAT_S) + 5
-
-
 def quieten_pika() -> None:
     """Keep pika from telling in its own words, with tracebacks, what kaasq tells in its own. A level that the
     program has set stays.

@@ -83,6 +83,7 @@ def permissions(kind: str, name: str) -> dict[str, str]:
             }
         case "workers":
             return {
+                # slot: of workers of earlier versions, which may still run beside newer ones.
                 "configure": r"^kaasq\.(requests|replies|events|dead|control|(work|control|slot)\..+)$",
                 # amq.default: RabbitMQ's direct reply-to is answered through it.
                 "write": r"^(kaasq\.(requests|replies|events|dead|(work|control|slot)\..+)|amq\.default)$",

@@ -14,7 +14,7 @@ import msgspec
 from kaasq.errors import StoreUnavailable
 from kaasq_storage.records import CAPACITY, COUNTERS, FORMAT, STORE, Counters, StoreRecord
 
-_OURS: Final = {"meta", "blobs", "objects", "staging", "spare", "lost+found"}
+_OURS: Final = {"meta", "blobs", "objects", "staging", "spare", "slots", "lost+found"}
 
 
 def make_folder(path: Path) -> None:

@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from kaasq.broker import Broker, Delivery, Message, State
-from kaasq.errors import BrokerLost, BrokerRefused, SlotTaken, Unroutable
+from kaasq.broker import Broker, Delivery, Inspected, Message, State
+from kaasq.errors import BrokerLost, BrokerRefused, Unroutable
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.rabbit import RabbitBroker
-from kaasq.topology import Binding, Exchange, Queue, Topology, pool_topology, reply_topology, slot_lock
+from kaasq.topology import Binding, Exchange, Queue, Topology, pool_topology, reply_topology
 from tests.support.messaging import (
     DEAD,
     EXCHANGE,
@@ -30,7 +30,8 @@ from tests.support.messaging import (
     States,
     classic,
     declare,
-    lock,
+    inspect,
+    inspect_until,
     publish,
     ready,
     remove,
@@ -531,19 +532,19 @@ def test_the_topologies_of_workers_and_clients_are_accepted(connect: Connect, qu
     assert Deliveries(mq, "kaasq.dead").one().routing_key == f"{mq.tenant}.p.any"
 
 
-def test_a_lock_is_held_by_one_connection_until_it_closes(connect: Connect) -> None:
-    first, second = connect(), connect()
-    assert lock(first, slot_lock("p", "s0")) is None
-    error = lock(second, slot_lock("p", "s0"))
-    assert isinstance(error, SlotTaken)
-    assert (error.pool, error.slot) == ("p", "s0")
-    assert "--slot" in str(error)
-    assert lock(second, slot_lock("p", "s1")) is None
-    first.close()
-    deadline = time.monotonic() + 10
-    while (error := lock(second, slot_lock("p", "s0"))) is not None:
-        assert time.monotonic() < deadline, error
-        time.sleep(0.05)
+def test_a_queue_can_be_looked_at(mq: Broker, connect: Connect) -> None:
+    assert inspect(mq, "t.nowhere") == Inspected(messages=0, consumers=0)
+    assert publish(mq, b"waits") is None
+    inspect_until(mq, WORK, Inspected(messages=1, consumers=0))
+    other = connect()
+    Deliveries(other, WORK).one()
+    inspect_until(mq, WORK, Inspected(messages=0, consumers=1))
+    other.close()
+    inspect_until(mq, WORK, Inspected(messages=1, consumers=0))
+
+
+def test_all_connections_to_a_broker_see_the_same_scope(connect: Connect) -> None:
+    assert connect().scope == connect().scope
 
 
 def test_a_cancelled_consumer_gets_no_more_but_may_settle_what_it_has(mq: Broker, connect: Connect) -> None:
@@ -727,7 +728,7 @@ def test_after_close_everything_is_told_that_it_is_lost(mq: Broker) -> None:
     mq.close()
     assert isinstance(publish(mq, b""), BrokerLost)
     assert isinstance(declare(mq, work_topology()), BrokerLost)
-    assert isinstance(lock(mq, slot_lock("p", "s")), BrokerLost)
+    assert isinstance(inspect(mq, WORK), BrokerLost)
     mq.consume(WORK, lambda _: None, prefetch=1).cancel()
     mq.call_soon(lambda: None)
     mq.call_later(0.01, lambda: None)()

@@ -12,9 +12,9 @@ import pika
 import pytest
 
 from kaasq.broker import Delivery, Message, State
-from kaasq.errors import BrokerLost, BrokerRefused, SlotTaken
+from kaasq.errors import BrokerLost, BrokerRefused
 from kaasq.rabbit import PublishLimits, RabbitBroker
-from kaasq.topology import Queue, Topology, slot_lock
+from kaasq.topology import Queue, Topology
 from kaasq_faults.proxy import Proxy
 from real_broker import Broker as Server
 from tests.support.connections import close_connections
@@ -27,8 +27,6 @@ from tests.support.messaging import (
     States,
     classic,
     declare,
-    lock,
-    lock_once_free,
     publish,
     ready,
 )
@@ -48,7 +46,6 @@ def mq(own_rabbit: Server) -> Iterator[RabbitBroker]:
 
 
 def test_after_a_lost_connection_everything_is_there_again(own_rabbit: Server, mq: RabbitBroker) -> None:
-    assert lock(mq, slot_lock("p", "s")) is None
     publish(mq, b"unsettled")
     deliveries = Deliveries(mq, WORK)
     stale = deliveries.one()
@@ -63,10 +60,6 @@ def test_after_a_lost_connection_everything_is_there_again(own_rabbit: Server, m
     again.ack()
     assert publish(mq, b"new") is None
     deliveries.one().ack()
-    other = RabbitBroker(own_rabbit.url)
-    other.open(10)
-    assert isinstance(lock(other, slot_lock("p", "s")), SlotTaken)
-    other.close()
 
 
 def test_a_consumer_without_settling_is_told_of_each_gap(own_rabbit: Server, mq: RabbitBroker) -> None:
@@ -193,34 +186,6 @@ def test_a_consumer_survives_the_deletion_of_its_queue(own_rabbit: Server, mq: R
         assert time.monotonic() < deadline, error
         time.sleep(0.05)
     assert deliveries.one().message.body == b"after"
-
-
-def test_a_lock_that_a_dead_connection_still_holds_is_waited_for(own_rabbit: Server, mq: RabbitBroker) -> None:
-    assert lock(mq, slot_lock("p", "s")) is None
-    states = States(mq)
-    other = RabbitBroker(own_rabbit.url, connection_name="other")
-    other.open(10)
-    close_connections(own_rabbit, "kaasq consume")
-    lock_once_free(other, slot_lock("p", "s"))
-    states.wait_for(State.LOST)
-    time.sleep(0.3)
-    other.close()
-    assert states.wait_for(State.CONNECTED) is None
-
-
-def test_a_lock_lost_for_good_is_a_failure(own_rabbit: Server) -> None:
-    mq = RabbitBroker(own_rabbit.url, lock_grace_s=0.2)
-    other = RabbitBroker(own_rabbit.url, connection_name="other")
-    mq.open(10)
-    other.open(10)
-    assert lock(mq, slot_lock("p", "s2")) is None
-    states = States(mq)
-    close_connections(own_rabbit, "kaasq consume")
-    lock_once_free(other, slot_lock("p", "s2"))
-    assert isinstance(states.wait_for(State.FAILED), SlotTaken)
-    assert isinstance(publish(mq, b""), SlotTaken)
-    mq.close()
-    other.close()
 
 
 def limit_messages(rabbit: Server, limit: int) -> None:
@@ -380,13 +345,9 @@ def test_a_broker_that_is_away_is_told_of_once_not_for_each_attempt(own_rabbit: 
     assert not any(word in lost[0]["error"] for word in ("Error", "(", "'"))
 
 
-def test_a_taken_lock_is_told_to_who_asked_and_not_to_the_log(own_rabbit: Server, mq: RabbitBroker) -> None:
-    other = RabbitBroker(own_rabbit.url)
-    other.open(10)
+def test_a_refused_declaration_is_told_to_who_asked_and_not_to_the_log(mq: RabbitBroker) -> None:
     with log_lines() as logs:
-        assert lock(mq, slot_lock("p", "s3")) is None
-        assert isinstance(lock(other, slot_lock("p", "s3")), SlotTaken)
-    other.close()
+        assert isinstance(declare(mq, classic(WORK)), BrokerRefused)
     (line,) = [each for each in logs if each["event"] == "declare.refused"]
     assert line["log_level"] == "debug"
     assert "Queue(" not in line["what"]

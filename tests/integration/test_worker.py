@@ -323,12 +323,21 @@ def test_no_broker(tmp_path):
         client.run(saxpy(N), x=X, y=Y)
 
 
-def test_a_second_worker_on_the_slot_is_refused(served, tmp_path):
-    second = RunningWorker(served.url, served.pool, tmp_path / "store")
+def test_a_second_worker_on_the_slot_is_refused(served):
+    second = RunningWorker(served.url, served.pool, served.store)
     assert second.process.wait(30) == 1
     failure = next(each for each in second.events() if each["event"] == "worker.failed")
     assert failure["code"] == "slot_taken"
     assert "--slot" in failure["error"]
+
+
+def test_a_worker_with_another_store_on_the_slot_is_refused(served, tmp_path):
+    second = RunningWorker(served.url, served.pool, tmp_path / "store")
+    assert second.process.wait(30) == 1
+    failure = next(each for each in second.events() if each["event"] == "worker.failed")
+    assert failure["code"] == "slot_taken"
+    assert "another store" in failure["error"]
+    assert any(each["event"] == "slot.wanted" for each in served.worker.events())
 
 
 def test_a_store_that_cannot_be_used(broker_url, pool, tmp_path):

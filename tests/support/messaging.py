@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from kaasq.broker import Broker, Consumer, Delivery, Message, State
+from kaasq.broker import Broker, Consumer, Delivery, Inspected, Message, State
 from kaasq.errors import KaasqError
 from kaasq.topology import Binding, Exchange, Queue, Topology
 
@@ -122,18 +122,18 @@ def remove(broker: Broker, topology: Topology) -> KaasqError | None:
     return done.one()
 
 
-def lock(broker: Broker, held: Queue) -> KaasqError | None:
-    done = Outcomes()
-    broker.lock(held, done)
-    return done.one()
+def inspect(broker: Broker, queue_name: str) -> Inspected | KaasqError:
+    found: queue.SimpleQueue[Inspected | KaasqError] = queue.SimpleQueue()
+    broker.inspect(queue_name, found.put)
+    return found.get(timeout=TIMEOUT_S)
 
 
-def lock_once_free(broker: Broker, held: Queue) -> None:
-    """Take it as soon as whoever holds it lets go."""
+def inspect_until(broker: Broker, queue_name: str, wanted: Inspected) -> None:
+    """A broker counts consumers, and what they have taken, a moment late."""
     deadline = time.monotonic() + TIMEOUT_S
-    while (error := lock(broker, held)) is not None:
-        assert time.monotonic() < deadline, error
-        time.sleep(0.001)  # quicker than the first pause of a reconnect
+    while (found := inspect(broker, queue_name)) != wanted:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
 
 
 def publish(

@@ -67,13 +67,6 @@ def test_keys_reach_the_queues_they_are_meant_for() -> None:
     assert matches("ann.*.failed", topology.event_key("ann", "saxpy", "failed"))
 
 
-def test_a_slot_lock_is_an_exclusive_queue_that_names_pool_and_slot() -> None:
-    lock = topology.slot_lock("p", "gpu0")
-    assert (lock.exclusive, lock.durable) == (True, False)
-    error = topology.slot_taken(lock.name)
-    assert (error.pool, error.slot) == ("p", "gpu0")
-
-
 def test_a_named_subscription_keeps_what_it_collects_and_one_without_a_name_does_not() -> None:
     keys = ("ann.saxpy.*", "ann.images.#")
     declared = topology.subscription_topology("ann", "billing", keys, max_length=1000, ttl_ms=60_000)

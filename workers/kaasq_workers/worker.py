@@ -14,13 +14,14 @@ from kaasq.errors import KaasqError, WorkerFailed
 from kaasq.log import get_logger
 from kaasq.names import check_word
 from kaasq.settings import Settings
-from kaasq.topology import control_queue, pool_topology, slot_lock, work_queue
+from kaasq.topology import control_queue, pool_topology, work_queue
 from kaasq_workers.devices.opening import default_slot, one_device
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
 from kaasq_workers.front.handles import Handle
 from kaasq_workers.front.starting import ProcessStarter, Starter, ThreadStarter
 from kaasq_workers.health import Condition
+from kaasq_workers.slot import Slot
 
 STEP_TIMEOUT_S = 120.0  # for the broker to do as it is told
 DRAIN_TIMEOUT_S = 30.0
@@ -48,6 +49,7 @@ class Worker:
         check_word(self.settings.slot, "slot")
         self._broker = broker
         self._in_process = in_process
+        self._slot = Slot(broker, self.settings, self._wait, STEP_TIMEOUT_S)
         self._front: Front | None = None
         self._consumers: list[Consumer] = []
         self.failure: KaasqError | None = None
@@ -62,23 +64,24 @@ class Worker:
         self._broker.open(settings.connect_timeout)
         try:
             self._broker.watch(self._on_state)
-            self._wait(lambda done: self._broker.lock(slot_lock(settings.pool, settings.slot), done))
+            self._slot.take()
             # The front says itself that an executor takes too long; this is for when it cannot.
             self._wait(self._start_front, settings.start_timeout + STEP_TIMEOUT_S)
             # Only now: a pool that exists takes requests, and a worker that cannot start should not leave one behind.
             topology = pool_topology(settings.pool, settings.slot, settings.queue_type)
             self._wait(lambda done: self._broker.declare(topology, done))
+            assert self._front is not None
+            control = control_queue(settings.pool, settings.slot)
+            self._consumers.append(self._broker.consume(control, self._front.take_control, prefetch=CONTROL_PREFETCH))
+            self._slot.check(self._consumers[0])
         except BaseException:
             self.stop(0.0)
             raise
-        assert self._front is not None
         # Executors that wait for nobody else's requests need requests of everybody's.
         executors = settings.isolation_executors if settings.isolation == "tenant" else 1
         prefetch = min(settings.prefetch * executors, MOST_PREFETCH)
         for queue in (work_queue(settings.pool, settings.slot), work_queue(settings.pool)):
             self._consumers.append(self._broker.consume(queue, self._front.take, prefetch=prefetch))
-        control = control_queue(settings.pool, settings.slot)
-        self._consumers.append(self._broker.consume(control, self._front.take_control, prefetch=CONTROL_PREFETCH))
         log.info("worker.started", pool=settings.pool, slot=settings.slot, device=settings.device)
 
     def condition(self) -> Condition:
@@ -144,6 +147,7 @@ class Worker:
         self._broker.close()
         for handle in handles:
             handle.link.dispose()  # nobody reads it any more; of no effect where the front has done it
+        self._slot.release()
         log.info("worker.stopped", drained=drained)
         return drained
 

@@ -19,6 +19,7 @@ from kaasq.log import get_logger
 from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status
 from kaasq.quotas import LimitsByTenant
 from kaasq.settings import Settings
+from kaasq.topology import SLOT_WANTED
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.executors import Executors
 from kaasq_workers.front.following import request_of
@@ -160,7 +161,11 @@ class Front:
     # -- controls -------------------------------------------------------------------------------------------------
 
     def take_control(self, delivery: Delivery) -> None:
-        """A message to all workers of the pool: a request is cancelled."""
+        """A message to all workers of the pool: a request is cancelled. Or to this one alone: whether it lives."""
+        if delivery.message.type == SLOT_WANTED:
+            log.info("slot.wanted", queue=delivery.queue)
+            delivery.ack()
+            return
         try:
             tenant, request_id = examine_control(delivery.message)
         except KaasqError as error:
