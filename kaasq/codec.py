@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 
 from kaasq.checks import GraphLimits
 from kaasq.dtypes import shown
 from kaasq.errors import BadRequest
+from kaasq.flows.checks import check_counts, check_steps
+from kaasq.flows.model import FlowCall, FlowReply, FlowSpec, FlowStart, StepCall
 from kaasq.kaas.format import Envelope
 from kaasq.kaas.loading import complete
 from kaasq.kaas.request import KaasRequest
 from kaasq.kaas.translation import translate
-from kaasq.messages import PROTOCOL_VERSION, Continuation, Reply, Request, RequestOf
+from kaasq.messages import PROTOCOL_VERSION, Binding, Continuation, Request, RequestOf
 from kaasq.model import GraphSpec
 from kaasq.reading import Reader
+from kaasq.remembered import Remembered
 from kaasq.then_checks import check_at, check_form, check_runs, with_graphs
 from kaasq.then_count import check_count
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
-
-LAUNCH_BYTES = 256  # decoded, as measured
-ARGUMENT_BYTES = 64
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -32,10 +33,37 @@ _canonical = msgspec.msgpack.Encoder(order="deterministic")
 _json = msgspec.json.Encoder()
 
 
+class _Body(Envelope, frozen=True, kw_only=True, omit_defaults=True):
+    """Whatever a worker takes, to see which it is: still encoded but for what requests have. Workflows bind lists."""
+
+    bind: dict[str, Binding | tuple[Binding, ...]] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
+    workflow: msgspec.Raw = msgspec.Raw()
+    flow: msgspec.Raw = msgspec.Raw()
+    step: msgspec.Raw = msgspec.Raw()
+
+
+class _Start(FlowStart, frozen=True, kw_only=True, omit_defaults=True):
+    workflow: msgspec.Raw  # type: ignore[assignment]  # still encoded, as a graph is, here and below
+
+
+class _Flow(FlowSpec, frozen=True, kw_only=True, omit_defaults=True):
+    graphs: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    workflow: msgspec.Raw = msgspec.Raw()
+
+
+_bodies = Reader(_Body)
+_kinds = Reader(_Kind)
 _envelopes = Reader(Envelope)
 _graphs = Reader(GraphSpec | str)
-_replies = Reader(Reply)
+_replies = Reader(FlowReply)
 _thens = Reader(tuple[Continuation, ...])
+_starts = Reader(_Start)
+_flows = Reader(_Flow)
+_calls = Reader(FlowCall)
+_steps = Reader(StepCall)
 
 
 def encode(message: msgspec.Struct, content_type: str = MSGPACK) -> bytes:
@@ -54,9 +82,9 @@ def decode(body: bytes | memoryview, content_type: str | None, kind: type[T]) ->
     return read
 
 
-def decode_reply(body: bytes | memoryview, content_type: str | None) -> Reply:
+def decode_reply(body: bytes | memoryview, content_type: str | None) -> FlowReply:
     """A reply from bytes. Raises BadRequest."""
-    reply: Reply = _replies.read(body, json=is_json(body, content_type))
+    reply: FlowReply = _replies.read(body, json=is_json(body, content_type))
     return reply
 
 
@@ -87,42 +115,55 @@ class Decoded(NamedTuple):
     whole: bool
 
 
-class _Known(NamedTuple):
-    """A graph that is remembered, and who has sent it whole."""
-
-    made: GraphSpec | KaasRequest
-    tenants: set[str]
+Received = Decoded | FlowStart | FlowCall | StepCall
 
 
 class RequestDecoder:
-    """Decodes requests and remembers graphs, by their encoded bytes and by their hash.
+    """Decodes what workers take, and remembers graphs, by their encoded bytes and by their hash, and workflows.
 
     ``graph`` of a decoded request is always a checked GraphSpec, or the hash of one this decoder does not know. A
     request in the KaaS format comes out like any other, its inputs bound and its outputs kept under their keys.
+    The workflow of a start is a checked FlowSpec.
     A hash means the graph that the same ``tenant`` sent whole: another's may lack its modules' signatures, which are no
-    part of the hash. ``graphs`` are remembered at most, and as many as take ``nbytes``, encoded and decoded.
+    part of the hash. ``graphs`` (and workflows) are remembered at most, and as many as take ``nbytes``, encoded and
+    decoded.
     """
 
     def __init__(self, limits: GraphLimits, *, graphs: int = 1024, nbytes: int = 256 << 20) -> None:
         self._limits = limits
-        self._capacity = graphs
-        self._room = nbytes
-        self._by_bytes: dict[tuple[bytes, ...], _Known] = {}
-        self._by_hash: dict[tuple[str, str], GraphSpec] = {}  # by tenant and hash
+        self._seen = Remembered(most=graphs, nbytes=nbytes)
 
     def decode(self, body: bytes | memoryview, content_type: str | None, tenant: str = "") -> Request:
-        """The request in those bytes. Raises BadRequest."""
-        return self.read(body, content_type, tenant).request
+        """The request in those bytes. Raises BadRequest, also where they start a workflow or ask for one."""
+        received = self.read(body, content_type, tenant)
+        if not isinstance(received, Decoded):
+            raise BadRequest("expected a request with a graph; this one is about a workflow", at="body")
+        return received.request
 
-    def read(self, body: bytes | memoryview, content_type: str | None, tenant: str = "") -> Decoded:
-        """The request in those bytes, and whether its graph was there, too. Raises BadRequest."""
+    def read(self, body: bytes | memoryview, content_type: str | None, tenant: str = "") -> Received:
+        """What those bytes are; of a request, whether its graph was there, too. Raises BadRequest.
+
+        Also BufferMissing and BufferSize, where a workflow is bound together wrongly.
+        """
         json = is_json(body, content_type)
         # The graph is left encoded: one seen before need not be decoded again.
-        envelope: Envelope = _envelopes.read(body, json=json)
+        envelope = _envelope(body, json=json)
         if envelope.kaasq != PROTOCOL_VERSION:
             raise BadRequest(
                 f"version {shown(envelope.kaasq)} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
             )
+        workflow = bytes(envelope.workflow)
+        if workflow or bytes(envelope.flow) or bytes(envelope.step):
+            _check_alone(envelope)
+            if workflow:
+                return self._start(body, workflow, tenant, json=json)
+            received: Received = (_calls if bytes(envelope.flow) else _steps).read(body, json=json)
+            return received
+        if tuple in map(type, envelope.bind.values()):
+            _envelopes.read(body, json=json)  # which refuses it, naming it
+        return self._request(envelope, tenant, json=json)
+
+    def _request(self, envelope: _Body, tenant: str, *, json: bool) -> Decoded:
         graph, kernels = bytes(envelope.graph), bytes(envelope.kernels)
         if graph and kernels:
             raise BadRequest("has both a graph and kernels: it is either a request of kaasq or of KaaS", at="kernels")
@@ -141,89 +182,96 @@ class RequestDecoder:
             return Decoded(msgspec.structs.replace(decoded.request, then=then), decoded.whole)
         return decoded
 
-    def _plain(self, envelope: Envelope, encoded: bytes, tenant: str, *, json: bool) -> Decoded:
+    def _plain(self, envelope: _Body, encoded: bytes, tenant: str, *, json: bool) -> Decoded:
         graph = self._whole(encoded, tenant, json=json, at="graph")
         if isinstance(graph, str):
-            return Decoded(_request(envelope, self._by_hash.get((tenant, graph), graph)), whole=False)
+            return Decoded(_request(envelope, self._seen.graph(graph, tenant) or graph), whole=False)
         return Decoded(_request(envelope, graph), whole=True)
 
     def _whole(self, encoded: bytes, tenant: str, *, json: bool, at: str) -> GraphSpec | str:
         """The graph in those bytes, checked if it was not seen before; or the hash that they hold."""
-        known = self._by_bytes.get((encoded,))
-        if known is not None and isinstance(known.made, GraphSpec):
-            self._tell(tenant, known)
-            return known.made
+        known = self._seen.get((encoded,), tenant)
+        if isinstance(known, GraphSpec):
+            return known
         graph: GraphSpec | str = _graphs.read(encoded, json=json, prefix=at)
         if isinstance(graph, str):
             return graph
         graph = check_at(graph, self._limits, at)
-        self._remember((encoded,), graph, tenant)
+        self._seen.add((encoded,), graph, tenant)
         return graph
 
     def _then(self, envelope: Envelope, tenant: str, *, json: bool) -> tuple[Continuation, ...]:
-        graphs: dict[str, GraphSpec] = {}
-        for label, encoded in envelope.graphs.items():
-            at = f"graphs.{label[:64]}"
-            graph = self._whole(bytes(encoded), tenant, json=json, at=at)
-            if isinstance(graph, str):
-                raise BadRequest("is a graph whole, not its hash", at=at)
-            graphs[label] = graph
+        graphs = self._each_whole(envelope.graphs, tenant, json=json, at="graphs")
         check_count(envelope.then, self._limits.continuations, json=json)
         then: tuple[Continuation, ...] = _thens.read(envelope.then, json=json, prefix="then")
         check_form(then, self._limits)
-        return with_graphs(then, lambda key: graphs.get(key) or self._by_hash.get((tenant, key)), self._limits)
+        return with_graphs(then, lambda label: graphs.get(label) or self._seen.graph(label, tenant), self._limits)
+
+    def _start(self, body: bytes | memoryview, workflow: bytes, tenant: str, *, json: bool) -> FlowStart:
+        start: _Start = _starts.read(body, json=json)
+        return FlowStart(**{**msgspec.structs.asdict(start), "workflow": self._workflow(workflow, tenant, json=json)})
+
+    def _workflow(self, encoded: bytes, tenant: str, *, json: bool) -> FlowSpec:
+        """The workflow in those bytes, checked if it was not seen before."""
+        known = self._seen.get((b"workflow", encoded), tenant)
+        if isinstance(known, FlowSpec):
+            return known
+        read: _Flow = _flows.read(encoded, json=json, prefix="workflow")
+        check_counts(read, self._limits)
+        graphs = self._each_whole(read.graphs, tenant, json=json, at="workflow.graphs")
+        spec = check_steps(FlowSpec(**{**msgspec.structs.asdict(read), "graphs": graphs}), self._limits)
+        self._seen.add((b"workflow", encoded), spec, tenant)
+        return spec
+
+    def _each_whole(
+        self, encoded: Mapping[str, msgspec.Raw], tenant: str, *, json: bool, at: str
+    ) -> dict[str, GraphSpec]:
+        graphs: dict[str, GraphSpec] = {}
+        for label, each in encoded.items():
+            place = f"{at}.{label[:64]}"
+            graph = self._whole(bytes(each), tenant, json=json, at=place)
+            if isinstance(graph, str):
+                raise BadRequest("is a graph whole, not its hash", at=place)
+            graphs[label] = graph
+        return graphs
 
     def _kaas(self, envelope: Envelope, kernels: bytes, tenant: str, *, json: bool) -> KaasRequest:
         encoded = (kernels, bytes(envelope.nIter), bytes(envelope.name))
-        known = self._by_bytes.get(encoded)
-        if known is not None and isinstance(known.made, KaasRequest):
-            self._tell(tenant, known)
-            return known.made
+        known = self._seen.get(encoded, tenant)
+        if isinstance(known, KaasRequest):
+            return known
         made = translate(envelope, self._limits, json=json)
-        self._remember(encoded, made, tenant)
+        self._seen.add(encoded, made, tenant)
         return made
 
-    def _remember(self, encoded: tuple[bytes, ...], made: GraphSpec | KaasRequest, tenant: str) -> None:
-        self._room -= _weight(encoded, made)
-        # Oldest first: a graph in use is sent again, and remembered.
-        while self._by_bytes and (len(self._by_bytes) >= self._capacity or self._room < 0):
-            oldest = next(iter(self._by_bytes))
-            forgotten = self._by_bytes.pop(oldest)
-            self._room += _weight(oldest, forgotten.made)
-            dropped = _graph(forgotten.made)
-            for each in forgotten.tenants:
-                if self._by_hash.get((each, dropped.hash)) is dropped:  # else known by another encoding, too
-                    del self._by_hash[each, dropped.hash]
-        known = self._by_bytes[encoded] = _Known(made, set())
-        self._tell(tenant, known)
 
-    def _tell(self, tenant: str, known: _Known) -> None:
-        """From now on the tenant may name it by its hash, which means the latest that came in new bytes."""
-        graph = _graph(known.made)
-        if tenant in known.tenants:
-            self._by_hash.setdefault((tenant, graph.hash), graph)
-        else:
-            known.tenants.add(tenant)
-            self._by_hash[tenant, graph.hash] = graph
+def _check_alone(envelope: _Body) -> None:
+    """Whether what is about a workflow is that only. Raises BadRequest."""
+    kinds = [name for name in ("workflow", "flow", "step", "graph", "kernels") if bytes(getattr(envelope, name))]
+    if len(kinds) > 1:
+        raise BadRequest(f"has both {kinds[0]} and {kinds[1]}: a message is one of the two", at=kinds[1])
+    if bytes(envelope.then) or envelope.repeat is not None:
+        at = "then" if bytes(envelope.then) else "repeat"
+        raise BadRequest(f"a message with {kinds[0]} has no {at}: its steps say what follows, and what repeats", at=at)
 
 
-def _weight(encoded: tuple[bytes, ...], made: GraphSpec | KaasRequest) -> int:
-    """What it takes to remember it. A launch of 30 bytes takes ten times as many once it is decoded."""
-    launches = _graph(made).launches
-    arguments = sum([len(each.args) for each in launches])
-    return sum(map(len, encoded)) + LAUNCH_BYTES * len(launches) + ARGUMENT_BYTES * arguments
+def _envelope(body: bytes | memoryview, *, json: bool) -> _Body:
+    try:
+        envelope: _Body = _bodies.read(body, json=json)
+    except BadRequest:
+        # Again as what it is, so that the error says what may stand there.
+        kind: _Kind = _kinds.read(body, json=json)
+        (_starts if bytes(kind.workflow) else _envelopes).read(body, json=json)
+        raise
+    return envelope
 
 
-def _graph(made: GraphSpec | KaasRequest) -> GraphSpec:
-    return made if isinstance(made, GraphSpec) else made.graph
-
-
-def _request(envelope: Envelope, graph: GraphSpec | str) -> Request:
+def _request(envelope: _Body, graph: GraphSpec | str) -> Request:
     """The request without what only its envelope says. By hand, since going over the fields takes a microsecond."""
     return RequestOf(
         kaasq=envelope.kaasq,
         graph=graph,
-        bind=envelope.bind,
+        bind=cast(dict[str, Binding], envelope.bind),
         scalars=envelope.scalars,
         keep=envelope.keep,
         timeout_ms=envelope.timeout_ms,

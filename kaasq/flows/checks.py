@@ -30,16 +30,15 @@ def check_flow(spec: FlowSpec, limits: GraphLimits) -> FlowSpec:
     Raises BadRequest, BufferMissing, BufferSize, each naming the place: ``steps[3] (blur).bind.x``.
     """
     graphs: dict[str, GraphSpec] = {}
-    _check_counts(spec, limits)
+    check_counts(spec, limits)
     for key, graph in spec.graphs.items():
-        check_printable(key, "workflow.graphs")
         graphs[key] = check_at(graph, limits, f"workflow.graphs.{key[:64]}")
     return check_steps(msgspec.structs.replace(spec, graphs=graphs), limits)
 
 
 def check_steps(spec: FlowSpec, limits: GraphLimits) -> FlowSpec:
     """The same for a workflow whose graphs are in their normal form already."""
-    _check_counts(spec, limits)
+    check_counts(spec, limits)
     if len(spec.name) > limits.name_length or not is_graph_name(spec.name):
         raise BadRequest(
             f"{spec.name[:64]!r} is no name of a workflow: use letters, digits, '_', '-', with dots between words, at "
@@ -75,7 +74,8 @@ def check_steps(spec: FlowSpec, limits: GraphLimits) -> FlowSpec:
     return spec
 
 
-def _check_counts(spec: FlowSpec, limits: GraphLimits) -> None:
+def check_counts(spec: FlowSpec, limits: GraphLimits) -> None:
+    """Whether there is not too much of anything, whatever it is. Raises BadRequest."""
     counted = (
         ("steps", len(spec.steps), limits.steps),
         ("inputs", len(spec.inputs), limits.buffers),
@@ -110,6 +110,8 @@ def _check_names(spec: FlowSpec) -> None:
         if name in taken:
             raise BadRequest(f"{name!r} is declared twice (inputs, scalars and outputs share one namespace)", at=at)
         taken.add(name)
+    for key in spec.graphs:
+        check_printable(key, "workflow.graphs")
     for name in spec.maps:
         check_printable(name, "workflow.maps")
     steps: dict[str, int] = {}

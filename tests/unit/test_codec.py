@@ -27,6 +27,7 @@ from kaasq.messages import (
     WorkerInfo,
 )
 from kaasq.model import GraphSpec
+from kaasq.remembered import ARGUMENT_BYTES, LAUNCH_BYTES
 from tests.support.graphs import saxpy
 
 GRAPH = saxpy().freeze()
@@ -245,7 +246,7 @@ def test_oldest_graph_is_forgotten_by_count() -> None:
 
 
 def test_oldest_graph_is_forgotten_by_bytes() -> None:
-    size = len(msgspec.msgpack.encode(GRAPH)) + codec.LAUNCH_BYTES + 5 * codec.ARGUMENT_BYTES
+    size = len(msgspec.msgpack.encode(GRAPH)) + LAUNCH_BYTES + 5 * ARGUMENT_BYTES
     one = RequestDecoder(GraphLimits(), nbytes=2 * size)
     hashes = []
     for name in ("aaaaa", "bbbbb", "ccccc"):

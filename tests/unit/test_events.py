@@ -13,10 +13,11 @@ from kaasq import codec
 from kaasq.errors import BadRequest
 from kaasq.event_patterns import binding_keys
 from kaasq.events import event_message, read_event
+from kaasq.flows.model import FlowReply
 from kaasq.ids import derived_id
-from kaasq.messages import ErrorBody, Output, Reply
+from kaasq.messages import ErrorBody, Output
 
-REPLY = Reply(id="r-1", status="ok", outputs={"out": Output(nbytes=16, dtype="float32", shape=(4,), ref="ab" * 32)})
+REPLY = FlowReply(id="r-1", status="ok", outputs={"out": Output(nbytes=16, dtype="float32", shape=(4,), ref="ab" * 32)})
 
 
 def message(**changes: Any) -> Any:
@@ -90,7 +91,7 @@ def test_what_is_no_event_is_refused_naming_the_place(headers: dict[str, Any], a
 def test_data_that_is_no_reply_is_refused() -> None:
     with pytest.raises(BadRequest):
         read_event(msgspec.structs.replace(message(), body=b'{"id": 5}'), "ann")
-    failed = Reply(id="r-1", status="error", error=ErrorBody(code="kernel_failed", message="it crashed"))
+    failed = FlowReply(id="r-1", status="error", error=ErrorBody(code="kernel_failed", message="it crashed"))
     sent = msgspec.structs.replace(message(word="failed"), body=codec.encode(failed, codec.JSON))
     assert read_event(sent, "ann").reply == failed
 

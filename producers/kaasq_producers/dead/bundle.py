@@ -140,7 +140,7 @@ def _write(
     notes: list[str] = []
     try:
         request = codec.RequestDecoder(limits).decode(message.body, message.content_type)
-    except BadRequest as error:
+    except KaasqError as error:
         notes.append(f"the request cannot be read: {error.message}")
     else:
         notes += _needs(request)

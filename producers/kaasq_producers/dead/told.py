@@ -13,7 +13,7 @@ from rich.text import Text
 from kaasq import codec
 from kaasq.checks import GraphLimits
 from kaasq.dead_letter import DeadLetter
-from kaasq.errors import BadRequest
+from kaasq.errors import KaasqError
 from kaasq.messages import Request, Stored
 from kaasq.units import age, moment, size
 from kaasq_producers.commands import display
@@ -92,7 +92,7 @@ def in_full(letter: DeadLetter, limits: GraphLimits) -> list[str]:
     lines += [f"  header {name}: {value}" for name, value in request.headers.items()]
     try:
         lines += _asked(codec.RequestDecoder(limits).decode(request.body, request.content_type))
-    except BadRequest as error:
+    except KaasqError as error:
         lines.append(f"  it cannot be read: {error.message}")
     return lines
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kaasq import codec
-from kaasq.codec import RequestDecoder
+from kaasq.codec import Decoded, RequestDecoder
 from kaasq.errors import (
+    BadRequest,
     DeadlineExceeded,
     KaasqError,
     OutOfMemory,
@@ -123,7 +124,10 @@ class Attempts:
 
     def _start(self, job: Job, ended: Ended, vitals: Vitals, limit_ms: int) -> Flight | None:
         """Read it and have the engine begin it; None if it has an outcome already."""
-        request, whole = self._decoder.read(job.body, job.content_type, job.tenant)
+        received = self._decoder.read(job.body, job.content_type, job.tenant)
+        if not isinstance(received, Decoded):
+            raise BadRequest("this worker runs no workflows", at="body")
+        request, whole = received
         graph = request.graph
         if not isinstance(graph, GraphSpec):
             if job.verdict is not None:
