@@ -64,6 +64,13 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     request: Message
     evidence: Mapping[str, Any] = {}
     """What is known of how it failed, by the names of EVIDENCE."""
+    subscription: str | None = None
+    """Of an event: the named subscription that gave it up. ``request`` is the event's message then."""
+
+    @property
+    def whose(self) -> str:
+        """Whose it is, beside others with the same id: its tenant, or the subscription of a tenant's event."""
+        return f"subscription {self.subscription!r}" if self.subscription is not None else f"{self.tenant}"
 
     @property
     def pool(self) -> str | None:

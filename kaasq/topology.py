@@ -183,6 +183,16 @@ def dead_events(tenant: str) -> str:
     return f"kaasq.events.{tenant}.subscriptions.dead"
 
 
+def dead_events_reader(tenant: str) -> str:
+    """An exclusive queue: who holds it reads the tenant's dead events."""
+    return f"{dead_events(tenant)}.reader"
+
+
+def again_event_key(name: str) -> str:
+    """Routing key, on the tenant's own exchange, of an event that a subscription is to have once more."""
+    return f"again.{name}"
+
+
 def dead_event_key(name: str) -> str:
     """Routing key, on the tenant's own exchange, of an event that a subscription gives up."""
     return f"dead.{name}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import pika
 from pika import exceptions as pika_errors
@@ -30,7 +30,7 @@ from kaasq.rabbit.errors import (
 )
 from kaasq.rabbit.parameters import connection_parameters, quieten_pika
 from kaasq.rabbit.properties import to_message, to_properties
-from kaasq.topology import DEAD, DEAD_READER, REQUESTS
+from kaasq.topology import DEAD, DEAD_READER, REQUESTS, dead_events, dead_events_reader
 
 MOST = 65_535
 """Letters read at once: all of them stay with this consumer until the end, and AMQP has no larger prefetch."""
@@ -42,11 +42,11 @@ BLOCKED_S = 30.0
 class Letter:
     """A letter as it was delivered. It stays in the queue unless it is acked."""
 
-    queue = DEAD
     redelivered = False
 
-    def __init__(self, settle: Callable[[int], None], method: Basic.Deliver, message: Message) -> None:
+    def __init__(self, queue: str, settle: Callable[[int], None], method: Basic.Deliver, message: Message) -> None:
         key: str | bytes = method.routing_key or ""
+        self.queue = queue
         self.message = message
         self.exchange = method.exchange or ""
         self.routing_key = key if isinstance(key, str) else key.decode(errors="replace")
@@ -63,14 +63,48 @@ class Letter:
     reject = requeue
 
 
+class Place(NamedTuple):
+    """Where letters lie, and what who reads them is told."""
+
+    queue: str
+    reader: str
+    """The exclusive queue that who reads them holds."""
+    command: str
+    grant: str
+    """What a user needs who may not read them."""
+    apart_by: str
+    """The option that tells letters of one id apart."""
+
+
+OF_REQUESTS = Place(
+    DEAD,
+    DEAD_READER,
+    "kaasq dead",
+    "they are those of all tenants: use an operator's login (--broker), or grant configure and read on ^kaasq\\.dead",
+    "tenant",
+)
+
+
+def of_events(tenant: str) -> Place:
+    """Where a tenant's dead events lie."""
+    return Place(
+        dead_events(tenant),
+        dead_events_reader(tenant),
+        "kaasq events dead",
+        f"grant configure, write and read on ^kaasq\\.events\\.{tenant}\\.",
+        "name",
+    )
+
+
 class DeadQueue:
-    """The dead letters, oldest first. One reader at a time: the second one is told so.
+    """The dead letters of a place, oldest first. One reader at a time: the second one is told so.
 
     A context manager. Raises BrokerLost, BrokerRefused, and Forbidden for a user who may not read them.
     """
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
+    def __init__(self, url: str, place: Place = OF_REQUESTS, *, timeout_s: float) -> None:
         self._url = url
+        self.place = place
         self._timeout_s = timeout_s
         self._waiting: deque[Letter] = deque()
         self._left = 0  # not yet given to whoever reads
@@ -78,11 +112,11 @@ class DeadQueue:
         """How many there were at the beginning, as far as nobody else had taken them."""
 
     def __enter__(self) -> Self:
-        self._connection, self._where = connect(self._url, "kaasq dead", self._timeout_s)
+        self._connection, self._where = connect(self._url, self.place.command, self._timeout_s)
         try:
             with self._translated():
                 self._channel = self._connection.channel()
-                self._channel.queue_declare(DEAD_READER, exclusive=True)
+                self._channel.queue_declare(self.place.reader, exclusive=True)
                 self._count()
         except BaseException:
             self._close()
@@ -98,7 +132,7 @@ class DeadQueue:
             return
         with self._translated():
             self._channel.basic_qos(prefetch_count=MOST)
-            self._channel.basic_consume(DEAD, self._arrived)
+            self._channel.basic_consume(self.place.queue, self._arrived)
         self._left = min(self.count, MOST)
         while self._left:
             if not self._waiting:
@@ -111,7 +145,7 @@ class DeadQueue:
             yield self._waiting.popleft()
 
     def _arrived(self, _: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
-        self._waiting.append(Letter(self._ack, method, to_message(properties, body)))
+        self._waiting.append(Letter(self.place.queue, self._ack, method, to_message(properties, body)))
 
     def _ack(self, tag: int) -> None:
         # Of the channel below: BlockingChannel's own waits until it is sent, and reads meanwhile what it can get of the
@@ -121,11 +155,11 @@ class DeadQueue:
 
     def _count(self) -> None:
         try:
-            self.count = self._channel.queue_declare(DEAD, passive=True).method.message_count or 0
+            self.count = self._channel.queue_declare(self.place.queue, passive=True).method.message_count or 0
         except pika_errors.ChannelClosedByBroker as error:
             if reply_code(error) != NOT_FOUND:
                 raise
-            self.count = 0  # no worker has ever been here
+            self.count = 0  # nobody has ever been here
 
     def _close(self) -> None:
         # pika gives back what arrives while it closes a channel, one by one and so out of order: let it arrive before.
@@ -152,16 +186,17 @@ class DeadQueue:
     def _refusal(self, error: pika_errors.ChannelClosedByBroker) -> KaasqError:
         match reply_code(error):
             case code if code == RESOURCE_LOCKED:
-                return BrokerRefused("another `kaasq dead` reads the dead letters just now: try again when it is done")
+                return BrokerRefused(
+                    f"another `{self.place.command}` reads the dead letters just now: try again when it is done"
+                )
             case code if code == ACCESS_REFUSED:
                 user = self._where.user
                 return Forbidden(
-                    f"user {user!r} may not read the dead letters of virtual host {self._where.vhost!r}, which are "
-                    f"those of all tenants: use an operator's login (--broker), or grant configure and read on "
-                    f"^kaasq\\.dead ({error.reply_text})",
+                    f"user {user!r} may not read the dead letters in queue {self.place.queue!r} of virtual host "
+                    f"{self._where.vhost!r}; {self.place.grant} ({error.reply_text})",
                     user=user,
                 )
-        return translate(error, f"queue {DEAD!r}")
+        return translate(error, f"queue {self.place.queue!r}")
 
 
 class Republisher:

@@ -26,7 +26,7 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker
 
 import kaasq
-from kaasq import codec, topology
+from kaasq import cli, codec, topology
 from kaasq.errors import NameNotFound
 from kaasq.ids import new_id
 from kaasq.messages import Cancel, Reply, Request, Stored
@@ -476,6 +476,12 @@ def test_a_tenant_subscribes_and_serves_with_no_more_permissions_than_these(worl
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert letter[1].headers["kaasq-code"] == "handler_failed"
+        letters.channel.basic_nack(letter[0].delivery_tag)
+        cli.main(["events", "dead", "replay", "--all", "--broker", world.url(world.ann)])
+        while len(seen) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        seen.pop()
         assert seen == [wanted.result().request_id]
         letters.close()
         names = [each.name for each in poison.subscriptions()]

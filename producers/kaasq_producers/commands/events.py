@@ -1,4 +1,4 @@
-"""``kaasq events``: follow how requests end, list named subscriptions, remove them."""
+"""``kaasq events``: follow how requests end, list named subscriptions, remove them; what they gave up."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from kaasq.settings import load_settings
 from kaasq.units import age, duration
 from kaasq_producers.client import Client
 from kaasq_producers.commands import display
+from kaasq_producers.dead.events_command import dead
 from kaasq_producers.events.event import Event
 
 
@@ -37,7 +38,11 @@ def events() -> None:
     kaasq events 'saxpy.*' --name billing       # durable: collects while nobody listens
     kaasq events list
     kaasq events rm billing
+    kaasq events dead list                      # what named subscriptions gave up
     """
+
+
+events.add_command(dead)
 
 
 @events.command()

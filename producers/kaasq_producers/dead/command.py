@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,20 +14,20 @@ import msgspec
 from rich.console import Console
 
 from kaasq.cli import settings_options
-from kaasq.dead_letter import DeadLetter, again, read
-from kaasq.errors import BadRequest, BrokerLost, BrokerRefused, Forbidden, KaasqError, Unroutable
+from kaasq.dead_letter import DeadLetter, again
+from kaasq.errors import BadRequest, BrokerRefused, Forbidden, Unroutable
 from kaasq.log import configure
-from kaasq.rabbit.dead import MOST, DeadQueue, Letter, Republisher
+from kaasq.rabbit.dead import MOST, DeadQueue, Republisher
 from kaasq.settings import Settings, load_settings
 from kaasq_producers.commands import display
 from kaasq_producers.dead import bundle, told
-from kaasq_producers.dead.selection import SHORT_ID, Selection, is_meant, seconds
+from kaasq_producers.dead.picking import check_choice, counting, reading
+from kaasq_producers.dead.selection import Selection, seconds
 from kaasq_storage import open_store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 LISTED = 200
-REPORT_EVERY = 100
 ANY = Selection()
 
 _broker = settings_options("broker_url", "connect_timeout")
@@ -76,8 +75,8 @@ def list_(*, limit: int, as_json: bool, **given: Any) -> None:
     settings, selection = _given(given)
     shown: list[DeadLetter] = []
     codes: Counter[str] = Counter()
-    with _queue(settings) as queue, _progress(queue) as step:
-        for letter, _ in _letters(queue, step):
+    with _queue(settings) as queue, reading(queue) as letters:
+        for letter, _ in letters:
             if selection(letter):
                 codes[letter.code] += 1
                 if len(shown) < limit:
@@ -100,8 +99,8 @@ def list_(*, limit: int, as_json: bool, **given: Any) -> None:
 def show(*, id_: str, as_json: bool, **given: Any) -> None:
     """Show why a request is dead, where it came from and what it asks for."""
     settings, selection = _given(given)
-    with _queue(settings) as queue, _progress(queue) as step:
-        letter, _ = _one(queue, id_, selection, step)
+    with _queue(settings) as queue, reading(queue) as letters:
+        letter, _ = letters.one(id_, selection)
     if as_json:
         click.echo(json.dumps(told.as_json(letter)))
     else:
@@ -135,17 +134,17 @@ def replay(
     kaasq dead replay --all --tenant ann --code expired
     """
     settings, selection = _given(given)
-    _check_choice(ids, all_)
+    check_choice(ids, all_)
     login = msgspec.structs.replace(settings, broker_url=publish_as or settings.broker_url)
     left: Counter[str] = Counter()
     done = 0
     with (
         _queue(settings) as queue,
         Republisher(login.connection_url, timeout_s=settings.connect_timeout) as out,
-        _counted() as counted,
+        counting() as counted,
     ):
-        with _progress(queue) as step:
-            for letter, delivery in _chosen(queue, ids, selection, step):
+        with reading(queue) as letters:
+            for letter, delivery in letters.chosen(ids, selection):
                 try:
                     out.publish(*again(letter, fresh_id=new_id))
                 except (Forbidden, BadRequest, BrokerRefused, Unroutable) as error:
@@ -178,8 +177,8 @@ def export(*, id_: str, file: Path, **given: Any) -> None:
     kaasq run crash.zip --broker amqp://localhost/
     """
     settings, selection = _given(given)
-    with _queue(settings) as queue, _progress(queue) as step:
-        letter, _ = _one(queue, id_, selection, step)
+    with _queue(settings) as queue, reading(queue) as letters:
+        letter, _ = letters.one(id_, selection)
     there = settings.store_path.is_dir()  # a mistyped folder must not become a store
     with Console(stderr=True).status("writing ...") as status:
         store = open_store(settings.store_path, sync=settings.store_sync) if there else None
@@ -209,12 +208,12 @@ def drop(*, ids: tuple[str, ...], all_: bool, yes: bool, **given: Any) -> None:
     kaasq dead drop --all --older-than 30d --yes
     """
     settings, selection = _given(given)
-    _check_choice(ids, all_)
+    check_choice(ids, all_)
     if all_ and not yes:
         click.confirm("Remove all dead letters" + (" that match?" if selection != ANY else "?"), abort=True, err=True)
     done = 0
-    with _queue(settings) as queue, _counted() as counted, _progress(queue) as step:
-        for _, delivery in _chosen(queue, ids, selection, step):
+    with _queue(settings) as queue, counting() as counted, reading(queue) as letters:
+        for _, delivery in letters.chosen(ids, selection):
             delivery.ack()
             done = counted(done + 1)
     click.echo(f"removed {done}")
@@ -235,91 +234,5 @@ def _given(given: dict[str, Any]) -> tuple[Settings, Selection]:
     return settings, selection
 
 
-def _check_choice(ids: tuple[str, ...], all_: bool) -> None:
-    if bool(ids) == all_:
-        raise click.UsageError("Name dead letters by their IDs, or choose them with --all.")
-    for each in ids:
-        if len(each) < SHORT_ID:
-            raise click.UsageError(f"{each!r} is too short: give {SHORT_ID} characters or more.")
-
-
 def _queue(settings: Settings) -> DeadQueue:
     return DeadQueue(settings.connection_url, timeout_s=settings.connect_timeout)
-
-
-def _letters(queue: DeadQueue, step: Callable[[], None]) -> Iterator[tuple[DeadLetter, Letter]]:
-    for delivery in queue.letters():
-        step()
-        yield read(delivery), delivery
-
-
-def _one(queue: DeadQueue, id_: str, selection: Selection, step: Callable[[], None]) -> tuple[DeadLetter, Letter]:
-    """The letter that is meant. Raises BadRequest if there is none, or if there are several."""
-    ((found, delivery),) = _found(queue, (id_,), selection, step)
-    return found, delivery
-
-
-def _chosen(
-    queue: DeadQueue, ids: tuple[str, ...], selection: Selection, step: Callable[[], None]
-) -> Iterator[tuple[DeadLetter, Letter]]:
-    """The letters with these ids, once it is clear that each means one; without ids all that are selected."""
-    if ids:
-        yield from _found(queue, ids, selection, step)
-        return
-    for letter, delivery in _letters(queue, step):
-        if selection(letter):
-            yield letter, delivery
-
-
-def _found(
-    queue: DeadQueue, ids: tuple[str, ...], selection: Selection, step: Callable[[], None]
-) -> list[tuple[DeadLetter, Letter]]:
-    found: dict[str, tuple[DeadLetter, Letter]] = {}
-    for letter, delivery in _letters(queue, step):
-        for id_ in ids:
-            if not is_meant(letter, id_) or not selection(letter):
-                continue
-            if id_ in found:
-                both = " and ".join(f"{each.id} of {each.tenant}" for each in (found[id_][0], letter))
-                raise BadRequest(f"means several dead letters, {both}: give all of the id, or --tenant", at=id_)
-            found[id_] = letter, delivery
-    for id_ in ids:
-        if id_ not in found:
-            more = f"; the first {MOST} of {queue.count} were looked at" if queue.count > MOST else ""
-            raise BadRequest(f"no dead letter has that id (`kaasq dead list` shows them{more})", at=id_)
-    return list(found.values())
-
-
-@contextmanager
-def _progress(queue: DeadQueue) -> Iterator[Callable[[], None]]:
-    """Says on a terminal how many letters were read."""
-    seen = 0
-    with Console(stderr=True).status("reading dead letters ...") as status:
-
-        def step() -> None:
-            nonlocal seen
-            seen += 1
-            if seen % REPORT_EVERY == 0:
-                status.update(f"read {seen} of {queue.count} dead letters")
-
-        yield step
-
-
-@contextmanager
-def _counted() -> Iterator[Callable[[int], int]]:
-    """If it breaks off, says how far it came: what was done is done."""
-    done = 0
-
-    def count(now: int) -> int:
-        nonlocal done
-        done = now
-        return now
-
-    try:
-        yield count
-    except BrokerLost as error:
-        raise BrokerLost(f"{error.message}; {done} were done, all others are still in the queue") from None
-    except (KaasqError, KeyboardInterrupt):
-        if done:
-            click.echo(f"kaasq: {done} were done, all others are still in the queue", err=True)
-        raise

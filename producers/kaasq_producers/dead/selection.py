@@ -14,16 +14,19 @@ _SECONDS = {None: 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Selection(NamedTuple):
-    """Letters of one tenant, with one code, older or younger than so many seconds; None: any."""
+    """Letters of one tenant or subscription, with one code, older or younger than so many seconds; None: any."""
 
     tenant: str | None = None
     code: str | None = None
     older_s: float | None = None
     younger_s: float | None = None
+    subscription: str | None = None
 
     def __call__(self, letter: DeadLetter) -> bool:
         """Whether the letter is one of them. One that does not say its age is neither older nor younger."""
         if self.tenant is not None and letter.tenant != self.tenant:
+            return False
+        if self.subscription is not None and letter.subscription != self.subscription:
             return False
         if self.code is not None and letter.code != self.code:
             return False

@@ -37,11 +37,21 @@ def table(letters: list[DeadLetter]) -> Table:
     """What ``kaasq dead list`` shows."""
     made = display.table("ID", "TENANT", "POOL", "CODE", ">SIZE", ">AGE", "REASON")
     for each in letters:
-        reason = each.reason if len(each.reason) <= REASON_LENGTH else each.reason[: REASON_LENGTH - 3] + "..."
         made.add_row(
-            Text(each.id), each.tenant or "-", each.pool or "-", each.code, size(each.nbytes), _age(each), Text(reason)
+            Text(each.id),
+            each.tenant or "-",
+            each.pool or "-",
+            each.code,
+            size(each.nbytes),
+            as_age(each),
+            shortened(each.reason),
         )
     return made
+
+
+def shortened(reason: str) -> Text:
+    """As much of it as a table has room for."""
+    return Text(reason if len(reason) <= REASON_LENGTH else reason[: REASON_LENGTH - 3] + "...")
 
 
 def summary(codes: Counter[str], shown: int, count: int, most: int) -> str:
@@ -84,7 +94,7 @@ def in_full(letter: DeadLetter, limits: GraphLimits) -> list[str]:
     lines = [
         f"request {letter.id} of tenant {letter.tenant or 'nobody'}, pool {letter.pool or 'none'}",
         f"  {letter.code}: {letter.reason}",
-        f"  {by} {moment(letter.buried_ms)} ({_age(letter)} ago), published {moment(request.timestamp_ms)}",
+        f"  {by} {moment(letter.buried_ms)} ({as_age(letter)} ago), published {moment(request.timestamp_ms)}",
         *(f"  {EVIDENCE[name]}: {value}" for name, value in letter.evidence.items()),
         f"  came with key {letter.routing_key!r}; its reply goes to {request.reply_to or 'nobody'}",
         f"  body: {size(letter.nbytes)} of {request.content_type or 'no content type'}",
@@ -114,6 +124,7 @@ def _asked(request: Request) -> Iterator[str]:
         yield f"  output {name}: to be kept as {kept!r}"
 
 
-def _age(letter: DeadLetter) -> str:
+def as_age(letter: DeadLetter) -> str:
+    """For how long it has been dead."""
     seconds = age_of(letter)
     return "-" if seconds is None else age(seconds)

@@ -1,0 +1,109 @@
+"""What the commands for dead letters have in common: the letters that are meant, how far it is, what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+
+from kaasq.broker import Delivery
+from kaasq.dead_letter import DeadLetter, read
+from kaasq.errors import BadRequest, BrokerLost, KaasqError
+from kaasq.rabbit.dead import MOST, DeadQueue, Letter
+from kaasq_producers.dead.selection import SHORT_ID, Selection, is_meant
+
+REPORT_EVERY = 100
+
+
+class Letters:
+    """Those of a queue, each as what it says and as it was delivered, oldest first."""
+
+    def __init__(self, queue: DeadQueue, step: Callable[[], None], read: Callable[[Delivery], DeadLetter]) -> None:
+        self._queue = queue
+        self._step = step
+        self._read = read
+
+    def __iter__(self) -> Iterator[tuple[DeadLetter, Letter]]:
+        for delivery in self._queue.letters():
+            self._step()
+            yield self._read(delivery), delivery
+
+    def one(self, id_: str, selection: Selection) -> tuple[DeadLetter, Letter]:
+        """The letter that is meant. Raises BadRequest if there is none, or if there are several."""
+        ((found, delivery),) = self._found((id_,), selection)
+        return found, delivery
+
+    def chosen(self, ids: tuple[str, ...], selection: Selection) -> Iterator[tuple[DeadLetter, Letter]]:
+        """The letters with these ids, once it is clear that each means one; without ids all that are selected."""
+        if ids:
+            yield from self._found(ids, selection)
+            return
+        for letter, delivery in self:
+            if selection(letter):
+                yield letter, delivery
+
+    def _found(self, ids: tuple[str, ...], selection: Selection) -> list[tuple[DeadLetter, Letter]]:
+        place = self._queue.place
+        found: dict[str, tuple[DeadLetter, Letter]] = {}
+        for letter, delivery in self:
+            for id_ in ids:
+                if not is_meant(letter, id_) or not selection(letter):
+                    continue
+                if id_ in found:
+                    both = " and ".join(f"{each.id} of {each.whose}" for each in (found[id_][0], letter))
+                    raise BadRequest(
+                        f"means several dead letters, {both}: give all of the id, or --{place.apart_by}", at=id_
+                    )
+                found[id_] = letter, delivery
+        for id_ in ids:
+            if id_ not in found:
+                count = self._queue.count
+                more = f"; the first {MOST} of {count} were looked at" if count > MOST else ""
+                raise BadRequest(f"no dead letter has that id (`{place.command} list` shows them{more})", at=id_)
+        return list(found.values())
+
+
+@contextmanager
+def reading(queue: DeadQueue, read: Callable[[Delivery], DeadLetter] = read) -> Iterator[Letters]:
+    """The letters; says on a terminal how many were read."""
+    seen = 0
+    with Console(stderr=True).status("reading dead letters ...") as status:
+
+        def step() -> None:
+            nonlocal seen
+            seen += 1
+            if seen % REPORT_EVERY == 0:
+                status.update(f"read {seen} of {queue.count} dead letters")
+
+        yield Letters(queue, step, read)
+
+
+def check_choice(ids: tuple[str, ...], all_: bool) -> None:
+    """Raises UsageError unless letters are named, or all are meant."""
+    if bool(ids) == all_:
+        raise click.UsageError("Name dead letters by their IDs, or choose them with --all.")
+    for each in ids:
+        if len(each) < SHORT_ID:
+            raise click.UsageError(f"{each!r} is too short: give {SHORT_ID} characters or more.")
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[int], int]]:
+    """If it breaks off, says how far it came: what was done is done."""
+    done = 0
+
+    def count(now: int) -> int:
+        nonlocal done
+        done = now
+        return now
+
+    try:
+        yield count
+    except BrokerLost as error:
+        raise BrokerLost(f"{error.message}; {done} were done, all others are still in the queue") from None
+    except (KaasqError, KeyboardInterrupt):
+        if done:
+            click.echo(f"kaasq: {done} were done, all others are still in the queue", err=True)
+        raise
