@@ -31,7 +31,7 @@ def die_once(where: str) -> None:
 def publish(event: kaasq.Event, step: kaasq.Step, name: str) -> None:
     photo = event.outputs["out"].name.rpartition("/")[2]  # type: ignore[union-attr]
     step.submit(graph(name), x=X, out=kaasq.Keep(f"{name}/{photo}"))
-    for each in step._published:
+    for each in step._submitted.taken():
         each.result(20)  # confirmed, and not acked yet
     die_once(f"{name}-after-{photo}")
 

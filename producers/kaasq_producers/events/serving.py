@@ -203,7 +203,7 @@ class _Part:
     async def _attempt(self, message: EventMessage) -> Exception | None:
         core, handler = self._serving.core, self._handler
         event = heard(message, core.buffers, sealed=handler.is_async, settle=None)
-        step: Step
+        step: Step | AsyncStep
         try:
             if handler.is_async:
                 step = AsyncStep(
