@@ -20,7 +20,10 @@ from typing import Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from kaasq_bench.rabbitmq.api import Management, management_of
-from kaasq_bench.rabbitmq.node import NodeError, RabbitNode, free_ports, installed, probe
+from kaasq_bench.rabbitmq.installation import NodeError, installed
+from kaasq_bench.rabbitmq.node import RabbitNode
+from kaasq_bench.rabbitmq.ports import free_ports
+from kaasq_bench.rabbitmq.probing import probe
 
 URL_VARIABLE = "KAASQ_TEST_BROKER_URL"
 ROOT_VARIABLE = "KAASQ_TEST_RABBITMQ_ROOT"

@@ -8,7 +8,7 @@ import signal
 from typing import Protocol
 
 from kaasq_bench.rabbitmq.api import ManagementError
-from kaasq_bench.rabbitmq.node import NodeError
+from kaasq_bench.rabbitmq.installation import NodeError
 from kaasq_faults.members import Member, descendants, executors, send, wait_until
 from kaasq_faults.rig import HEARTBEAT_S, Rig
 

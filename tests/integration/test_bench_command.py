@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from kaasq_bench.rabbitmq.node import free_ports
+from kaasq_bench.rabbitmq.ports import free_ports
 from kaasq_storage import open_store
 from tests.support.workers import running_worker
 
 WITHOUT_RABBITMQ = """
 import sys
-import kaasq_bench.rabbitmq.node as node
+import kaasq_bench.rabbitmq.installation as installation
 from kaasq.cli import main
-node.BIN_FOLDERS = ()
+installation.BIN_FOLDERS = ()
 main(sys.argv[1:])
 """
 

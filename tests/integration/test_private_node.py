@@ -10,7 +10,9 @@ import pika
 import pytest
 
 from kaasq_bench.rabbitmq.api import ManagementError
-from kaasq_bench.rabbitmq.node import NodeError, RabbitNode, probe
+from kaasq_bench.rabbitmq.installation import NodeError
+from kaasq_bench.rabbitmq.node import RabbitNode
+from kaasq_bench.rabbitmq.probing import probe
 from real_broker import Broker, RealBroker, own_broker
 
 QUEUE = "survivor"

@@ -17,7 +17,8 @@ from kaasq.errors import BrokerLost, BrokerRefused
 from kaasq.rabbit import RabbitBroker
 from kaasq.rabbit.dead import DeadQueue
 from kaasq.settings import Settings
-from kaasq_bench.rabbitmq.node import RabbitNode, free_ports
+from kaasq_bench.rabbitmq.node import RabbitNode
+from kaasq_bench.rabbitmq.ports import free_ports
 from kaasq_faults.proxy import Proxy
 from real_broker import RealBroker
 from tests.support import graphs

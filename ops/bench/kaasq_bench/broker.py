@@ -7,7 +7,9 @@ from contextlib import ExitStack
 import click
 
 from kaasq_bench.rabbitmq.api import management_of
-from kaasq_bench.rabbitmq.node import NodeError, RabbitNode, probe
+from kaasq_bench.rabbitmq.installation import NodeError
+from kaasq_bench.rabbitmq.node import RabbitNode
+from kaasq_bench.rabbitmq.probing import probe
 from kaasq_bench.setting import BenchBroker
 
 

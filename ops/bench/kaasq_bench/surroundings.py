@@ -14,7 +14,9 @@ from kaasq.errors import BrokerLost, KaasqError, ReplyTimeout, Unroutable
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import DEFAULT_BROKER_URL, Settings
 from kaasq_bench.graphs import noop
-from kaasq_bench.rabbitmq.node import NodeError, RabbitNode, installed, probe
+from kaasq_bench.rabbitmq.installation import NodeError, installed
+from kaasq_bench.rabbitmq.node import RabbitNode
+from kaasq_bench.rabbitmq.probing import probe
 from kaasq_bench.rabbitmq.queues import queue_type_of
 from kaasq_bench.serving import connected
 from kaasq_bench.setting import BenchBroker, NotHere, Pool

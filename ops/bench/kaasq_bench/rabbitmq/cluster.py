@@ -12,7 +12,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from kaasq_bench.rabbitmq.api import Management, ManagementError
-from kaasq_bench.rabbitmq.node import RabbitNode, free_ports, node_name
+from kaasq_bench.rabbitmq.node import RabbitNode
+from kaasq_bench.rabbitmq.ports import free_ports
+from kaasq_bench.rabbitmq.start import node_name
 
 
 class RabbitCluster:
