@@ -7,7 +7,7 @@ import time
 import pytest
 
 from kaasq.settings import Settings
-from kaasq_workers.front import supervisor
+from kaasq_workers.front import oversight
 from kaasq_workers.link import Withdrawn
 from tests.support.front_bench import Bench, reply
 
@@ -86,7 +86,7 @@ def test_a_cancellation_is_recorded_by_its_tenants_own_executor():
 
 
 def test_a_cancelled_request_that_goes_on_has_its_executor_killed_and_the_others_run_again(bench, monkeypatch):
-    monkeypatch.setattr(supervisor, "CANCEL_GRACE_S", 0.05)
+    monkeypatch.setattr(oversight, "CANCEL_GRACE_S", 0.05)
     stuck = bench.take("stuck")
     bench.take("other")
     job, _ = bench.executor.received()

@@ -169,7 +169,7 @@ def test_cancelling_the_chain_stops_the_step_that_it_is_in(bench):
 
 
 def test_a_cancellation_that_meets_the_step_before_stops_the_one_that_goes_on(bench, monkeypatch):
-    monkeypatch.setattr("kaasq_workers.front.supervisor.CANCEL_GRACE_S", -1.0)
+    monkeypatch.setattr("kaasq_workers.front.oversight.CANCEL_GRACE_S", -1.0)
     bench.take("one")
     (job,) = bench.executor.received()
     bench.cancel("one")

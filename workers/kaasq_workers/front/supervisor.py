@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 
 import msgspec
 
@@ -22,18 +23,15 @@ from kaasq.settings import Settings
 from kaasq_workers.front.backlog import Backlog
 from kaasq_workers.front.blame import deadly
 from kaasq_workers.front.handles import CLEAN_EXIT, Handle
+from kaasq_workers.front.oversight import Oversight
 from kaasq_workers.front.owner import Owner
-from kaasq_workers.front.silence import Vigil
+from kaasq_workers.front.reaping import reap
 from kaasq_workers.front.starting import Starter
-from kaasq_workers.front.stopping import Stopped, to_stop
 from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal, ToExecutor, Withdraw, Withdrawn
 
 RETRY_SEND_S = 0.001
-REAP_S = 2.0  # for a process to end after it has hung up, before it is killed
-REAP_POLL_S = 0.005
 HANG_UP_S = 30.0  # for an executor that is told to end to do so
-WATCH_S = 0.25  # how often a running request is held against its deadline
-CANCEL_GRACE_S = 1.0  # for a withdrawn request to end between two launches, before its executor is killed
+WATCH_S = 0.25  # how often it is looked whether something takes too long
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without having served anything
 
 log = get_logger()
@@ -45,7 +43,6 @@ class Supervisor:
     def __init__(self, broker: Broker, starter: Starter, owner: Owner, settings: Settings, *, first: bool) -> None:
         """``first``: of its worker, so that it is told if it cannot start, instead of trying on."""
         self._broker = broker
-        self._settings = settings
         self._starter = starter
         self._owner = owner
         self._handle: Handle | None = None
@@ -58,12 +55,9 @@ class Supervisor:
         """It was told to hang up, and its executor has ended."""
         self._backlog = Backlog()
         self._barren = 0  # executors in a row that ended without an answer
-        self._vigil = self._new_vigil()
-        self._stuck: str | None = None  # why the executor was killed, though no request was to be stopped
+        self._oversight = Oversight(start_timeout_s=settings.start_timeout, timeout_s=settings.executor_timeout)
         self._worker: WorkerInfo | None = None  # the last one that was ready
-        self._stopped: Stopped | None = None  # the request for whose sake the executor was killed
         self._told: set[int] = set()  # tags of withdrawals that the executor is to record
-        self._withdrawn: dict[int, float] = {}  # tags of requests with the executor, and when they are to be killed
         self._reaping = False
         self._draining = False
         self._started_s = 0.0
@@ -138,7 +132,7 @@ class Supervisor:
             job = self._backlog.jobs[tag]
             if concerns(job.id, withdraw.id) and job.tenant == withdraw.tenant:
                 self._handle.link.vitals.withdraw(tag)
-                self._withdrawn[tag] = time.monotonic() + CANCEL_GRACE_S
+                self._oversight.withdraw(tag)
 
     def _pump(self) -> None:
         """Send what may be sent."""
@@ -169,7 +163,7 @@ class Supervisor:
             self._send([])
 
     def _forget(self, tag: int) -> Job | None:
-        self._withdrawn.pop(tag, None)
+        self._oversight.forget(tag)
         job = self._backlog.forget(tag)
         self._see_if_idle()
         return job
@@ -204,8 +198,8 @@ class Supervisor:
             case Answer() if message.tag in self._backlog.sent:
                 self._barren = 0
                 onward = self._backlog.goes_on(message, time.time_ns() // 1_000_000)
-                if onward is not None and message.tag in self._withdrawn:  # then so is what follows, and it sees that
-                    self._withdrawn[onward.tag] = self._withdrawn[message.tag]
+                if onward is not None:
+                    self._oversight.goes_on(message.tag, onward.tag)
                 self._forget(message.tag)
                 self._owner.answered(message, onward)
             case Hello(worker=worker, description=description) if self.up_since_s is None:
@@ -242,11 +236,8 @@ class Supervisor:
             return
         if self._draining:
             self._handle.link.vitals.drain()
-        self._vigil = self._new_vigil()
+        self._oversight.begin()
         self._broker.add_reader(self._handle.link.fileno(), self._readable)
-
-    def _new_vigil(self) -> Vigil:
-        return Vigil(start_timeout_s=self._settings.start_timeout, timeout_s=self._settings.executor_timeout)
 
     def _executor_gone(self) -> None:
         assert self._handle is not None
@@ -254,16 +245,10 @@ class Supervisor:
         self._told.clear()
         self._reaping = True
         self._broker.remove_reader(handle.link.fileno())
-        self._reap(handle, time.monotonic() + REAP_S)
+        reap(self._broker, handle, partial(self._see_to, handle))
 
-    def _reap(self, handle: Handle, until: float) -> None:
-        """Wait for the process to end, without blocking the I/O thread; then see to what it left."""
-        how = handle.wait(0.0)
-        if how is None:
-            if time.monotonic() > until:
-                handle.kill()
-            self._broker.call_later(REAP_POLL_S, lambda: self._reap(handle, until))
-            return
+    def _see_to(self, handle: Handle, how: str) -> None:
+        """It is gone, and has left something perhaps."""
         running = handle.link.vitals.running.keys()
         for tag, graph in handle.link.vitals.graphs.items():
             if tag in self._backlog.jobs:
@@ -275,11 +260,10 @@ class Supervisor:
 
     def _executor_ended(self, how: str, running: AbstractSet[int]) -> None:
         in_flight = self._in_flight(how, running)
-        self._withdrawn.clear()  # the next executor finds their outcomes
+        stopped, stuck = self._oversight.ended()
         if self._closing:
             self.ended = True  # what is in flight goes back to the queue with the connection
             return
-        stopped, self._stopped = self._stopped, None
         if stopped is not None:  # killed by us: nobody is to blame, even if it was answered at the last moment
             if stopped.job.tag in in_flight:
                 in_flight.remove(stopped.job.tag)
@@ -288,7 +272,6 @@ class Supervisor:
             self._backlog.again(in_flight)
             self._start_executor()
             return
-        stuck, self._stuck = self._stuck, None
         how = stuck or how
         if not self._trying:
             self._closing = True
@@ -324,26 +307,8 @@ class Supervisor:
     # -- what takes too long ---------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Kill an executor that is stuck, or whose request runs past its deadline or although it was cancelled.
-
-        A kernel cannot be stopped in any other way.
-        """
         if self._closing:
             return
         self._broker.call_later(WATCH_S, self._watch)
-        if self._handle is None or not self._handle.killable or self._stopped is not None or self._stuck is not None:
-            return
-        vitals, now_s = self._handle.link.vitals, time.monotonic()
-        running = vitals.running
-        self._stuck = self._vigil.look(
-            up=self.up_since_s is not None, turns=vitals.turns, pulse=vitals.pulse, running=bool(running), now_s=now_s
-        )
-        if self._stuck is not None:
-            log.error("executor.stuck", why=self._stuck, in_flight=len(self._backlog.sent), running=len(running))
-            self._handle.kill()
-            return
-        self._stopped = to_stop(self._backlog.jobs, running, self._withdrawn, time.time() * 1000, now_s)
-        if self._stopped is not None:
-            event = "request.overdue" if self._stopped.status == "expired" else "request.stopped"
-            log.warning(event, request=self._stopped.job.id, tenant=self._stopped.job.tenant)
-            self._handle.kill()
+        if self._handle is not None:
+            self._oversight.look(self._handle, self._backlog, up=self.up_since_s is not None)
