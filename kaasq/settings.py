@@ -72,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A request's deadline; ``run`` waits a second longer at most, for what the worker says of it."""
     connect_timeout: Seconds = 10.0
     confirm_patience: Seconds = 1.0
-    """A publish of a client that is not confirmed after so long is repeated, if a later one to the same pool is."""
+    """A publish that is not confirmed after so long is repeated, if a later one to the same place is."""
     pending_limit: Positive = 10_000
     """Requests of one client without a reply; more wait."""
     event_limit: Positive = 100_000

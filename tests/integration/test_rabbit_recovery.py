@@ -14,10 +14,12 @@ import pytest
 from kaasq.broker import Delivery, Message, State
 from kaasq.errors import BrokerLost, BrokerRefused
 from kaasq.rabbit import PublishLimits, RabbitBroker
+from kaasq.rabbit.declaring import ABSENT_S
 from kaasq.topology import Queue, Topology
 from kaasq_faults.proxy import Proxy
 from real_broker import Broker as Server
 from tests.support.connections import close_connections
+from tests.support.frames import FrameProxy, declares
 from tests.support.logs import log_lines
 from tests.support.messaging import (
     EXCHANGE,
@@ -343,6 +345,54 @@ def test_a_broker_that_is_away_is_told_of_once_not_for_each_attempt(own_rabbit: 
     lost = [each for each in logs if each["log_level"] == "warning"]
     assert [each["event"] for each in lost] == ["broker.lost"]
     assert not any(word in lost[0]["error"] for word in ("Error", "(", "'"))
+
+
+def test_a_queue_whose_declaration_is_not_answered_after_a_reconnect_is_let_go(own_rabbit: Server) -> None:
+    """As RabbitMQ 4.3 leaves it for a minute where the queue's node is down."""
+    with FrameProxy(own_rabbit.url) as proxy:
+        mq = ready(RabbitBroker(proxy.url))
+        declared, absent = Outcomes(), threading.Event()
+        mq.declare(classic("t.replies"), declared, absent.set)
+        assert declared.one() is None
+        deliveries, states = Deliveries(mq, WORK), States(mq)
+        proxy.holds = declares("t.replies")
+        began = time.monotonic()
+        close_connections(own_rabbit, " consume")
+        states.wait_for(State.LOST)
+        assert states.wait_for(State.CONNECTED) is None  # without it
+        assert absent.is_set()
+        assert time.monotonic() - began >= ABSENT_S
+        assert len(proxy.held) == 1
+        assert publish(mq, b"others") is None
+        deliveries.one().ack()
+        close_connections(own_rabbit, " consume")
+        states.wait_for(State.LOST)
+        assert states.wait_for(State.CONNECTED) is None
+        assert len(proxy.held) == 1  # not declared again
+        mq.close()
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["nobody asked to hear of it", "it is answered late"])
+def test_a_queue_whose_declaration_is_answered_late_is_kept(own_rabbit: Server, waits: bool) -> None:
+    with FrameProxy(own_rabbit.url) as proxy:
+        mq = ready(RabbitBroker(proxy.url))
+        declared, absent = Outcomes(), threading.Event()
+        mq.declare(classic("t.replies"), declared, None if waits else absent.set)
+        assert declared.one() is None
+        states = States(mq)
+        proxy.holds = declares("t.replies")
+        close_connections(own_rabbit, " consume")
+        states.wait_for(State.LOST)
+        deadline = time.monotonic() + 10
+        while not proxy.held:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(ABSENT_S * (1.3 if waits else 0.5))
+        proxy.let_go()
+        assert states.wait_for(State.CONNECTED) is None
+        assert len(proxy.held) == 1
+        assert not absent.is_set()
+        mq.close()
 
 
 def test_a_refused_declaration_is_told_to_who_asked_and_not_to_the_log(mq: RabbitBroker) -> None:

@@ -62,6 +62,19 @@ def test_a_reply_that_a_queue_without_a_leader_rejects_is_published_again(bench)
     assert len(replies) == 2
 
 
+def test_a_reply_that_is_not_confirmed_is_published_again_after_pauses_that_grow(bench):
+    bench.loop.confirm = BrokerLost("not confirmed", unconfirmed=True)
+    taken = bench.take("one")
+    bench.loop.later.clear()  # the front's own
+    bench.answer(*bench.executor.received(), event=None)
+    pauses = []
+    while taken.settled is None:
+        pauses += [delay_s for delay_s, _ in bench.loop.later]
+        bench.loop.run_timers()
+    assert pauses == [0.5, 1.0, 2.0, 4.0]
+    assert taken.settled == "requeue"
+
+
 def test_the_event_is_a_cloud_event(bench):
     bench.take("one", headers={"traceparent": "00-a-b-01"})
     bench.answer(*bench.executor.received())

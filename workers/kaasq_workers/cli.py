@@ -14,7 +14,7 @@ import msgspec
 from kaasq.cli import Sectioned, settings_options
 from kaasq.errors import KaasqError
 from kaasq.log import configure, get_logger
-from kaasq.rabbit import RabbitBroker
+from kaasq.rabbit import PublishLimits, RabbitBroker
 from kaasq.settings import Settings, load_settings
 from kaasq_workers.devices.opening import default_slot, device_names
 from kaasq_workers.front.sealing import seal
@@ -187,6 +187,8 @@ def serve(settings: Settings, stop: threading.Event, serving: threading.Event, d
                 RabbitBroker(
                     settings.connection_url,
                     connection_name=f"kaasq worker {settings.pool}/{slot or name}",
+                    # As a client does: a continuation that is lost with a cluster's node waits for nothing else.
+                    limits=PublishLimits(patience_s=settings.confirm_patience),
                     impersonates=True,  # continuations are published for whoever sent what they follow
                 ),
             )

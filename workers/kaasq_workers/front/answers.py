@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from kaasq import codec
@@ -20,6 +21,7 @@ from kaasq_workers.link import Answer, Following
 
 PUBLISH_ATTEMPTS = 5
 REJECTED_PAUSE_S = 0.5  # a queue without a leader has the next one soon
+UNCONFIRMED_PAUSE_S = 0.5  # after the broker's patience was over already; doubled each time
 
 log = get_logger()
 
@@ -150,11 +152,13 @@ class _Settling:
                 # The request came over the other connection and may still be ours to settle; giving it back would
                 # count against it, and run it again for nothing. A direct reply (to no exchange) that is lost is one
                 # whose address may have cost a connection: the broker has sent all others again.
-                if isinstance(error, BrokerLost) and attempts > 1 and exchange:
-                    self._send(broker, outgoing, attempts - 1)
-                    return
-                if error.detail.get("rejected") and attempts > 1:
-                    broker.call_later(REJECTED_PAUSE_S, lambda: self._send(broker, outgoing, attempts - 1))
+                pause_s = _pause_s(error, exchange, PUBLISH_ATTEMPTS - attempts)
+                if pause_s is not None and attempts > 1:
+                    again = partial(self._send, broker, outgoing, attempts - 1)
+                    if pause_s:
+                        broker.call_later(pause_s, again)
+                    else:
+                        again()
                     return
                 # A direct reply (to no exchange) dies with its client's channel. An event that some
                 # subscriber's queue refuses must not make a dead letter of a request that succeeded.
@@ -180,3 +184,12 @@ class _Settling:
         else:
             self._delivery.ack()
         self._settled()
+
+
+def _pause_s(error: KaasqError, exchange: str, repeats: int) -> float | None:
+    """Seconds until the same is published once more, after so many repeats; None: repeating does not mend it."""
+    if error.detail.get("rejected"):
+        return REJECTED_PAUSE_S
+    if not isinstance(error, BrokerLost) or not exchange:
+        return None
+    return UNCONFIRMED_PAUSE_S * 2**repeats if error.detail.get("unconfirmed") else 0.0
