@@ -7,7 +7,10 @@ same class with the same fields, so ``except kaasq.BufferMissing as error: error
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from kaasq.flows.model import FlowStatus
 
 
 class KaasqError(Exception):
@@ -18,6 +21,9 @@ class KaasqError(Exception):
     """
 
     code: ClassVar[str] = "internal"
+
+    flow: FlowStatus
+    """Of a workflow that a client awaited, how it ended; no other error has it."""
 
     def __init__(self, message: str, **detail: Any) -> None:
         super().__init__(message)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from kaasq.broker import Broker
 from kaasq.errors import BadRequest, BrokerLost, KaasqError
@@ -26,8 +26,13 @@ from kaasq_producers.events.service import Handler, Service, service_of
 from kaasq_producers.events.serving import DRAIN_TIMEOUT_S, Serving
 from kaasq_producers.events.subscription import PREFETCH, Wanted
 from kaasq_producers.events.subscriptions import look, remove
-from kaasq_producers.loop_side import CLOSED, LoopSide
-from kaasq_producers.outbox import RequestFuture
+from kaasq_producers.flows.calls import Question
+from kaasq_producers.flows.known import AnyFlow
+from kaasq_producers.flows.prepare import check_flow_id
+from kaasq_producers.flows.result import FlowResult
+from kaasq_producers.flows.run import AsyncRun
+from kaasq_producers.loop_side import CLOSED, LoopSide, running_loop
+from kaasq_producers.outbox import FlowRequestFuture, RequestFuture
 from kaasq_producers.prepare import AnyGraph
 from kaasq_producers.references import BufferRef
 from kaasq_producers.result import Result
@@ -65,9 +70,25 @@ class AsyncClient(ClientBase):
         self._thread_count = threads
         self._side: LoopSide | None = None
 
+    @overload
+    async def run(self, graph: AnyFlow, /, *, timeout: float | None = None, **bindings: Any) -> FlowResult: ...  # noqa: ASYNC109
+    @overload
     async def run(
         self,
         graph: AnyGraph,
+        /,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        bind: Mapping[str, Any] | None = None,
+        scalars: Mapping[str, Any] | None = None,
+        keep: Mapping[str, str] | None = None,
+        repeat: Repeat | None = None,
+        then: Then | Iterable[Then] | None = None,
+        **bindings: Any,
+    ) -> Result: ...
+    async def run(
+        self,
+        graph: Any,
         /,
         *,
         timeout: float | None = None,  # noqa: ASYNC109  # it travels with the request, and stops kernels
@@ -78,18 +99,35 @@ class AsyncClient(ClientBase):
         then: Then | Iterable[Then] | None = None,
         **bindings: Any,
     ) -> Result:
-        """Publish a request and await its result; see Client.run for what it is given.
+        """Publish a request, or start a workflow, and await its result; see Client.run for what it is given.
 
-        Cancelling the task (``asyncio.timeout`` among others) cancels the request: the workers do not run it, or not
-        any further. Raises ReplyTimeout if nobody said anything in time, or what the request failed with.
+        Cancelling the task (``asyncio.timeout`` among others) cancels it: the workers do not run it, or not any
+        further. Raises ReplyTimeout if nobody said anything in time, or what the request failed with.
         """
-        return await self.submit(
+        result: Result = await self.submit(
             graph, timeout=timeout, bind=bind, scalars=scalars, keep=keep, repeat=repeat, then=then, **bindings
         )
+        return result
 
+    @overload
+    def submit(self, graph: AnyFlow, /, *, timeout: float | None = None, **bindings: Any) -> FlowRequestFuture: ...
+    @overload
     def submit(
         self,
         graph: AnyGraph,
+        /,
+        *,
+        timeout: float | None = None,
+        bind: Mapping[str, Any] | None = None,
+        scalars: Mapping[str, Any] | None = None,
+        keep: Mapping[str, str] | None = None,
+        repeat: Repeat | None = None,
+        then: Then | Iterable[Then] | None = None,
+        **bindings: Any,
+    ) -> RequestFuture: ...
+    def submit(
+        self,
+        graph: Any,
         /,
         *,
         timeout: float | None = None,
@@ -120,6 +158,37 @@ class AsyncClient(ClientBase):
             then=follow,
         )
         return self._here().send(prepare, partial(self._preparer.is_quick, graph, *groups, then=follow), follow)
+
+    async def start(
+        self,
+        flow: AnyFlow,
+        /,
+        *,
+        id: str | None = None,  # noqa: A002  # it is the word for it, everywhere
+        timeout: float | None = None,  # noqa: ASYNC109  # it travels with the workflow
+        bind: Mapping[str, Any] | None = None,
+        scalars: Mapping[str, Any] | None = None,
+        keep: Mapping[str, str] | None = None,
+        **bindings: Any,
+    ) -> AsyncRun:
+        """Start a workflow, and wait until that is durable; see Client.start."""
+        prepare = partial(
+            self._preparer.flows.start,
+            flow,
+            bindings,
+            timeout=timeout,
+            bind=bind,
+            scalars=scalars,
+            keep=keep,
+            flow_id=id,
+        )
+        started = await self._here().send(prepare, lambda: False)
+        assert isinstance(started, FlowResult)
+        return self.attach(started.id)
+
+    def attach(self, flow_id: str) -> AsyncRun:
+        """A workflow of this tenant that has begun, by its id; see Client.attach."""
+        return AsyncRun(check_flow_id(flow_id), self._ask, self.cancel, self.settings.timeout)
 
     def map(
         self,
@@ -260,7 +329,7 @@ class AsyncClient(ClientBase):
         self._check_process()
         side = self._side
         if side is None:
-            loop = _running_loop()
+            loop = running_loop()
             side = LoopSide(loop, self._usable, fetch=self._fetch, threads=self._thread_count)
             self._side = side
         self._check_loop(side)
@@ -269,20 +338,15 @@ class AsyncClient(ClientBase):
         return side
 
     def _check_loop(self, side: LoopSide) -> None:
-        if _running_loop() is not side.loop:
+        if running_loop() is not side.loop:
             raise KaasqError(
                 "the client belongs to another event loop, the one that it was first used in: make one client per loop"
             )
 
+    async def _ask(self, question: Question) -> FlowResult:
+        answer = await self._here().send(lambda: question, lambda: True)
+        assert isinstance(answer, FlowResult)
+        return answer
+
     async def _core_of_loop(self) -> ClientCore:
         return await asyncio.shield(self._here().connected())
-
-
-def _running_loop() -> asyncio.AbstractEventLoop:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise KaasqError(
-            "an AsyncClient is used in a running event loop only, and here is none: kaasq.Client is for threads, and "
-            "asyncio.run_coroutine_threadsafe leads from a thread into a loop"
-        ) from None

@@ -1,29 +1,31 @@
-"""One request from the client's side until its reply: its message, and what its failures say. No I/O."""
+"""What a client has sent until its reply: who is told of it, its message, and what its failures say. No I/O."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from kaasq import codec, topology
 from kaasq.broker import Message
-from kaasq.continuations import numbered
-from kaasq.errors import BrokerRefused, KaasqError, NotReached, ReplyTimeout, Unroutable
-from kaasq.ids import following_id, new_id
-from kaasq.messages import Continuation
-from kaasq.model import GraphSpec
+from kaasq.errors import BrokerRefused, KaasqError, ReplyTimeout, Unroutable
+from kaasq.ids import new_id
+from kaasq.messages import Reply
 from kaasq.names import check_word
-from kaasq_producers.known_graphs import encode, with_whole_graphs
-from kaasq_producers.prepare import Prepared
-from kaasq_producers.result import Result
+from kaasq_producers.buffers import Buffers
+from kaasq_producers.result import Result, failure
 from kaasq_producers.steps import NONE, Steps
 
 # After the deadline, for the worker's own verdict: it looks every 0.25 s for kernels that have not ended, stops them,
 # and says deadline_exceeded, which tells more than that nobody answered.
 REPLY_GRACE_S = 1.0
 
-OnResult = Callable[[Result | KaasqError], None]
+LONGEST_MS = (1 << 32) - 1  # that a message can be told to last
+
+OnResult = Callable[[Any], None]
+"""Given the Result, or the KaasqError."""
+
+OnUnpublished = Callable[["Call", KaasqError], None]
 
 
 class Route:
@@ -56,30 +58,60 @@ class Route:
 
 
 class Awaited:
-    """What has no reply yet: a request (``Call``), or one that is to follow it (``Follower``)."""
+    """What has no reply yet: a message that the client sent (``Call``), or a request that is to follow one.
 
-    __slots__ = ("following", "given_up_at", "id", "on_result", "spec", "started", "timeout_s")
+    ``id`` is what its reply is found by.
+    """
 
-    def __init__(self, request_id: str, spec: GraphSpec, on_result: OnResult, started: float, timeout_s: float) -> None:
-        self.id = request_id
-        self.spec = spec
+    __slots__ = ("following", "given_up_at", "id", "on_result", "started", "timeout_s")
+
+    def __init__(
+        self, call_id: str, on_result: OnResult, started: float, timeout_s: float, grace_s: float = REPLY_GRACE_S
+    ) -> None:
+        self.id = call_id
         self.on_result = on_result
         self.started = started
         self.timeout_s = timeout_s
-        self.given_up_at = started + timeout_s + REPLY_GRACE_S
-        self.following: list[Follower] = []
+        self.given_up_at = started + timeout_s + grace_s
+        self.following: list[Awaited] = []
         """What follows it at once; what follows those, they have."""
 
     @property
     def call(self) -> Call:
-        """The request that the client published."""
+        """The message that the client published."""
         raise NotImplementedError
 
-    def chain(self) -> Iterator[Follower]:
+    @property
+    def what(self) -> str:
+        """As it is called in messages to a person."""
+        return f"request {self.id}"
+
+    @property
+    def cancels(self) -> str | None:
+        """What the workers are told not to run when it is cancelled; None: nobody awaits it any longer, that is all."""
+        return self.id
+
+    def chain(self) -> Iterator[Awaited]:
         """All that follows it."""
         for each in self.following:
             yield each
             yield from each.chain()
+
+    def read(self, message: Message) -> Reply:
+        """Its reply. Raises BadRequest."""
+        return codec.decode_reply(message.body, message.content_type)
+
+    def result(self, reply: Reply, buffers: Buffers | None) -> Result:
+        """What a reply that is ok says."""
+        raise NotImplementedError
+
+    def failure(self, reply: Reply, buffers: Buffers | None) -> KaasqError:
+        """What another one says."""
+        return failure(reply, buffers)
+
+    def not_reached(self, why: str, cause: KaasqError | None = None) -> KaasqError:
+        """What to tell when it does not run, as something that follows."""
+        raise NotImplementedError
 
     def finish(self, result: Result | KaasqError) -> None:
         """Call back, once. Call and callback refer to each other: no cycle is left to the collector."""
@@ -95,9 +127,9 @@ class Awaited:
         elif not self.call.confirmed:
             why = "the broker has not confirmed it: it may be out of memory or disk"
         else:
-            why = "the workers may be busy, none may be running, or its kernel has not ended"
+            why = self.call.slow
         return ReplyTimeout(
-            f"request {self.id} to pool {route.pool!r} got no reply within {self.timeout_s:g} s; {why} "
+            f"{self.what} to pool {route.pool!r} got no reply within {self.timeout_s:g} s; {why} "
             f"(`kaasq doctor` checks broker and workers)",
             request_id=self.id,
             pool=route.pool,
@@ -105,73 +137,24 @@ class Awaited:
         )
 
 
-class Follower(Awaited):
-    """A request that is to follow another, whose worker publishes it."""
-
-    __slots__ = ("_call", "name")
-
-    def __init__(self, request_id: str, continuation: Continuation, on_result: OnResult, call: Call) -> None:
-        assert isinstance(continuation.graph, GraphSpec)
-        super().__init__(request_id, continuation.graph, on_result, call.started, call.timeout_s)
-        self.name = continuation.name
-        self._call = call
-
-    @property
-    def call(self) -> Call:
-        """The request with which its chain begins."""
-        return self._call
-
-    def not_reached(self, why: str, cause: KaasqError | None = None) -> NotReached:
-        """What to tell when it does not run."""
-        error = NotReached(
-            f"{f'step {self.name!r}' if self.name else f'request {self.id}'} does not run: {why}",
-            step=self.name,
-            request_id=self.id,
-            cause=cause.code if cause is not None else None,
-        )
-        error.__cause__ = cause
-        return error
-
-
 class Call(Awaited):
-    """A request without a reply yet. ``id`` is also its idempotency key: published twice, it runs once."""
+    """A message without a reply yet. Published twice, it does what it does once."""
 
-    __slots__ = (
-        "_on_unpublished",
-        "body",
-        "confirmed",
-        "deadline",
-        "graphs",
-        "published_ms",
-        "rejected",
-        "steps",
-        "unconfirmed",
-        "whole",
-    )
+    __slots__ = ("_on_unpublished", "body", "confirmed", "deadline", "published_ms", "rejected", "unconfirmed")
+
+    slow = "the workers may be busy, none may be running, or its kernel has not ended"
+    """Why there may be no reply although the broker has it."""
 
     def __init__(
         self,
-        prepared: Prepared,
         on_result: OnResult,
-        on_unpublished: Callable[[Call, KaasqError], None],
-        request_id: str | None = None,
-        on_steps: Sequence[OnResult] = (),
-        steps: Steps[Any] = NONE,
+        on_unpublished: OnUnpublished,
+        call_id: str | None,
+        timeout_s: float,
+        grace_s: float = REPLY_GRACE_S,
     ) -> None:
-        """``on_steps``: who is told of each continuation, in the order of their numbers; ``steps``: their futures."""
-        super().__init__(request_id or new_id(), prepared.graph.spec, on_result, time.monotonic(), prepared.timeout_s)
-        self.graphs = (prepared.graph, *prepared.following)
-        self.whole = any(each.lessons > 0 for each in self.graphs)
-        self.body = encode(
-            prepared.graph,
-            prepared.bound,
-            round(self.timeout_s * 1000),
-            whole=self.whole,
-            repeat=prepared.repeat,
-            then=prepared.then,
-            following=prepared.following,
-        )
-        self.steps = steps
+        super().__init__(call_id or new_id(), on_result, time.monotonic(), timeout_s, grace_s)
+        self.body = b""
         self.confirmed = False
         self.rejected = False
         """Whether the broker had no room for it when it was published last."""
@@ -180,26 +163,30 @@ class Call(Awaited):
         self._on_unpublished = on_unpublished
         self.published_ms = (time.time_ns() + 500_000) // 1_000_000
         """When it was published first: repeating it gives it no more time."""
-        self.deadline = self.started + self.timeout_s
+        self.deadline = self.started + timeout_s
         """When it expires, on the monotonic clock."""
-        if prepared.then:
-            self._add_steps(self, prepared.then, 0, on_steps)
 
     @property
     def call(self) -> Call:
         """Itself."""
         return self
 
+    @property
+    def message_id(self) -> str:
+        """The idempotency key."""
+        return self.id
+
     def message(self, route: Route) -> Message:
-        """What to publish; it expires at the call's deadline."""
+        """What to publish; it expires at the call's deadline, if it has one."""
+        left_s = self.deadline - time.monotonic()
         return Message(
             body=self.body,
             content_type=codec.MSGPACK,
-            message_id=self.id,
+            message_id=self.message_id,
             correlation_id=self.id,
             user_id=route.tenant,
             reply_to=route.reply_id,
-            expiration_ms=max(1, round((self.deadline - time.monotonic()) * 1000)),
+            expiration_ms=max(1, round(left_s * 1000)) if left_s * 1000 < LONGEST_MS else None,
             timestamp_ms=self.published_ms,
         )
 
@@ -210,27 +197,34 @@ class Call(Awaited):
         else:
             self._on_unpublished(self, error)
 
-    def taught(self) -> None:
-        """A worker ran it after it had come whole."""
-        for each in self.graphs:
-            each.taught()
+    def wants_whole(self, reply: Reply) -> bool:  # noqa: ARG002  # of most messages nothing is left out
+        """Whether the worker lacks something that was not sent because it might have known it."""
+        return False
 
-    def make_whole(self) -> None:
-        """Carry whole graphs from now on, because a worker did not know a hash."""
-        for each in self.graphs:
-            each.unknown()
-        self.body = with_whole_graphs(self.body, self.graphs[0], self.graphs[1:])
-        self.whole = True
-        self.confirmed = False
-
-    def _add_steps(
-        self, before: Awaited, then: tuple[Continuation, ...], after: int, on_steps: Sequence[OnResult]
-    ) -> None:
-        for number, _, each in numbered(then, after=after):
-            step = Follower(following_id(self.id, number), each, on_steps[number - 1], self)
-            before.following.append(step)
-            self._add_steps(step, each.then, number, on_steps)
+    def make_whole(self) -> bool:
+        """Leave nothing out from now on. Whether something was left out before."""
+        return False
 
 
-def _ignore(result: Result | KaasqError) -> None:
+class Sendable(Protocol):
+    """What a core can send: it makes the call. Its ``timeout_s`` is also how long it waits for room."""
+
+    @property
+    def timeout_s(self) -> float:
+        """In seconds."""
+
+    def call(
+        self,
+        on_result: OnResult,
+        on_unpublished: OnUnpublished,
+        call_id: str | None = None,
+        on_steps: Sequence[OnResult] = (),
+        steps: Steps[Any] = NONE,
+    ) -> Call:
+        """``call_id``: if its reply is not to be found by a new one. ``on_steps``: who is told of each continuation,
+        in the order of their numbers; ``steps``: their futures.
+        """
+
+
+def _ignore(_result: object) -> None:
     """Nobody waits any more."""

@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from kaasq.errors import BadRequest
 from kaasq.messages import Repeat
 from kaasq.names import check_request_id, check_word
 from kaasq_producers.base import ClientBase
 from kaasq_producers.buffers import Array
-from kaasq_producers.calls import Call, OnResult
+from kaasq_producers.calls import Call, OnResult, Sendable
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.events.iterating import Events
 from kaasq_producers.events.register import Note
@@ -22,8 +22,13 @@ from kaasq_producers.events.service import Handler, Service, service_of
 from kaasq_producers.events.serving import DRAIN_TIMEOUT_S
 from kaasq_producers.events.subscription import PREFETCH, Wanted
 from kaasq_producers.events.subscriptions import look, remove
-from kaasq_producers.futures import ResultFuture, Waiter, futures_of
-from kaasq_producers.prepare import AnyGraph, Prepared
+from kaasq_producers.flows.calls import Question
+from kaasq_producers.flows.known import AnyFlow
+from kaasq_producers.flows.prepare import check_flow_id
+from kaasq_producers.flows.result import FlowResult
+from kaasq_producers.flows.run import Run
+from kaasq_producers.futures import FlowFuture, ResultFuture, Waiter, futures_of
+from kaasq_producers.prepare import AnyGraph
 from kaasq_producers.references import BufferRef
 from kaasq_producers.result import Result
 from kaasq_producers.steps import NONE, Steps
@@ -40,6 +45,9 @@ class Client(ClientBase):
     and opens the store when it is first needed, so ``put`` needs no broker and a small request no store.
     """
 
+    @overload
+    def run(self, graph: AnyFlow, /, *, timeout: float | None = None, **bindings: Any) -> FlowResult: ...
+    @overload
     def run(
         self,
         graph: AnyGraph,
@@ -52,8 +60,21 @@ class Client(ClientBase):
         repeat: Repeat | None = None,
         then: Then | Iterable[Then] | None = None,
         **bindings: Any,
+    ) -> Result: ...
+    def run(
+        self,
+        graph: AnyGraph | AnyFlow,
+        /,
+        *,
+        timeout: float | None = None,
+        bind: Mapping[str, Any] | None = None,
+        scalars: Mapping[str, Any] | None = None,
+        keep: Mapping[str, str] | None = None,
+        repeat: Repeat | None = None,
+        then: Then | Iterable[Then] | None = None,
+        **bindings: Any,
     ) -> Result:
-        """Publish a request and wait for its result.
+        """Publish a request, or start a workflow, and wait for its result.
 
         ``timeout`` seconds after the call the request is over: a worker that has it stops it, and one that takes it
         later does not run it. ``run`` waits up to a second longer, for the worker to say which.
@@ -65,25 +86,20 @@ class Client(ClientBase):
         ``repeat``: what ``kaasq.repeat`` gives, to run the graph in a loop.
         ``then``: graphs that the workers run on its outputs afterwards, ``timeout`` being for all of it; their futures
         are in ``result.then``, and ``run`` does not wait for them.
+
+        A workflow's inputs that are lists take lists, or arrays with one axis more. Where it fails, the error is that
+        of its first step that failed: ``error.step`` names it, ``error.flow`` says how all of them ended.
         """
-        core = self._usable()
-        if threading.get_ident() == core.io_thread:
-            raise BadRequest("run() in a callback would wait for itself: use submit(), or another thread")
-        waiter: Waiter[Result] = Waiter()
+        core = self._waitable("run", "submit(), or another thread")
         follow = as_list(then)
         prepared = self._preparer.prepare(
             graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep, repeat=repeat, then=follow
         )
-        steps = futures_of(follow)
-        call = self._send(core, prepared, waiter.set, steps)
-        for future, step in zip(steps, call.chain(), strict=True):
-            future.attach(core, step)
-        try:
-            return waiter.wait()
-        except BaseException:  # Ctrl-C among others: nobody waits any more
-            core.cancel(call)  # of no effect if it has ended
-            raise
+        return self._result(core, prepared, futures_of(follow))
 
+    @overload
+    def submit(self, graph: AnyFlow, /, *, timeout: float | None = None, **bindings: Any) -> FlowFuture: ...
+    @overload
     def submit(
         self,
         graph: AnyGraph,
@@ -96,8 +112,23 @@ class Client(ClientBase):
         repeat: Repeat | None = None,
         then: Then | Iterable[Then] | None = None,
         **bindings: Any,
+    ) -> ResultFuture: ...
+    def submit(
+        self,
+        graph: AnyGraph | AnyFlow,
+        /,
+        *,
+        timeout: float | None = None,
+        bind: Mapping[str, Any] | None = None,
+        scalars: Mapping[str, Any] | None = None,
+        keep: Mapping[str, str] | None = None,
+        repeat: Repeat | None = None,
+        then: Then | Iterable[Then] | None = None,
+        **bindings: Any,
     ) -> ResultFuture:
-        """Publish a request; its result comes through the future. Inputs may be changed once this has returned.
+        """Publish a request, or start a workflow; its result comes through the future.
+
+        Inputs may be changed once this has returned.
 
         Blocks while ``settings.pending_limit`` requests have no reply. Cancelling the future cancels the request, and
         what follows it: ``future.then`` has the futures of that.
@@ -111,6 +142,36 @@ class Client(ClientBase):
         future.then = futures_of(follow)
         future.attach(core, self._send(core, prepared, future.settle, future.then))
         return future
+
+    def start(
+        self,
+        flow: AnyFlow,
+        /,
+        *,
+        id: str | None = None,  # noqa: A002  # it is the word for it, everywhere
+        timeout: float | None = None,
+        bind: Mapping[str, Any] | None = None,
+        scalars: Mapping[str, Any] | None = None,
+        keep: Mapping[str, str] | None = None,
+        **bindings: Any,
+    ) -> Run:
+        """Start a workflow, and wait until that is durable: from then on it goes on whatever becomes of this process.
+
+        It has ``timeout`` seconds, or as long as it takes. ``id``: what it is to be called, else a new one; started
+        again under an id, with the same inputs, it is the one that there is. ``keep``: names in the store for its
+        outputs. Raises what is wrong with it, and Conflict if another one has the id.
+        """
+        core = self._waitable("start", "another thread")
+        prepared = self._preparer.flows.start(
+            flow, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep, flow_id=id
+        )
+        started = self._result(core, prepared)
+        assert isinstance(started, FlowResult)
+        return self.attach(started.id)
+
+    def attach(self, flow_id: str) -> Run:
+        """A workflow of this tenant that has begun, by its id: to see how it stands, wait for it, or cancel it."""
+        return Run(check_flow_id(flow_id), self._ask, self.cancel, self.settings.timeout)
 
     def cancel(self, request_id: str) -> None:
         """Have the pool's workers not run a request of this tenant, or not any further, nor what follows it.
@@ -134,9 +195,7 @@ class Client(ClientBase):
         Raises BadRequest, BrokerLost, BrokerRefused.
         """
         wanted = Wanted(patterns, self.tenant, name, prefetch)
-        core = self._usable()
-        if threading.get_ident() == core.io_thread:
-            raise BadRequest("events() in a callback would wait for itself: use another thread")
+        core = self._waitable("events", "another thread")
         return Events(core, wanted, self.settings)
 
     def subscriptions(self) -> list[Note]:
@@ -207,8 +266,31 @@ class Client(ClientBase):
     ) -> None:
         self.close()
 
+    def _waitable(self, what: str, instead: str) -> ClientCore:
+        """The core, for who waits for it: which its own thread cannot."""
+        core = self._usable()
+        if threading.get_ident() == core.io_thread:
+            raise BadRequest(f"{what}() in a callback would wait for itself: use {instead}")
+        return core
+
+    def _ask(self, question: Question) -> FlowResult:
+        answer = self._result(self._waitable("asking", "another thread"), question)
+        assert isinstance(answer, FlowResult)
+        return answer
+
+    def _result(self, core: ClientCore, prepared: Sendable, steps: Steps[ResultFuture] = NONE) -> Result:
+        waiter: Waiter[Result] = Waiter()
+        call = self._send(core, prepared, waiter.set, steps)
+        for future, step in zip(steps, call.chain(), strict=True):
+            future.attach(core, step)
+        try:
+            return waiter.wait()
+        except BaseException:  # Ctrl-C among others: nobody waits any more
+            core.cancel(call)  # of no effect if it has ended
+            raise
+
     def _send(
-        self, core: ClientCore, prepared: Prepared, on_result: OnResult, steps: Steps[ResultFuture] = NONE
+        self, core: ClientCore, prepared: Sendable, on_result: OnResult, steps: Steps[ResultFuture] = NONE
     ) -> Call:
         on_steps = [each.settle for each in steps]
         call = core.send(prepared, on_result, on_steps=on_steps, steps=steps)
@@ -221,7 +303,7 @@ class Client(ClientBase):
             )
         until = time.monotonic() + prepared.timeout_s
         while call is None:
-            if not core.pending.wait_for_room(until - time.monotonic()):
+            if not core.pending.wait_for_room(min(until - time.monotonic(), threading.TIMEOUT_MAX)):
                 raise core.no_room(prepared.timeout_s)
             call = core.send(prepared, on_result, on_steps=on_steps, steps=steps)
         return call

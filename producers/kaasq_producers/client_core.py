@@ -15,12 +15,11 @@ from kaasq.broker import Broker, Done, State
 from kaasq.errors import BrokerLost, Cancelled, KaasqError, ReplyTimeout
 from kaasq.settings import Settings
 from kaasq_producers.buffers import Buffers
-from kaasq_producers.calls import Awaited, Call, OnResult, Route
+from kaasq_producers.calls import Awaited, Call, OnResult, Route, Sendable
 from kaasq_producers.deadlines import Deadlines
 from kaasq_producers.endings import Endings
 from kaasq_producers.listeners import Listeners
 from kaasq_producers.pending import Pending
-from kaasq_producers.prepare import Prepared
 from kaasq_producers.publishing import Publishing
 from kaasq_producers.reply_queue import ReplyQueue
 from kaasq_producers.steps import NONE, Steps
@@ -62,22 +61,22 @@ class ClientCore:
 
     def send(
         self,
-        prepared: Prepared,
+        prepared: Sendable,
         on_result: OnResult,
-        request_id: str | None = None,
+        call_id: str | None = None,
         *,
         on_steps: Sequence[OnResult] = (),
         steps: Steps[Any] = NONE,
     ) -> Call | None:
         """Publish a request; ``on_result`` is called once with what became of it. Its id is new, unless one is given
-        that no other request of this client has now.
+        that no other call of this client has now.
 
         ``on_steps``: likewise for each of its continuations, whose futures, ``steps``, its result is given.
         None if there is no room: ``pending_limit`` requests have no reply. Raises BrokerLost after ``stop``.
         """
         if self.pending.is_full:
             return None  # looked at again below; a call for nothing would be encoded for nothing
-        call = Call(prepared, on_result, self._publishing.unpublished, request_id, on_steps, steps)
+        call = prepared.call(on_result, self._publishing.unpublished, call_id, on_steps, steps)
         if not self.pending.add(call):
             return None
         self._deadlines.add(call.given_up_at)
@@ -100,7 +99,8 @@ class ClientCore:
         """
         if not self.pending.forget(call):
             return False
-        self.withdrawals.withdraw(call.id)  # of what follows the first of a chain, the workers know by its id
+        if call.cancels is not None:
+            self.withdrawals.withdraw(call.cancels)  # of what follows the first of a chain, the workers know by its id
         for each in call.chain():
             if each.call is not call:
                 self.withdrawals.withdraw(each.id)
@@ -114,7 +114,7 @@ class ClientCore:
         self._deadlines.cancel()
         self._replies.close()
         for call in self.pending.all():
-            closed = f"the client was closed before request {call.id} had its reply"
+            closed = f"the client was closed before {call.what} had its reply"
             ended = copy.copy(error) if error is not None else BrokerLost(closed, request_id=call.id)
             self._endings.end(call, ended)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
-from kaasq import codec
 from kaasq.broker import Delivery
-from kaasq.errors import BadRequest, KaasqError, UnknownGraph
+from kaasq.errors import BadRequest, KaasqError
 from kaasq.messages import Reply
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.calls import Awaited, Call
 from kaasq_producers.pending import Pending
-from kaasq_producers.result import Result, failure
-from kaasq_producers.steps import NONE
+from kaasq_producers.result import Result
 
 
 class Endings:
@@ -41,27 +38,22 @@ class Endings:
         call = self._pending.find(message.correlation_id or "")
         if call is not None:  # else a duplicate, or its request was given up
             try:
-                reply = codec.decode_reply(message.body, message.content_type)
+                reply = call.read(message)
             except BadRequest as error:
-                self.end(call, KaasqError(f"the reply to request {call.id} cannot be read: {error.message}"))
+                self.end(call, KaasqError(f"the reply to {call.what} cannot be read: {error.message}"))
             else:
                 self._settle(call, reply)
 
     def _settle(self, call: Awaited, reply: Reply) -> None:
         if reply.status == "ok":
-            if isinstance(call, Call) and call.whole:
-                call.taught()
-            elapsed = time.monotonic() - call.started
-            steps = call.steps if isinstance(call, Call) else NONE
-            self.end(call, Result(reply, call.spec, self._buffers, elapsed, steps))
+            self.end(call, call.result(reply, self._buffers))
             if call.following:
                 self._skip(call, {each.id: each.skipped for each in reply.then})
-        elif isinstance(call, Call) and reply.error is not None and reply.error.code == UnknownGraph.code:
-            if not call.whole:  # else a second answer to what was sent before the graph was sent whole
-                call.make_whole()
+        elif isinstance(call, Call) and call.wants_whole(reply):
+            if call.make_whole():
                 self._publish(call)
         else:
-            self.fail(call, failure(reply, self._buffers))
+            self.fail(call, call.failure(reply, self._buffers))
 
     def _skip(self, call: Awaited, skipped: Mapping[str, str | None]) -> None:
         """Tell those whose condition did not hold, and what was to follow them."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kaasq.errors import BrokerLost, KaasqError
 from kaasq_producers.calls import Awaited
 from kaasq_producers.client_core import ClientCore
+from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.result import Result
 from kaasq_producers.steps import NONE, Steps
 from kaasq_producers.then import Then, named
@@ -81,6 +82,15 @@ class ResultFuture(concurrent.futures.Future[Result]):
         if self._core is not None and self._call is not None and self._core.cancel(self._call):
             self.set_running_or_notify_cancel()  # or else concurrent.futures.wait() would go on waiting
         return True
+
+
+class FlowFuture(ResultFuture):
+    """A workflow's: what it gives is a FlowResult."""
+
+    if TYPE_CHECKING:
+
+        def result(self, timeout: float | None = None) -> FlowResult:
+            """As a future's; the same one as a request's, but for the type."""
 
 
 def futures_of(then: Sequence[Then]) -> Steps[ResultFuture]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from kaasq.model import Buffer, GraphSpec, Number, Scalar
 from kaasq_producers.later import Later
 from kaasq_producers.references import BufferRef, Keep
 from kaasq_producers.values import Data, InputField, check_given, kept, number, reference
+
+K = TypeVar("K")
 
 
 class Bound(NamedTuple):
@@ -35,7 +37,9 @@ LIST_EFFORT = 64
 class Binder:
     """Binds values to a graph's inputs: made once per graph, used for every request."""
 
-    def __init__(self, graph: GraphSpec) -> None:
+    def __init__(self, graph: GraphSpec, what: str = "graph") -> None:
+        """``what`` it is called in errors."""
+        self._what = what
         self._fields: dict[str, InputField | Scalar] = {each.name: InputField(each) for each in graph.buffers}
         self._fields.update({each.name: each for each in graph.scalars})
         self.given_bytes = sum(each.nbytes for each in graph.buffers if each.given)
@@ -55,7 +59,8 @@ class Binder:
                 field = self._fields.get(name)
                 if field is None:
                     raise BadRequest(
-                        f"the graph has no buffer or scalar {name!r}; it has {_listed(self._fields)}", at=f"bind.{name}"
+                        f"the {self._what} has no buffer or scalar {name!r}; it has {_listed(self._fields)}",
+                        at=f"bind.{name}",
                     )
                 if name in bound.inline or name in bound.stored or name in bound.scalars or name in bound.keep:
                     raise BadRequest(f"{name!r} is given twice", at=f"bind.{name}")
@@ -81,6 +86,12 @@ class Binder:
                 raise BadRequest(f"scalar {name!r} has no default and was not given", at=f"scalars.{name}")
         return bound
 
+    def buffer(self, name: str) -> Buffer:
+        """What is bound under that name, which is a buffer's."""
+        field = self._fields[name]
+        assert isinstance(field, InputField)
+        return field.buffer
+
     def effort(self, *groups: Mapping[str, Any]) -> int:
         """How many bytes of arrays take as long to copy as binding these values takes, roughly."""
         total = 0
@@ -96,7 +107,9 @@ class Binder:
         for name, target in names.items():
             field = self._fields.get(name)
             if not isinstance(field, InputField):
-                raise BadRequest(f"the graph has no buffer {name!r}; it has {_listed(self._fields)}", at=f"keep.{name}")
+                raise BadRequest(
+                    f"the {self._what} has no buffer {name!r}; it has {_listed(self._fields)}", at=f"keep.{name}"
+                )
             _keep(bound, field.buffer, target)
 
 
@@ -112,10 +125,10 @@ def _take(bound: Bound, field: InputField | Scalar, value: Later[Any], takes: ty
         bound.stored[name] = value.source(at)
 
 
-def too_large(inline: Mapping[str, Data], limit: int) -> list[str]:
+def too_large(inline: Mapping[K, Data], limit: int) -> list[K]:
     """Which inputs to move to the store so that the rest fits the message: the largest first, as few as possible."""
     total = sum(map(_nbytes, inline.values()))
-    moved: list[str] = []
+    moved: list[K] = []
     if total <= limit:
         return moved
     for name in sorted(inline, key=lambda name: _nbytes(inline[name]), reverse=True):

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from kaasq.errors import BrokerLost, KaasqError
+from kaasq_producers.calls import Sendable
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.loop_inbox import LoopInbox
 from kaasq_producers.outbox import Outbox, RequestFuture
-from kaasq_producers.prepare import Prepared
 from kaasq_producers.result import Result
 from kaasq_producers.side_threads import SideThreads
 from kaasq_producers.steps import Steps
@@ -35,7 +35,7 @@ class LoopSide:
         self._closing: asyncio.Future[None] | None = None
 
     def send(
-        self, prepare: Callable[[], Prepared], is_quick: Callable[[], bool], then: Sequence[Then] = ()
+        self, prepare: Callable[[], Sendable], is_quick: Callable[[], bool], then: Sequence[Then] = ()
     ) -> RequestFuture:
         """Have it prepared, here if that is quick, and sent. What either raises comes through the future.
 
@@ -82,7 +82,7 @@ class LoopSide:
             self._connecting = None  # the next request tries again
             self._outbox.fail_waiting(error)
 
-    def _put(self, future: RequestFuture, preparing: asyncio.Future[Prepared]) -> None:
+    def _put(self, future: RequestFuture, preparing: asyncio.Future[Sendable]) -> None:
         try:
             prepared = preparing.result()
             self.connected()  # it may have failed meanwhile
@@ -111,3 +111,14 @@ class LoopSide:
         elif not future.done():
             result.seal()
             future.set_result(result)
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The loop that the caller runs in. Raises KaasqError if there is none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise KaasqError(
+            "an AsyncClient is used in a running event loop only, and here is none: kaasq.Client is for threads, and "
+            "asyncio.run_coroutine_threadsafe leads from a thread into a loop"
+        ) from None

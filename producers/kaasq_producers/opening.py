@@ -11,7 +11,7 @@ from kaasq.settings import Settings, load_settings
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.futures import Waiter
-from kaasq_producers.prepare import checked_timeout
+from kaasq_producers.storing import checked_timeout
 from kaasq_storage.protocol import BufferStore
 
 

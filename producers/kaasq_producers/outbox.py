@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kaasq.errors import KaasqError, NotReached, ReplyTimeout
-from kaasq_producers.calls import Awaited
+from kaasq_producers.calls import Awaited, Sendable
 from kaasq_producers.client_core import ClientCore
+from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.loop_inbox import LoopInbox
-from kaasq_producers.prepare import Prepared
 from kaasq_producers.result import Result
 from kaasq_producers.steps import NONE, Steps
 
@@ -44,6 +44,17 @@ class RequestFuture(asyncio.Future[Result]):
         return True
 
 
+class FlowRequestFuture(RequestFuture):
+    """A workflow's: what it gives is a FlowResult."""
+
+    if TYPE_CHECKING:
+
+        def result(self) -> FlowResult:
+            """As a future's; the same one as a request's, but for the type."""
+
+        def __await__(self) -> Generator[Any, None, FlowResult]: ...
+
+
 class Outbox:
     """Sends requests in order, as far as there is room. Everything happens on the loop.
 
@@ -56,11 +67,11 @@ class Outbox:
         """None until the client is connected."""
         self._inbox = inbox
         self._on_result = on_result
-        self._waiting: OrderedDict[RequestFuture, tuple[Prepared, asyncio.TimerHandle]] = OrderedDict()
+        self._waiting: OrderedDict[RequestFuture, tuple[Sendable, asyncio.TimerHandle]] = OrderedDict()
         self._closed: KaasqError | None = None
         self._woken = False  # or about to be: one call for all who wait
 
-    def put(self, future: RequestFuture, prepared: Prepared) -> None:
+    def put(self, future: RequestFuture, prepared: Sendable) -> None:
         """Send it, now or when there is room. If that takes longer than its timeout, it gets ReplyTimeout."""
         if future.done():
             return  # cancelled while its inputs were prepared
@@ -108,7 +119,7 @@ class Outbox:
             for each in future.then:
                 each.cancel()
 
-    def _sent(self, future: RequestFuture, prepared: Prepared) -> bool:
+    def _sent(self, future: RequestFuture, prepared: Sendable) -> bool:
         """Whether there was room, or nothing is sent any more."""
         if self.core is None:
             return False

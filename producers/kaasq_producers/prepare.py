@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-from kaasq.errors import BadRequest, StoreUnavailable
+from kaasq.errors import BadRequest
+from kaasq.flows.model import FlowSpec
 from kaasq.graph import Graph
 from kaasq.kaas import KaasRequest
 from kaasq.messages import Condition, Continuation, Element, Repeat, Source, Stored
@@ -13,39 +14,22 @@ from kaasq.model import GraphSpec, Number
 from kaasq.settings import Settings
 from kaasq.then_checks import check_form, check_repeat, check_runs, check_then, within
 from kaasq_producers.buffers import Buffers
+from kaasq_producers.flows.calls import PreparedStart
+from kaasq_producers.flows.known import AnyFlow
+from kaasq_producers.flows.prepare import FlowPreparer
+from kaasq_producers.flows.workflow import Workflow
 from kaasq_producers.inputs import LIST_EFFORT, Bound, too_large
 from kaasq_producers.kaas import with_defaults
 from kaasq_producers.known_graphs import GraphBook, KnownGraph
+from kaasq_producers.requests import Prepared
+from kaasq_producers.storing import Storing, checked_timeout
 from kaasq_producers.then import Output, Then, named
 from kaasq_producers.values import Data
 
-LONGEST_S = 10 * 365 * 24 * 3600.0
-SHORTEST_S = 0.001  # what the message can say
 QUICK_BYTES = 256 << 10  # 20 us as arrays, 300 us as lists; handing them to another thread and back costs 100 us
-INPUT_TTL_S = 3600.0  # an input that went through the store outlives its request by this
 
 AnyGraph = Graph | GraphSpec | KaasRequest
-
-
-def checked_timeout(value: Any) -> float:
-    """A request's timeout in seconds. Raises BadRequest for what is none."""
-    if not isinstance(value, (int, float)) or not SHORTEST_S <= value <= LONGEST_S:  # refuses NaN, too
-        raise BadRequest(
-            f"expected a time from {SHORTEST_S:g} to {LONGEST_S:.0f} seconds (ten years), given {value!r}", at="timeout"
-        )
-    return value
-
-
-class Prepared(NamedTuple):
-    """A request, checked, with its data at hand."""
-
-    graph: KnownGraph
-    bound: Bound
-    timeout_s: float
-    repeat: Repeat | None = None
-    then: tuple[Continuation, ...] = ()
-    following: tuple[KnownGraph, ...] = ()
-    """The graphs of all that follows."""
+AnyPrepared = Prepared | PreparedStart
 
 
 class Preparer:
@@ -54,13 +38,14 @@ class Preparer:
     def __init__(self, settings: Settings, buffers: Buffers | None) -> None:
         self._timeout_s = settings.timeout
         self._inline_limit = settings.inline_limit
-        self._buffers = buffers
+        self._storing = Storing(buffers, settings.inline_limit)
+        self.flows = FlowPreparer(settings, self._storing)
         self._limits = settings.graph_limits
         self._graphs = GraphBook(settings)
 
     def prepare(
         self,
-        graph: AnyGraph,
+        graph: AnyGraph | AnyFlow,
         bindings: Mapping[str, Any],
         *,
         timeout: float | None = None,
@@ -69,8 +54,13 @@ class Preparer:
         keep: Mapping[str, str] | None = None,
         repeat: Repeat | None = None,
         then: Sequence[Then] = (),
-    ) -> Prepared:
+    ) -> AnyPrepared:
         """Raises BadRequest, BufferSize, BufferMissing, and what the store raises if it is needed."""
+        if isinstance(graph, (Workflow, FlowSpec)):
+            for what, given in (("repeat", repeat), ("then", then)):
+                if given:
+                    raise BadRequest("a workflow has none itself; its steps may have", at=what)
+            return self.flows.run(graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep)
         timeout_s = checked_timeout(self._timeout_s if timeout is None else timeout)
         known = self._graphs.find(graph)
         groups = [bindings, *(each for each in (bind, scalars) if each)]
@@ -93,9 +83,9 @@ class Preparer:
         check_then(known.spec, following)
         return Prepared(known, bound, timeout_s, repeat, following, tuple(graphs.values()))
 
-    def is_quick(self, graph: AnyGraph, *groups: Mapping[str, Any], then: Sequence[Then] = ()) -> bool:
+    def is_quick(self, graph: AnyGraph | AnyFlow, *groups: Mapping[str, Any], then: Sequence[Then] = ()) -> bool:
         """Whether ``prepare`` would take microseconds and touch no store. Raises BadRequest if the graph is wrong."""
-        if then:
+        if then or isinstance(graph, (Workflow, FlowSpec)):
             return False
         binder = self._graphs.find(graph).binder
         limit = min(self._inline_limit, QUICK_BYTES)
@@ -146,18 +136,9 @@ class Preparer:
         return tuple(made)
 
     def _store(self, bound: Bound, known: KnownGraph, name: str, timeout_s: float) -> None:
-        data = memoryview(bound.inline[name]).cast("B")
-        if self._buffers is None:
-            raise StoreUnavailable(
-                f"input {name!r} has {data.nbytes} bytes, all inputs together may have {self._inline_limit} in a "
-                f"message (inline_limit), and this client has no store to put it into",
-                buffer=name,
-            )
         buffer = known.spec.buffer(name)
         assert buffer is not None
-        ref = self._buffers.put(data, ttl_s=timeout_s + INPUT_TTL_S, dtype=buffer.dtype, shape=buffer.shape)
-        bound.stored[name] = Stored(ref=ref.ref)
-        del bound.inline[name]
+        bound.stored[name] = self._storing.store(bound.inline.pop(name), buffer, timeout_s)
 
 
 def _source(value: Data | Stored) -> bytes | Source:

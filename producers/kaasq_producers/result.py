@@ -126,12 +126,14 @@ class Result(Mapping[str, Array]):
         return _restored, (self._reply.without_inline(), self._graph.name, self.elapsed, dict(self))
 
     def __repr__(self) -> str:
-        outputs = ", ".join(f"{name}: {_described(each)}" for name, each in self._reply.outputs.items())
         worker = self.worker
         return (
-            f"<Result {self.request_id} {{{outputs}}}; kernel {self.timings.kernel} us of {self.timings.total} us "
+            f"<Result {self.request_id} {self._outputs()}; kernel {self.timings.kernel} us of {self.timings.total} us "
             f"on {worker.host} {worker.device}>"
         )
+
+    def _outputs(self) -> str:
+        return f"{{{', '.join(f'{name}: {_described(each)}' for name, each in self._reply.outputs.items())}}}"
 
     def _array(self, name: str, output: Output, *, reading: bool) -> Array:
         buffer = self._graph.buffer(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -14,12 +14,15 @@ from kaasq import codec, topology
 from kaasq.broker import Broker, Delivery, Done, Message
 from kaasq.checks import GraphLimits
 from kaasq.errors import UnknownGraph
+from kaasq.flows.model import FlowCall, FlowStart
 from kaasq.messages import ErrorBody, Output, Reply, Request, WorkerInfo
 from kaasq.model import GraphSpec
 
+_FLOWS: dict[str, type[FlowStart | FlowCall]] = {"workflow": FlowStart, "flow": FlowCall}
 INFO = WorkerInfo(host="fake", pid=1, device="none")
 
-Answer = Callable[[Request, Message], "Reply | None"]
+Answer = Callable[[Any, Message], "Reply | None"]
+"""Of a request, or of what is said about workflows: a FlowStart or FlowCall."""
 
 
 def saxpy(request: Request, message: Message) -> Reply:
@@ -91,8 +94,15 @@ class FakeWorker:
     def _serve(self, delivery: Delivery) -> None:
         message = delivery.message
         self.messages.append(message)
-        request = self._decoder.decode(message.body, message.content_type)
         answer: Reply | None
+        kind = _FLOWS.get(next((key for key in msgspec.msgpack.decode(message.body) if key in _FLOWS), ""))
+        if kind is not None:
+            answer = self.answer(codec.decode(message.body, message.content_type, kind), message)
+            delivery.ack()
+            if answer is not None:
+                self.reply(message, answer)
+            return
+        request = self._decoder.decode(message.body, message.content_type)
         if isinstance(request.graph, GraphSpec):
             self.requests.append(request)
             answer = self.answer(request, message)

@@ -13,10 +13,10 @@ from kaasq.errors import BrokerLost
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.settings import Settings
 from kaasq.topology import pool_topology
-from kaasq_producers.calls import Call
+from kaasq_producers.calls import Call, Sendable
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.opening import open_core
-from kaasq_producers.prepare import Prepared, Preparer
+from kaasq_producers.prepare import Preparer
 from tests.support import graphs
 from tests.support.messaging import declare
 
@@ -36,11 +36,11 @@ def core() -> Iterator[ClientCore]:
 
 
 @pytest.fixture
-def prepared() -> Prepared:
+def prepared() -> Sendable:
     return Preparer(SETTINGS, None).prepare(graphs.saxpy(), {"x": X, "y": X})
 
 
-def sent(core: ClientCore, prepared: Prepared) -> Call:
+def sent(core: ClientCore, prepared: Sendable) -> Call:
     call = core.send(prepared, lambda _: None)
     assert call is not None
     return call
@@ -52,7 +52,7 @@ def test_called_at_once_if_there_is_room(core: ClientCore) -> None:
     assert called == [threading.get_ident()]
 
 
-def test_each_free_place_calls_one_in_order(core: ClientCore, prepared: Prepared) -> None:
+def test_each_free_place_calls_one_in_order(core: ClientCore, prepared: Sendable) -> None:
     called: list[str] = []
     for name in "ab":
         call = sent(core, prepared)
@@ -64,7 +64,7 @@ def test_each_free_place_calls_one_in_order(core: ClientCore, prepared: Prepared
     assert called == ["a", "b"]
 
 
-def test_cancelled_request_makes_room(core: ClientCore, prepared: Prepared) -> None:
+def test_cancelled_request_makes_room(core: ClientCore, prepared: Sendable) -> None:
     called: list[bool] = []
     call = sent(core, prepared)
     core.pending.on_room(lambda: called.append(True))
@@ -73,7 +73,7 @@ def test_cancelled_request_makes_room(core: ClientCore, prepared: Prepared) -> N
     assert not core.cancel(call)
 
 
-def test_called_when_nothing_is_sent_any_more(core: ClientCore, prepared: Prepared) -> None:
+def test_called_when_nothing_is_sent_any_more(core: ClientCore, prepared: Sendable) -> None:
     called: list[str] = []
     sent(core, prepared)
     core.pending.on_room(lambda: called.append("before"))
@@ -85,7 +85,7 @@ def test_called_when_nothing_is_sent_any_more(core: ClientCore, prepared: Prepar
 
 
 def test_room_that_is_made_while_one_asks_is_not_missed(
-    core: ClientCore, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+    core: ClientCore, prepared: Sendable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = sent(core, prepared)
     threads: list[threading.Thread] = []
@@ -106,7 +106,7 @@ def test_room_that_is_made_while_one_asks_is_not_missed(
     threads[0].join()
 
 
-def test_many_askers_and_makers_of_room_leave_nobody_waiting(core: ClientCore, prepared: Prepared) -> None:
+def test_many_askers_and_makers_of_room_leave_nobody_waiting(core: ClientCore, prepared: Sendable) -> None:
     """One place, many who want it: each asks, sends, gives it back. With a lost wake-up all would stop."""
     left = threading.Semaphore(0)
 

@@ -14,7 +14,7 @@ from kaasq.settings import Settings
 from kaasq.topology import REQUESTS
 from kaasq_producers.calls import Route
 from kaasq_producers.events.submitted import AGAIN_S, PUBLISH_ATTEMPTS, Submitted
-from kaasq_producers.prepare import Prepared, Preparer
+from kaasq_producers.prepare import AnyPrepared, Preparer
 from tests.support import graphs
 from tests.support.front_bench import Loop
 
@@ -36,11 +36,11 @@ def submitted(loop: Loop) -> Submitted:
 
 
 @pytest.fixture
-def prepared() -> Prepared:
+def prepared() -> AnyPrepared:
     return Preparer(Settings(), None).prepare(graphs.saxpy(), {"x": X, "y": X})
 
 
-def published(submitted: Submitted, prepared: Prepared) -> Future[None]:
+def published(submitted: Submitted, prepared: AnyPrepared) -> Future[None]:
     submitted.publish("id-1", prepared)
     (future,) = submitted.taken()
     assert submitted.taken() == []
@@ -51,7 +51,7 @@ def published(submitted: Submitted, prepared: Prepared) -> Future[None]:
     "refusal", [BrokerRefused("full", rejected=True), BrokerLost("gone")], ids=["rejected", "lost"]
 )
 def test_what_is_rejected_or_lost_is_published_again_with_pauses_that_double(
-    loop: Loop, submitted: Submitted, prepared: Prepared, refusal: KaasqError
+    loop: Loop, submitted: Submitted, prepared: AnyPrepared, refusal: KaasqError
 ) -> None:
     loop.refusals[REQUESTS] = refusal
     future = published(submitted, prepared)
@@ -70,7 +70,7 @@ def test_what_is_rejected_or_lost_is_published_again_with_pauses_that_double(
     assert message.headers == {"traceparent": "00-ab-cd-01"}
 
 
-def test_after_the_last_attempt_it_is_told_why(loop: Loop, submitted: Submitted, prepared: Prepared) -> None:
+def test_after_the_last_attempt_it_is_told_why(loop: Loop, submitted: Submitted, prepared: AnyPrepared) -> None:
     loop.refusals[REQUESTS] = BrokerRefused("the queue is full", rejected=True)
     future = published(submitted, prepared)
     for _ in range(PUBLISH_ATTEMPTS - 1):
@@ -85,7 +85,7 @@ def test_after_the_last_attempt_it_is_told_why(loop: Loop, submitted: Submitted,
 
 @pytest.mark.parametrize("refusal", [Unroutable("no queue"), BrokerRefused("too large")], ids=["unroutable", "refused"])
 def test_what_is_refused_for_good_is_told_at_once(
-    loop: Loop, submitted: Submitted, prepared: Prepared, refusal: KaasqError
+    loop: Loop, submitted: Submitted, prepared: AnyPrepared, refusal: KaasqError
 ) -> None:
     loop.refusals[REQUESTS] = refusal
     future = published(submitted, prepared)

@@ -12,7 +12,7 @@ from kaasq.errors import BadRequest
 from kaasq.event_patterns import binding_keys
 from kaasq.names import check_word
 from kaasq_producers.events.retrying import Retries
-from kaasq_producers.prepare import checked_timeout
+from kaasq_producers.storing import checked_timeout
 
 CONCURRENCY = 8
 MOST_CONCURRENCY = 1000

@@ -16,9 +16,10 @@ from kaasq_producers.calls import Call
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.events.event import Event
 from kaasq_producers.events.submitted import Submitted
+from kaasq_producers.flows.known import AnyFlow
 from kaasq_producers.futures import Waiter
 from kaasq_producers.loop_inbox import LoopInbox
-from kaasq_producers.prepare import AnyGraph, Prepared, Preparer
+from kaasq_producers.prepare import AnyGraph, AnyPrepared, Preparer
 from kaasq_producers.result import Result
 from kaasq_producers.side_threads import SideThreads
 
@@ -29,14 +30,14 @@ class _Asked(NamedTuple):
     """What a handler asks for, with Client.run's arguments."""
 
     preparer: Preparer
-    graph: AnyGraph
+    graph: AnyGraph | AnyFlow
     bindings: Mapping[str, Any]
     timeout_s: float
     bind: Mapping[str, Any] | None
     scalars: Mapping[str, Any] | None
     keep: Mapping[str, str] | None
 
-    def prepare(self) -> Prepared:
+    def prepare(self) -> AnyPrepared:
         return self.preparer.prepare(
             self.graph, self.bindings, timeout=self.timeout_s, bind=self.bind, scalars=self.scalars, keep=self.keep
         )
@@ -68,7 +69,7 @@ class AnyStep(ABC, Generic[R]):
 
     def submit(
         self,
-        graph: AnyGraph,
+        graph: AnyGraph | AnyFlow,
         /,
         *,
         key: str | None = None,
@@ -78,7 +79,7 @@ class AnyStep(ABC, Generic[R]):
         keep: Mapping[str, str] | None = None,
         **bindings: Any,
     ) -> str:
-        """Publish a request, and wait for nothing: its event tells how it ends. Returns its id.
+        """Publish a request or start a workflow, and wait for nothing: its event tells how it ends. Returns its id.
 
         The arguments are Client.run's. The event that caused it is acked once the broker has confirmed it.
         """
@@ -88,7 +89,7 @@ class AnyStep(ABC, Generic[R]):
 
     def run(
         self,
-        graph: AnyGraph,
+        graph: AnyGraph | AnyFlow,
         /,
         *,
         key: str | None = None,
@@ -98,7 +99,7 @@ class AnyStep(ABC, Generic[R]):
         keep: Mapping[str, str] | None = None,
         **bindings: Any,
     ) -> R:
-        """Publish a request and wait for its result. Done again, it is answered from its outcome."""
+        """Publish a request or start a workflow, and wait for its result: done again, for that of its outcome."""
         return self._run(self.request_id(key), self._asked(graph, bindings, timeout, bind, scalars, keep))
 
     def request_id(self, key: str | None = None) -> str:
@@ -118,7 +119,7 @@ class AnyStep(ABC, Generic[R]):
 
     def _asked(
         self,
-        graph: AnyGraph,
+        graph: AnyGraph | AnyFlow,
         bindings: Mapping[str, Any],
         timeout: float | None,
         bind: Mapping[str, Any] | None,
@@ -195,7 +196,7 @@ class AsyncStep(AnyStep[Coroutine[Any, Any, Result]]):
         result.seal()
         return result
 
-    async def _sent(self, prepared: Prepared, request_id: str) -> Result:
+    async def _sent(self, prepared: AnyPrepared, request_id: str) -> Result:
         ended: asyncio.Future[Result] = self._inbox.loop.create_future()
         room: asyncio.Future[None]
         while True:

@@ -12,8 +12,7 @@ from kaasq.errors import BrokerLost, KaasqError
 from kaasq.events import EventMessage
 from kaasq.topology import REQUESTS
 from kaasq_producers.calls import Route
-from kaasq_producers.known_graphs import encode
-from kaasq_producers.prepare import Prepared
+from kaasq_producers.prepare import AnyPrepared
 
 PUBLISH_ATTEMPTS = 8  # 25 s in all
 AGAIN_S = 0.2  # doubled each time
@@ -29,14 +28,12 @@ class Submitted:
         self._headers = {name: value for name, value in trace.items() if value is not None}
         self._published: list[Future[None]] = []
 
-    def publish(self, request_id: str, prepared: Prepared) -> None:
+    def publish(self, request_id: str, prepared: AnyPrepared) -> None:
         """Publish one, and again if it may be lost or there is no room for it just now."""
         future: Future[None] = Future()
         self._published.append(future)
-        # Whole: a worker that does not know the graph has nobody to tell.
-        body = encode(prepared.graph, prepared.bound, round(prepared.timeout_s * 1000), whole=True)
         message = Message(
-            body=body,
+            body=prepared.body(whole=True),  # a worker that does not know the graph has nobody to tell
             content_type=codec.MSGPACK,
             message_id=request_id,
             correlation_id=request_id,

@@ -10,7 +10,7 @@ from kaasq.flows.model import On, StepCondition
 from kaasq.messages import Repeat
 from kaasq_producers.flows.placed import PlacedStep, check_own
 from kaasq_producers.later import whole
-from kaasq_producers.prepare import checked_timeout
+from kaasq_producers.storing import checked_timeout
 
 if TYPE_CHECKING:
     from kaasq_producers.flows.workflow import Workflow

@@ -7,9 +7,10 @@ from kaasq.model import Buffer, GraphSpec
 
 
 def signature(spec: FlowSpec) -> GraphSpec:
-    """A graph with the workflow's inputs, but for lists, and its scalars."""
-    single = tuple(buffer_of(each) for each in spec.inputs if not each.many)
-    return GraphSpec(name=spec.name, buffers=single, scalars=spec.scalars)
+    """A graph with the workflow's inputs, but for lists, its outputs (whatever their sizes), and its scalars."""
+    single = [buffer_of(each) for each in spec.inputs if not each.many]
+    outputs = [Buffer(name=name, role="output") for name in spec.outputs]
+    return GraphSpec(name=spec.name, buffers=(*single, *outputs), scalars=spec.scalars)
 
 
 def buffer_of(given: FlowInput, name: str | None = None) -> Buffer:

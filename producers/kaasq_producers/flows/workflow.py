@@ -298,7 +298,8 @@ class Workflow:
         for each in many - given.keys():
             raise BufferMissing(f"nothing is bound to list {each!r}", buffer=each)
         rest = [{key: value for key, value in group.items() if key not in many} for group in groups]
-        bound = Binder(signature(spec)).bind(*rest, takes=Given)
+        bound = Binder(signature(spec), "workflow").bind(*rest, takes=Given)
+        keep = {**bound.keep, **keep}
         for each in keep.keys() - spec.outputs.keys():
             raise unknown("output", each, spec.outputs, f"keep.{each}")
         lists = {each: items_of(draft, given[each], each) for each in many}
