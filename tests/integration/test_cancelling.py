@@ -13,7 +13,8 @@ import pytest
 import kaasq
 from kaasq.ids import new_id
 from kaasq_storage import open_store
-from tests.support.graphs import ENDLESS, only_output, saxpy
+from tests.support.graphs import held, only_output, saxpy
+from tests.support.waiting import until
 from tests.support.workers import RunningWorker, running_worker
 
 N = 1000
@@ -69,7 +70,7 @@ def test_a_running_request_ends_between_two_launches_and_its_executor_lives(pool
         client.cancel(future.request_id)
         started = time.monotonic()
         assert cancelled(future).detail["request_id"] == future.request_id
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20  # and not the minute that it would have taken
         assert client.run(saxpy(N), x=X, y=X)["out"][3] == 9
     assert pool.executors() == before
 
@@ -93,18 +94,14 @@ def test_cancelling_a_future_stops_its_request(pool):
         assert future.cancel()
         started = time.monotonic()
         client.run(saxpy(N), x=X, y=X)
-        assert time.monotonic() - started < 5  # and not the minute that the other one would have taken
+        assert time.monotonic() - started < 20  # and not the minute that the other one would have taken
 
 
-def test_a_kernel_that_never_ends_is_killed_with_its_executor(pool):
+def test_a_kernel_that_never_ends_is_killed_with_its_executor(pool, tmp_path):
     before = pool.executors()
-    ending = kaasq.Graph("ending")
-    out = ending.inout("out", shape=16, dtype="int32")
-    ending.launch(kaasq.Module.from_source(ENDLESS).kernel("endless"), grid=1, block=1, args=[out])
     with pool.client() as client:
-        client.run(ending, out=np.ones(16, np.int32))  # compiled from here on
-        future = client.submit(only_output(ENDLESS, "endless"))
-        time.sleep(0.5)  # it is running
+        future = client.submit(held(tmp_path))
+        until((tmp_path / "begun").exists)
         client.cancel(future.request_id)
         cancelled(future)
         assert client.run(saxpy(N), x=X, y=X)["out"][3] == 9

@@ -116,12 +116,12 @@ def test_after_a_failure_nothing_runs_and_all_who_wait_are_told_why(client):
 def test_the_time_of_the_request_is_that_of_the_chain(client):
     stuck = Then(only_output(ENDLESS, "endless"), name="stuck", then=Then(SAXPY, x=X, y=X, name="after"))
     started = time.monotonic()
-    result = client.run(SQUARES, x=ONES, timeout=2, then=stuck)
+    result = client.run(SQUARES, x=ONES, timeout=3, then=stuck)
     with pytest.raises(kaasq.DeadlineExceeded):
         result.then["stuck"].result(20)
     with pytest.raises(kaasq.NotReached):
         result.then["after"].result(20)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30  # and not the minute that a request has by default
 
 
 def test_cancelling_a_request_that_has_ended_cancels_what_follows_it(client):

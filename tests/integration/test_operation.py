@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +21,12 @@ from kaasq.messages import Reply, Request
 from kaasq.model import GraphSpec
 from kaasq_bench.rabbitmq.node import RabbitNode
 from kaasq_storage import open_store
-from tests.support.graphs import ENDLESS, only_output, saxpy
+from tests.support.graphs import ENDLESS, held, only_output, saxpy
+from tests.support.waiting import until
 from tests.support.workers import running_worker
 
 X = np.arange(4, dtype=np.float32)
 PATIENCE_MS = 600
-
-# It ends when the test says so, however fast the machine is: the C library is there on the cpu device.
-WAITING = r"""
-extern "C" int access(const char* path, int mode);
-extern "C" __global__ void waiting(int* out) { while (access("%s", 0) != 0) {} out[0] = 7; }
-"""
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +35,6 @@ def impatient() -> Iterator[RabbitNode]:
     with RabbitNode(config={"consumer_timeout": str(PATIENCE_MS)}) as node:
         node.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 200).")  # no key of rabbitmq.conf
         yield node
-
-
-def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Requester:
@@ -87,14 +75,13 @@ def test_a_kernel_longer_than_the_brokers_patience_runs_once_and_is_answered(imp
         kaasq.Client(impatient.url, pool=pool, store=tmp_path / "store") as client,
     ):
         raw = Requester(impatient.url, pool)
-        end = tmp_path / "end"
-        id_ = raw.publish(only_output(WAITING % end, "waiting", 4).freeze())
+        id_ = raw.publish(held(tmp_path).freeze())
         try:
             worker.wait_for("consumer.interrupted", 30)
             worker.wait_for("request.joined", 30)
             assert not raw.collect(id_)
         finally:
-            end.touch()
+            (tmp_path / "end").touch()
         replies: list = []
 
         def answered() -> bool:
@@ -167,7 +154,7 @@ def test_what_is_not_finished_in_time_goes_back_and_the_worker_exits_3(broker_ur
             client.run(saxpy(), x=X, y=X)
             stuck = client.submit(only_output(ENDLESS, "endless"), timeout=60)
             waiting = client.submit(saxpy(), x=X, y=X, timeout=60)
-            until(lambda: held(health) == 2)
+            until(lambda: requests_held(health) == 2)
             started = time.monotonic()
             assert worker.stop() == 3
             assert time.monotonic() - started < 15
@@ -183,7 +170,7 @@ def test_a_second_signal_stops_at_once(broker_url, pool, tmp_path):
         with running_worker(broker_url, pool, store, "--drain", "60", "--health-file", str(health)) as worker:
             client.run(saxpy(), x=X, y=X)
             stuck = client.submit(only_output(ENDLESS, "endless"), timeout=60)
-            until(lambda: held(health) == 1)
+            until(lambda: requests_held(health) == 1)
             worker.process.send_signal(signal.SIGTERM)
             worker.wait_for("worker.draining")
             assert worker.stop(15) == 130
@@ -199,7 +186,7 @@ def answers(client: kaasq.Client) -> bool:
         return False
 
 
-def held(health: Path) -> int:
+def requests_held(health: Path) -> int:
     """How many requests the worker holds, by its health file."""
     return sum(each["held"] for each in json.loads(health.read_text())["slots"])
 

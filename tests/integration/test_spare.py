@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 
 import kaasq
 from tests.support.graphs import saxpy
+from tests.support.waiting import until
 from tests.support.workers import RunningWorker, running_worker
 
 X = np.arange(1000, dtype=np.float32)
@@ -22,13 +21,6 @@ def executors(worker: RunningWorker) -> set[int]:
     """The executor processes that the worker has, spares included."""
     children = Path(f"/proc/{worker.process.pid}/task").glob("*/children")
     return {int(pid) for each in children for pid in each.read_text().split()}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
 
 
 def gone(pid: int) -> bool:

@@ -21,7 +21,7 @@ from kaasq.messages import Reply
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings
 from kaasq.topology import EVENTS, REQUESTS, Binding, Queue, Topology, reply_queue, reply_topology, request_key
-from tests.support.graphs import CRASH, ENDLESS, SAXPY, only_output, saxpy, scribble, sum_of_squares
+from tests.support.graphs import CRASH, SAXPY, endless, only_output, saxpy, scribble, sum_of_squares
 from tests.support.workers import RunningWorker, running_worker
 
 N = 1000
@@ -387,10 +387,10 @@ def test_a_kernel_that_never_ends_is_stopped_at_its_deadline(broker_url, pool, t
         running_worker(broker_url, pool, store) as worker,
         kaasq.Client(broker_url, pool=pool, store=store) as client,
     ):
-        client.run(saxpy(N), x=X, y=Y)
+        client.run(endless(), out=np.ones(16, np.int32))  # compiled from here on
         events = client.events("#.expired")
         with pytest.raises((kaasq.DeadlineExceeded, kaasq.ReplyTimeout)):
-            client.run(only_output(ENDLESS, "endless"), timeout=2)
+            client.run(endless(), out=np.zeros(16, np.int32), timeout=2)
         worker.wait_for("request.overdue")
         assert events.next(20).error.code == "deadline_exceeded"
         assert client.run(saxpy(N), x=X, y=Y, timeout=60)["out"][1] == 3

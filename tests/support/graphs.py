@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,13 @@ extern "C" __global__ void crash(int* out) { *(volatile int*)(size_t)(blockIdx.x
 
 ENDLESS = r"""
 extern "C" __global__ void endless(volatile int* out) { while (out[0] == 0) { out[1] = out[1] + 1; } }
+"""
+
+HELD = r"""
+extern "C" int mkdir(const char* path, unsigned mode);
+extern "C" int access(const char* path, int mode);
+extern "C" __global__ void held(int* out)
+{ mkdir("FOLDER/begun", 0700); while (access("FOLDER/end", 0) != 0) {} out[0] = 7; }
 """
 
 CHAIN = r"""
@@ -88,6 +96,22 @@ def only_output(source: str, kernel: str, nbytes: int = 64) -> Graph:
     out = graph.output("out", nbytes=nbytes)
     graph.launch(Module.from_source(source).kernel(kernel), grid=1, block=1, args=[out])
     return graph
+
+
+def endless() -> Graph:
+    """Ends at once if what is bound to ``out`` is not 0, else never: so it can be compiled before it is to hang."""
+    graph = Graph("test.endless")
+    out = graph.inout("out", shape=16, dtype="int32")
+    graph.launch(Module.from_source(ENDLESS).kernel("endless"), grid=1, block=1, args=[out])
+    return graph
+
+
+def held(folder: Path) -> Graph:
+    """Says that it runs, by making ``folder/begun``, and runs until there is ``folder/end``: then its output is 7.
+
+    For the cpu device, which has the C library.
+    """
+    return only_output(HELD.replace("FOLDER", str(folder)), "held", nbytes=4)
 
 
 def spec(*buffers: Buffer, **changes: Any) -> GraphSpec:

@@ -37,7 +37,7 @@ def play(main: Callable[[], Coroutine[Any, Any, T]], timeout_s: float = TIMEOUT_
             assert not unnoticed, unnoticed
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110  # what is waited for happens on other threads
             await asyncio.sleep(0.002)

@@ -45,6 +45,7 @@ from tests.support import graphs
 from tests.support.fake_worker import FakeWorker, Held, saxpy, sends_hash, unknown_graph
 from tests.support.logs import log_lines
 from tests.support.messaging import States
+from tests.support.waiting import until
 
 X = np.arange(4, dtype=np.float32)
 Y = np.ones(4, dtype=np.float32)
@@ -76,13 +77,6 @@ def client(node: MemoryNode, settings: Settings) -> Iterator[Client]:
 def limited(client: Client, **changes: Any) -> Client:
     """The same client with other settings; before its first request only."""
     return Client(client._broker, settings=msgspec.structs.replace(client.settings, **changes))
-
-
-def wait_until(condition: Any, timeout_s: float = 5.0) -> None:
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.002)
 
 
 # ----------------------------------------------------------------------------------------------------------- requests
@@ -306,7 +300,7 @@ def test_no_reply_in_time(client: Client, worker: FakeWorker) -> None:
 def test_verdict_that_comes_right_after_the_deadline_is_heard(client: Client, worker: FakeWorker) -> None:
     def stop(_: Request, message: Message) -> None:
         reply = failed(message, DeadlineExceeded("it was still running when its time was over"), "expired")
-        threading.Timer(0.4, worker.reply, (message, reply)).start()
+        threading.Timer(0.2, worker.reply, (message, reply)).start()
 
     worker.answer = stop
     with pytest.raises(DeadlineExceeded, match="still running"):
@@ -341,7 +335,7 @@ def test_each_request_has_its_own_timeout(client: Client, worker: FakeWorker) ->
     futures = [client.submit(GRAPH, x=X, y=Y, timeout=each) for each in timeouts]
     for i, future in enumerate(futures):
         future.add_done_callback(lambda _, i=i: ended.__setitem__(i, time.monotonic() - started))  # type: ignore[misc]
-    wait_until(lambda: len(ended) == 4)
+    until(lambda: len(ended) == 4)
     assert all(ended[i] >= timeouts[i] for i in (0, 1, 3, 4))
     assert not futures[2].done()
 
@@ -356,9 +350,9 @@ def test_submit_waits_for_room(client: Client, worker: FakeWorker) -> None:
     futures = [small.submit(GRAPH, x=X, y=Y) for _ in range(2)]
     waiting = threading.Thread(target=lambda: futures.append(small.submit(GRAPH, x=X, y=Y)))
     waiting.start()
-    wait_until(lambda: small._connected().pending._waiting)
+    until(lambda: small._connected().pending._waiting)
     assert waiting.is_alive()
-    wait_until(lambda: held.taken.qsize() == 2)
+    until(lambda: held.taken.qsize() == 2)
     request, message = held.next()
     worker.reply(message, saxpy(request, message))
     waiting.join(5)
@@ -405,7 +399,7 @@ def test_cancelled_future_forgets_the_request(client: Client, worker: FakeWorker
     request, message = held.next()
     assert future.cancel()
     assert future.cancel()
-    assert concurrent.futures.wait([future], 1).done == {future}
+    assert concurrent.futures.wait([future], 20).done == {future}
     worker.reply(message, saxpy(request, message))
     worker.answer = saxpy
     assert client.run(GRAPH, x=X, y=Y)["out"].shape == (4,)
@@ -591,7 +585,7 @@ def test_a_request_that_was_given_up_is_not_repeated(node: MemoryNode, settings:
     broker.left = 1
     with Client(broker, settings=settings) as client:
         future = client.submit(GRAPH, x=X, y=Y)
-        wait_until(lambda: broker.sent_at)
+        until(lambda: broker.sent_at)
         assert future.cancel()
         time.sleep(1.5 * UNCONFIRMED_DELAY_S)  # when it would have been
     assert len(broker.sent_at) == 1
@@ -604,7 +598,7 @@ def test_what_is_to_be_repeated_waits_for_the_connection(
     broker.left = 1
     with Client(broker, settings=settings) as client:
         future = client.submit(GRAPH, x=X, y=Y)
-        wait_until(lambda: broker.sent_at)
+        until(lambda: broker.sent_at)
         states = States(broker)
         broker.interrupt(2 * UNCONFIRMED_DELAY_S)
         states.wait_for(State.CONNECTED)
@@ -739,7 +733,7 @@ def test_a_reply_queue_whose_node_is_down_is_replaced_and_the_replies_are_asked_
     with Client(broker, settings=settings) as client:
         worker.answer = Held()
         future = client.submit(GRAPH, x=X, y=Y)
-        wait_until(lambda: len(worker.messages) == 1)
+        until(lambda: len(worker.messages) == 1)
         worker.answer = saxpy
         broker.call_soon(absent[0])
         assert future.result(5)["out"][1] == 3
@@ -775,9 +769,9 @@ def test_closing_ends_waiting_for_room(client: Client, worker: FakeWorker) -> No
             raised.put(error)
 
     threading.Thread(target=submit).start()
-    wait_until(lambda: small._connected().pending._waiting)
+    until(lambda: small._connected().pending._waiting)
     small.close()
-    assert isinstance(raised.get(timeout=2), BrokerLost)
+    assert isinstance(raised.get(timeout=20), BrokerLost)
 
 
 def test_client_that_never_connected_can_be_closed(settings: Settings) -> None:

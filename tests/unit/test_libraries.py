@@ -192,10 +192,10 @@ def test_ptx_may_begin_with_comments(start: bytes) -> None:
 
 
 def test_many_comments_take_no_time() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     for text in (b"/*" * 10**6, b"//\n" * 10**6, b"/* */ " * 10**5, b" " * 10**6):
         module_of(text + b"x", Module.from_library("x"), suffix="")
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_options_are_for_source(libraries: Libraries) -> None:
