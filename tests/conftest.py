@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,13 +17,13 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import HealthCheck, settings
 
+from kaasq.settings import Settings
 from real_broker import MANAGEMENT_VARIABLE, Broker, RealBroker, own_broker, real_broker, source
-
-BROKER_TESTS = pytest.StashKey[int]()
-BROKER_USED = pytest.StashKey[str]()
 
 # Who asks for one of these talks to a real RabbitMQ.
 BROKER_FIXTURES = frozenset({"broker", "broker_url", "rabbit_url", "own_rabbit"})
+BROKER_USED = pytest.StashKey[str]()
+RAN_AGAINST = "ran against"  # a property of each test that did, which its report carries, from whichever process
 
 ON_BROKER = {
     "url": "the RabbitMQ of KAASQ_TEST_BROKER_URL",
@@ -38,13 +39,21 @@ settings.load_profile("kaasq")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the tests from this user's settings, stores and caches, in this process and in those that it starts."""
+    """Keep the tests from this user's settings, stores and caches, in this process and in those that it starts.
+
+    Of several processes of pytest-xdist each has a folder of its own below the first one's, but for compiled code.
+    """
     for name in [each for each in os.environ if each.startswith("KAASQ_") and not each.startswith("KAASQ_TEST_")]:
         del os.environ[name]
-    home = tempfile.TemporaryDirectory(prefix="kaasq-tests-", ignore_cleanup_errors=True)
-    config.add_cleanup(home.cleanup)
-    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
-        os.environ[name] = f"{home.name}/{name}"
+    if hasattr(config, "workerinput"):
+        home = Path(os.environ["XDG_CACHE_HOME"]).with_name(config.workerinput["workerid"])
+    else:
+        made = tempfile.TemporaryDirectory(prefix="kaasq-tests-", ignore_cleanup_errors=True)
+        config.add_cleanup(made.cleanup)
+        home = Path(made.name)
+        os.environ["XDG_CACHE_HOME"] = str(home / "cache")
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        os.environ[name] = str(home / name)
     os.environ["KAASQ_CONFIG"] = os.devnull
     # It logs each refused connection as an error with a traceback; tests of a broker that is away refuse many.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
@@ -52,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def broker(pytestconfig: pytest.Config) -> Iterator[RealBroker]:
-    """The tests' RabbitMQ, started on first use."""
+    """The tests' RabbitMQ, started on first use; with pytest-xdist one for each process."""
     with real_broker() as found:
         pytestconfig.stash[BROKER_USED] = f"RabbitMQ {found.version} at {found.how}"
         yield found
@@ -96,13 +105,19 @@ def pool() -> str:
     return f"t{secrets.token_hex(5)}"
 
 
+@pytest.fixture(scope="session")
+def code_folder() -> Path:
+    """Where workers keep compiled code by default, each kind of device in its folder: nothing is compiled twice."""
+    return Settings().cache_path
+
+
 @pytest.fixture(autouse=True)
-def _count_broker_tests(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Counts what really ran on RabbitMQ, including tests that ask for it while they run."""
+def _note_the_broker(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Notes what really ran on RabbitMQ, including tests that ask for it while they run."""
     yield
     if BROKER_FIXTURES.intersection(request.fixturenames):
-        stash = request.config.stash
-        stash[BROKER_TESTS] = stash.get(BROKER_TESTS, 0) + 1
+        used = request.config.stash.get(BROKER_USED, "a RabbitMQ of their own")
+        request.node.user_properties.append((RAN_AGAINST, used))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -119,10 +134,17 @@ def pytest_report_header() -> str:
     return f"broker: {ON_BROKER[source()]}"
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    count = config.stash.get(BROKER_TESTS, 0)
-    used = config.stash.get(BROKER_USED, "RabbitMQ" if count == 0 else "a RabbitMQ of their own")
-    terminalreporter.write_line(f"{count} {'test' if count == 1 else 'tests'} ran against {used}")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    used = Counter(
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "teardown"
+        for name, value in report.user_properties
+        if name == RAN_AGAINST
+    )
+    for where, count in sorted(used.items()) or [("RabbitMQ", 0)]:
+        terminalreporter.write_line(f"{count} {'test' if count == 1 else 'tests'} ran against {where}")
 
 
 def _has_gpu() -> bool:

@@ -147,16 +147,15 @@ def _value(value: object) -> bytes:
 
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
-    folder: Path = tmp_path_factory.mktemp("device")
+def made(request: pytest.FixtureRequest, code_folder: Path) -> Iterator[Device]:
     if request.param == "cpu":
         from kaasq_workers.devices.cpu import CpuDevice
 
-        device: Device = CpuDevice(cache_dir=folder / "code", memory_limit=CPU_MEMORY_BYTES)
+        device: Device = CpuDevice(cache_dir=code_folder / "cpu", memory_limit=CPU_MEMORY_BYTES)
     else:
         from kaasq_workers.devices.cuda import CudaDevice
 
-        device = CudaDevice(0, cache_dir=folder / "code")
+        device = CudaDevice(0, cache_dir=code_folder / "cuda")
     yield device
     device.close()
 

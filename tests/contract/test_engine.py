@@ -35,17 +35,16 @@ SECRET = 0x5EC2E75E
 
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def bare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
-    folder: Path = tmp_path_factory.mktemp("engine")
+def bare(request: pytest.FixtureRequest, code_folder: Path) -> Iterator[Device]:
     opened: Device
     if request.param == "cpu":
         from kaasq_workers.devices.cpu import CpuDevice
 
-        opened = CpuDevice(cache_dir=folder / "code", memory_limit=MEMORY)
+        opened = CpuDevice(cache_dir=code_folder / "cpu", memory_limit=MEMORY)
     else:
         from kaasq_workers.devices.cuda import CudaDevice
 
-        opened = CudaDevice(0, cache_dir=folder / "code", memory_limit=MEMORY)
+        opened = CudaDevice(0, cache_dir=code_folder / "cuda", memory_limit=MEMORY)
     yield opened
     assert not opened.poisoned
     opened.close()

@@ -33,16 +33,15 @@ MODULE = kaasq.Module.from_source(SOURCE)
 
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
-    folder: Path = tmp_path_factory.mktemp("guard")
+def device(request: pytest.FixtureRequest, code_folder: Path) -> Iterator[Device]:
     if request.param == "cpu":
         from kaasq_workers.devices.cpu import CpuDevice
 
-        opened: Device = CpuDevice(cache_dir=folder / "code", guard=True)
+        opened: Device = CpuDevice(cache_dir=code_folder / "cpu", guard=True)
     else:
         from kaasq_workers.devices.cuda import CudaDevice
 
-        opened = CudaDevice(0, cache_dir=folder / "code")
+        opened = CudaDevice(0, cache_dir=code_folder / "cuda")
     yield opened
     opened.close()
 

@@ -12,13 +12,8 @@ from tests.support.cpu import FEATURE_NAMES, FEATURES, load
 
 
 @pytest.fixture(scope="session")
-def code_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cpu") / "code"
-
-
-@pytest.fixture(scope="session")
 def cpu(code_folder: Path) -> CpuDevice:
-    device = CpuDevice(cache_dir=code_folder)
+    device = CpuDevice(cache_dir=code_folder / "cpu")
     device.threads = max(2, device.threads)  # blocks side by side, even on one core
     return device
 

@@ -43,7 +43,7 @@ def counting(device: CpuDevice) -> CountingToolchain:
 
 def test_a_module_is_compiled_once(code_folder: Path) -> None:
     for expected_runs in (1, 0):
-        device = CpuDevice(cache_dir=code_folder)
+        device = CpuDevice(cache_dir=code_folder / "cpu")
         toolchain = counting(device)
         load(device, SMALL.format(1001), "k")
         load(device, SMALL.format(1001), "k")

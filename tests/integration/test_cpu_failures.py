@@ -67,7 +67,7 @@ def test_printf(code_folder: Path) -> None:
         device.stream().launch(module.kernel("k"), (1, 1, 1), (3, 1, 1), PackedArguments([]), 0)
         import os; os._exit(0)  # what was printed must be out by now
     """
-    said = python(script, code_folder)
+    said = python(script, code_folder / "cpu")
     assert said.splitlines() == [f"thread {i} of 3" for i in range(3)]
 
 

@@ -38,8 +38,8 @@ def store(tmp_path: Path) -> Iterator[BufferStore]:
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CpuDevice]:
-    opened = CpuDevice(cache_dir=tmp_path_factory.mktemp("code") / "cpu", compiler=None, memory_limit=None)
+def device(code_folder: Path) -> Iterator[CpuDevice]:
+    opened = CpuDevice(cache_dir=code_folder / "cpu", compiler=None, memory_limit=None)
     yield opened
     opened.close()
 

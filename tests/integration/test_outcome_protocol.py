@@ -189,8 +189,8 @@ class Outcomes(RuleBasedStateMachine):
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory):
-    opened = CpuDevice(cache_dir=tmp_path_factory.mktemp("code") / "cpu")
+def device(code_folder):
+    opened = CpuDevice(cache_dir=code_folder / "cpu")
     yield opened
     opened.close()
 

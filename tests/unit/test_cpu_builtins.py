@@ -33,8 +33,8 @@ from tests.support.graphs import SAXPY
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory) -> CpuDevice:
-    return CpuDevice(cache_dir=tmp_path_factory.mktemp("cache"))
+def device(code_folder) -> CpuDevice:
+    return CpuDevice(cache_dir=code_folder / "cpu")
 
 
 def run(device: CpuDevice, name: str, *arrays: np.ndarray, **attrs: Any) -> list[np.ndarray]:

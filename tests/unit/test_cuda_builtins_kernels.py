@@ -5,6 +5,8 @@ A GPU rounds some functions differently; where an index goes wrong, it goes wron
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kaasq.builtins import builtin_names
@@ -18,8 +20,8 @@ TOLERANCES = {"float16": 2e-3, "float32": 2e-6, "float64": 1e-14}
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> CpuDevice:
-    return CpuDevice(cache_dir=tmp_path_factory.mktemp("cpu-cache"))
+def device(code_folder: Path) -> CpuDevice:
+    return CpuDevice(cache_dir=code_folder / "cpu")
 
 
 @pytest.fixture(scope="module")
