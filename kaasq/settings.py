@@ -134,6 +134,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     step goes through the broker, to whoever is free. 0: each step does."""
     chain_hold: Annotated[float, msgspec.Meta(ge=0)] = 600.0
     """A chain goes on without the broker for so long at most: less than the broker's ``consumer_timeout``."""
+    workflow_patience: Seconds = 300.0
+    """A step of a workflow that is due for so long and has not ended is published again, as what was lost would be.
+    Later ones of the same workflow are waited for longer."""
     executor_timeout: Annotated[float, msgspec.Meta(ge=2)] = 60.0
     """An executor that gives no sign of life for so long is replaced. A kernel that runs is a sign of life."""
     start_timeout: Seconds = 120.0

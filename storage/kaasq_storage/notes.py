@@ -107,6 +107,11 @@ def read(txn: lmdb.Transaction[bytes], tenant: str, request_id: str) -> dict[byt
     return {key[len(prefix) :]: value for key, value in scan(txn, prefix)}
 
 
+def note_key(tenant: str, request_id: str, key: bytes) -> bytes:
+    """Under which a note lies."""
+    return _prefix(tenant, request_id) + key
+
+
 def due(txn: lmdb.Transaction[bytes], now: float, limit: int) -> list[Noted]:
     """Requests whose reminder is for now or earlier, the earliest first."""
     found: list[Noted] = []

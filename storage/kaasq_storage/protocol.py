@@ -245,6 +245,9 @@ class BufferStore(Protocol):
     def outcome(self, tenant: str, request_id: str) -> Outcome | None:
         """The outcome of that request, if it has one that has not expired."""
 
+    def note(self, tenant: str, request_id: str, key: bytes) -> bytes | None:
+        """One of the notes beside that request."""
+
     def notes(self, tenant: str, request_id: str) -> dict[bytes, bytes]:
         """All notes beside that request, as of one moment; empty if it has none."""
 

@@ -169,6 +169,12 @@ class LmdbStore:
         record = decode_outcome(raw)
         return outcome_of(env, key, record) if record.expires > self._clock() else None
 
+    def note(self, tenant: str, request_id: str, key: bytes) -> bytes | None:
+        """See the protocol."""
+        env = self._env
+        with env.faults(), env.read() as txn:
+            return txn.get(notes.note_key(tenant, request_id, key))
+
     def notes(self, tenant: str, request_id: str) -> dict[bytes, bytes]:
         """See the protocol."""
         env = self._env

@@ -41,6 +41,8 @@ def test_notes_are_read_as_they_were_written_last(store: BufferStore) -> None:
         assert notes.get(b"a") == b"22"
         assert list(notes.scan(b"")) == [(b"a", b"22"), (b"b", b"3")]
     assert store.notes("ada", "r") == {b"a": b"22", b"b": b"3"}
+    assert store.note("ada", "r", b"a") == b"22"
+    assert store.note("ada", "r", b"c") is store.note("ada", "s", b"a") is None
 
 
 @pytest.mark.parametrize(("one", "other"), [("r", "r2"), ("r", "r\0"), ("r", "ra")])

@@ -302,7 +302,7 @@ def test_one_answer_that_breaks_does_not_cost_the_others_theirs(bench):
     first, second = bench.executor.received()
     bench.loop.break_on = "broken"
     bench.executor.channel.send(
-        [Answer(tag=each.tag, word="completed", reply=b"", graph="g", event=b"E") for each in (first, second)]
+        [Answer(tag=each.tag, word="completed", reply=b"R", graph="g", event=b"E") for each in (first, second)]
     )
     bench.loop.turn()
     assert (broken.settled, fine.settled) == ("reject", "ack")
@@ -322,7 +322,7 @@ def test_who_is_answered_just_before_the_deadline_kill_has_nobody_else_blamed(be
     late, other = bench.executor.received()
     bench.executor.vitals.begin(late.tag)
     bench.executor.vitals.due(late.tag, 1)
-    bench.executor.channel.send([Answer(tag=late.tag, word="completed", reply=b"", graph="g", event=b"E")])
+    bench.executor.channel.send([Answer(tag=late.tag, word="completed", reply=b"R", graph="g", event=b"E")])
     bench.loop.run_timers()  # the front has not read the answer yet
     assert bench.executor.killed
     bench.executor.vitals.begin(other.tag)

@@ -18,6 +18,14 @@ class Orders(msgspec.Struct, frozen=True):
     """So many executors share what the settings say of device memory and pinned memory."""
 
 
+class Address(msgspec.Struct, frozen=True, array_like=True):
+    """Where a reply is published, and as what."""
+
+    exchange: str
+    routing_key: str
+    correlation_id: str
+
+
 class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
     """A request on its way to the executor. ``tag`` is the front's own number for it."""
 
@@ -40,6 +48,8 @@ class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
     """It is not run any more: this is its outcome."""
     taken_ms: int = 0
     """When the front took its delivery, in milliseconds since the epoch."""
+    to: Address | None = None
+    """Where its reply goes, for one that is to be kept for later."""
 
 
 class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="withdraw"):
@@ -65,11 +75,25 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
     error: ErrorBody
 
 
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """A reply to somebody of a tenant who has been waiting for it."""
+
+    tenant: str
+    id: str
+    correlation_id: str
+    exchange: str
+    routing_key: str
+    content_type: str
+    body: bytes
+
+
 class Withdrawn(msgspec.Struct, frozen=True, array_like=True, tag="withdrawn"):
     """Those withdrawals are durable; or could not be made so, and are to be sent again later."""
 
     tags: list[int]
     durable: bool = True
+    told: list[Told] = []
+    """Who waits for a workflow that ends so."""
 
 
 class Following(msgspec.Struct, frozen=True, array_like=True):
@@ -80,10 +104,12 @@ class Following(msgspec.Struct, frozen=True, array_like=True):
     body: bytes = b""
     timeout_ms: int | None = None
     error: ErrorBody | None = None
+    quiet: bool = False
+    """Nobody awaits a reply to it. If the broker does not take it, it will be published again later."""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
-    """A request has its outcome: durable, and ready to be published. ``event`` None: it gets none.
+    """A request has its outcome: durable, and ready to be published. ``event`` None: it gets none. ``reply`` empty: so.
 
     ``then`` is to be published, ``onward`` is not: the executor has begun it already, as ``onward_from`` has it.
     """
@@ -98,12 +124,16 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     """To be kept in the dead-letter queue, too."""
     then: list[Following] = []
     onward: Following | None = None
+    told: list[Told] = []
+    subject: str | None = None
+    """The id of what has ended, for its event, where that is not the request's."""
 
     @property
     def nbytes(self) -> int:
         """About so many bytes it takes to send."""
         onward = 0 if self.onward is None else len(self.onward.body)
-        return len(self.reply) + len(self.event or b"") + sum([len(each.body) for each in self.then]) + onward
+        told = sum([len(each.body) for each in self.told])
+        return len(self.reply) + len(self.event or b"") + sum([len(each.body) for each in self.then]) + onward + told
 
 
 def onward_from(job: Job, following: Following, now_ms: int) -> Job | None:
@@ -125,8 +155,16 @@ def onward_from(job: Job, following: Following, now_ms: int) -> Job | None:
         alone=False,
         graph=None,
         verdict=None,
+        to=None if following.quiet or job.to is None else msgspec.structs.replace(job.to, correlation_id=following.id),
     )
 
 
+class Driven(msgspec.Struct, frozen=True, array_like=True, tag="driven"):
+    """What is due in a tenant's workflows, though none of their steps has ended."""
+
+    tenant: str
+    then: list[Following]
+
+
 ToExecutor = Job | Withdraw
-FromExecutor = Hello | Refusal | Answer | Withdrawn
+FromExecutor = Hello | Refusal | Answer | Withdrawn | Driven

@@ -6,13 +6,13 @@ Whatever it raises becomes its answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from kaasq import codec
 from kaasq.codec import Decoded, RequestDecoder
 from kaasq.errors import (
-    BadRequest,
+    Conflict,
     DeadlineExceeded,
     KaasqError,
     OutOfMemory,
@@ -22,10 +22,11 @@ from kaasq.errors import (
     UnknownGraph,
     WorkerFailed,
 )
+from kaasq.flows.model import FlowCall, FlowStart, StepCall
 from kaasq.ids import chain_id, split_id
 from kaasq.log import get_logger
-from kaasq.messages import Request
-from kaasq.model import GraphSpec
+from kaasq.messages import Binding, Request
+from kaasq.model import GraphSpec, content_hash
 from kaasq.quotas import LimitsByTenant, check_inline
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore
@@ -36,6 +37,8 @@ from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.following import Followers
 from kaasq_workers.executor.outcomes import Ended, cancelled, conflict, digest, matches
 from kaasq_workers.executor.repeating import EVERYTHING, Loop
+from kaasq_workers.flows.driver import Flows, digest_of
+from kaasq_workers.flows.tasks import Again, Concluding
 from kaasq_workers.link import Job
 from kaasq_workers.vitals import Vitals
 
@@ -49,7 +52,13 @@ class Attempts:
     """Begins and ends requests on one engine."""
 
     def __init__(
-        self, engine: Engine, store: BufferStore, claims: Claims, followers: Followers, settings: Settings
+        self,
+        engine: Engine,
+        store: BufferStore,
+        claims: Claims,
+        followers: Followers,
+        flows: Flows,
+        settings: Settings,
     ) -> None:
         self._engine = engine
         self._store = store
@@ -58,6 +67,7 @@ class Attempts:
         self._limits = LimitsByTenant(settings.quotas)
         self._device_time = DeviceTime()
         self._followers = followers
+        self._flows = flows
         self._inline_limit = settings.inline_limit
         self._decoder = RequestDecoder(settings.graph_limits)
         self._log = log.bind(device=engine.device.name)
@@ -123,28 +133,9 @@ class Attempts:
             self._log.exception("request.broke", request=job.id, tenant=job.tenant)
 
     def _start(self, job: Job, ended: Ended, vitals: Vitals, limit_ms: int) -> Flight | None:
-        """Read it and have the engine begin it; None if it has an outcome already."""
-        received = self._decoder.read(job.body, job.content_type, job.tenant)
-        if not isinstance(received, Decoded):
-            raise BadRequest("this worker runs no workflows", at="body")
-        request, whole = received
-        graph = request.graph
-        if not isinstance(graph, GraphSpec):
-            if job.verdict is not None:
-                ended.graph = job.graph
-                raise job.verdict.exception()  # though it cannot be recorded without knowing what it asked
-            raise UnknownGraph(f"this worker does not know graph {graph[:64]}: send it whole", graph=graph)
-        ended.graph, ended.request = graph.name, request
-        vitals.read(job.tag, graph.name)
-        ended.graph_hash = graph.hash if whole else None
-        ended.follow_bytes = self._followers.check(job.id, request, ended.reply_type)
-        ended.digest, ended.deadline_ms = digest(request, graph), _deadline_ms(job, request)
-        earlier = self._store.outcome(job.tenant, job.id)
-        if earlier is not None:
-            if not matches(earlier, ended.digest):
-                ended.digest = None
-                raise conflict(job.id)
-            ended.replay = earlier.reply
+        """Read it and have the engine begin it; None if it has an outcome already, or is nothing to be run."""
+        self._read(job, ended, vitals)
+        if ended.task is not None or self._has_ended(job, ended):
             return None
         if job.verdict is not None:
             raise job.verdict.exception()
@@ -157,17 +148,84 @@ class Attempts:
                 raise DeadlineExceeded(f"its time was over {late_ms:.0f} ms before a worker could start it")
             if ended.deadline_ms < limit_ms:
                 vitals.due(job.tag, limit_ms := ended.deadline_ms)
-
         if vitals.withdrawn(job.tag):
             raise cancelled(job.id)
         limits = self._limits.of(job.tenant)
-        check_inline(limits, sum([len(each) for each in request.bind.values() if isinstance(each, bytes)]))
+        if ended.step is not None:
+            ended.request = self._flows.request(job.tenant, ended.step)
+        elif ended.request is not None:
+            check_inline(limits, _inline(ended.request.bind.values()))
         self._device_time.check(job.tenant, limits, time.monotonic())
         if job.redelivered:
             self._claims.begin(job, limit_ms)
             ended.claimed = True
-        ended.loop = None if request.repeat is None else Loop(request, request.repeat, self._engine.let_go)
+        if ended.request is not None and ended.request.repeat is not None:
+            ended.loop = Loop(ended.request, ended.request.repeat, self._engine.let_go)
         return self._run(ended, vitals)
+
+    def _read(self, job: Job, ended: Ended, vitals: Vitals) -> None:
+        """What it is. Raises what is wrong with it."""
+        match self._decoder.read(job.body, job.content_type, job.tenant):
+            case Decoded() as decoded:
+                self._take(job, ended, vitals, decoded)
+            case StepCall() as call:
+                self._take_step(job, ended, vitals, call)
+            case FlowStart() as start:
+                self._take_start(job, ended, start)
+            case FlowCall(flow=asked):
+                ended.task = self._flows.asked(job, asked)
+
+    def _has_ended(self, job: Job, ended: Ended) -> bool:
+        """Whether there is an earlier outcome to answer it with, or another attempt in its place. Raises Conflict."""
+        earlier = self._store.outcome(job.tenant, job.id)
+        if earlier is None:
+            if ended.step is None or ended.step.current:
+                return False
+            ended.digest, ended.task = None, Again(ended.step)
+            return True
+        if not matches(earlier, ended.digest):
+            ended.digest = None
+            raise conflict(job.id)
+        ended.replay = earlier.reply
+        return True
+
+    def _take(self, job: Job, ended: Ended, vitals: Vitals, decoded: Decoded) -> None:
+        """A request. Raises UnknownGraph, and what is wrong with what follows it."""
+        request, graph = decoded.request, decoded.request.graph
+        if not isinstance(graph, GraphSpec):
+            if job.verdict is not None:
+                ended.graph = job.graph
+                raise job.verdict.exception()  # though it cannot be recorded without knowing what it asked
+            raise UnknownGraph(f"this worker does not know graph {graph[:64]}: send it whole", graph=graph)
+        ended.graph, ended.request = graph.name, request
+        vitals.read(job.tag, graph.name)
+        ended.graph_hash = graph.hash if decoded.whole else None
+        ended.follow_bytes = self._followers.check(job.id, request, ended.reply_type)
+        ended.digest, ended.deadline_ms = digest(request, graph), _deadline_ms(job, request)
+
+    def _take_step(self, job: Job, ended: Ended, vitals: Vitals, call: StepCall) -> None:
+        """A step of a workflow. Raises BadRequest, NameNotFound."""
+        if call.step.step is None:
+            ended.task = Concluding(*split_id(job.id))  # also if it cannot be told what it gives
+            ended.task = self._flows.conclude(job, call.step)
+            return
+        step = ended.step = self._flows.step(job, call.step)
+        ended.graph, ended.deadline_ms = step.graph, step.deadline_ms
+        ended.digest = content_hash(codec.canonical(call))
+        vitals.read(job.tag, step.graph)
+
+    def _take_start(self, job: Job, ended: Ended, start: FlowStart) -> None:
+        """A workflow to begin. Raises what is wrong with it; Conflict."""
+        ended.graph, ended.digest = start.workflow.name, digest_of(start)
+        earlier = self._store.outcome(job.tenant, job.id)
+        if earlier is None:
+            limits = self._limits.of(job.tenant)
+            check_inline(limits, _inline(each for bound in start.bind.values() for each in _listed(bound)))
+            try:
+                ended.task = self._flows.start(job, start)
+            except Conflict:
+                ended.digest = None
+                raise
 
     def _run(self, ended: Ended, vitals: Vitals) -> Flight:
         """Begin it, or the next run of its loop."""
@@ -190,6 +248,15 @@ class Attempts:
         )
         loop.begun()
         return flight
+
+
+def _inline(bound: Iterable[Binding]) -> int:
+    """Bytes that came with it."""
+    return sum([len(each) for each in bound if isinstance(each, bytes)])
+
+
+def _listed(bound: Binding | tuple[Binding, ...]) -> tuple[Binding, ...]:
+    return bound if isinstance(bound, tuple) else (bound,)
 
 
 def _deadline_ms(job: Job, request: Request) -> int | None:

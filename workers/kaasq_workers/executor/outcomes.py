@@ -16,6 +16,10 @@ from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
 from kaasq_workers.executor.flight import Executed
 from kaasq_workers.executor.following import Followers, taken_outputs
 from kaasq_workers.executor.repeating import Loop
+from kaasq_workers.flows.driver import Flows
+from kaasq_workers.flows.settling import Settling
+from kaasq_workers.flows.sources import Fresh
+from kaasq_workers.flows.tasks import Concluding, Settled, Step, Task
 from kaasq_workers.link import Answer, Following, Job
 
 WITHDRAWN = ""  # in place of the digest of a body
@@ -42,6 +46,14 @@ class Ended(msgspec.Struct, kw_only=True):
     """Of the messages that are to follow it, at most."""
     loop: Loop | None = None
     repeated: Repeated | None = None
+    step: Step | None = None
+    """What it is of a workflow."""
+    task: Task | None = None
+    """What is to be done instead of running it."""
+    due: list[Following] = []
+    """What its end made due in its workflow."""
+    settled: Settled | None = None
+    """What became of its task."""
 
     def discard(self) -> None:
         """Forget what running it gave; staged outputs give their space back."""
@@ -91,28 +103,48 @@ class Committer:
     """Turns ended requests into answers. All of a group become durable in one transaction."""
 
     def __init__(
-        self, store: BufferStore, worker: WorkerInfo, followers: Followers, *, ttl_s: float, dead_ttl_s: float
+        self,
+        store: BufferStore,
+        worker: WorkerInfo,
+        followers: Followers,
+        flows: Flows,
+        *,
+        ttl_s: float,
+        dead_ttl_s: float,
     ) -> None:
         """``dead_ttl_s``: for how long inputs are kept of a request that becomes a dead letter."""
         self._dead_ttl_s = dead_ttl_s
         self._store = store
         self._worker = worker
         self._followers = followers
+        self._flows = flows
         self._ttl_s = ttl_s
 
     def commit(self, group: Sequence[Ended]) -> list[Answer]:
         """Publish outputs and record outcomes. Raises KaasqError if nothing of the group could be committed."""
         started = time.perf_counter_ns()
         replies: list[Reply | bytes] = []
-        if any((each.digest is not None and each.replay is None) or each.claimed for each in group):
+        if any(_changes(each) for each in group):
             with self._store.transaction() as transaction:
-                replies = [self._settle(transaction, each) for each in group]
+                flows = self._flows.settling(transaction, _fresh(group))
+                replies = [self._settle(transaction, flows, each) for each in group]
+                flows.save()
         else:
             replies = [each.replay if each.replay is not None else self._reply(each, {}) for each in group]
         commit_us = (time.perf_counter_ns() - started) // 1000
         return [self._answer(each, reply, commit_us) for each, reply in zip(group, replies, strict=True)]
 
-    def _settle(self, transaction: Transaction, ended: Ended) -> Reply | bytes:
+    def _settle(self, transaction: Transaction, flows: Settling, ended: Ended) -> Reply | bytes:
+        if ended.task is not None and (ended.error is None or isinstance(ended.task, Concluding)):
+            ended.settled = flows.task(ended.job, ended.task, ended.error, ended.reply_type)
+            return ended.settled.reply or self._reply(ended, {})
+        reply = self._recorded(transaction, ended)
+        if ended.step is not None:
+            known = codec.decode_reply(reply, codec.MSGPACK) if isinstance(reply, bytes) else reply
+            ended.due = flows.ran(ended.job, ended.step, known, ended.reply_type)
+        return reply
+
+    def _recorded(self, transaction: Transaction, ended: Ended) -> Reply | bytes:
         if ended.replay is not None:
             return ended.replay
         if ended.digest is not None:
@@ -133,7 +165,8 @@ class Committer:
                     )
                     continue
                 name = ended.request.keep.get(buffer.name)
-                if name is not None and buffer.name in taken:  # stays, wherever the name points meanwhile
+                if name is not None and (ended.step is not None or buffer.name in taken):
+                    # It stays, wherever the name points meanwhile.
                     transaction.publish(data, dtype=buffer.dtype, shape=buffer.shape, ttl_s=self._ttl_s)
                 stored, version = transaction.publish(
                     data, dtype=buffer.dtype, shape=buffer.shape, name=name, ttl_s=self._ttl_s
@@ -199,6 +232,8 @@ class Committer:
         """The answer for the front. A replayed outcome is published as it was stored, with its event and what follows
         once more.
         """
+        if ended.settled is not None:
+            return _of_workflow(ended, ended.settled)
         if isinstance(reply, bytes):
             reply = codec.decode_reply(reply, codec.MSGPACK)
         else:
@@ -206,7 +241,7 @@ class Committer:
                 reply.timings, commit=commit_us, total=reply.timings.total + reply.timings.queued + commit_us
             )
             reply = msgspec.structs.replace(reply, timings=timings)
-        follow: list[Following] = []
+        follow = ended.due
         if ended.request is not None and ended.request.then and reply.status == "ok":
             told, follow = self._followers.following(
                 ended.job.tenant, ended.job.id, ended.request, reply, ended.reply_type, ended.deadline_ms
@@ -227,3 +262,35 @@ class Committer:
             dead=fresh and reply.error is not None and is_deadly(reply.error),
             then=follow,
         )
+
+
+def _of_workflow(ended: Ended, settled: Settled) -> Answer:
+    """The answer to what was about a workflow: its reply, if it gets one now, and what else is to be told."""
+    event = settled.event
+    return Answer(
+        tag=ended.job.tag,
+        word=EVENT_WORDS["ok" if event is None else event.status],
+        reply=b"" if settled.reply is None else codec.encode(settled.reply, ended.reply_type),
+        graph=settled.name or None,
+        event=None if event is None else codec.encode(event.without_inline(), codec.JSON),
+        then=list(settled.follow),
+        told=list(settled.told),
+        subject=settled.flow or None,
+    )
+
+
+def _changes(ended: Ended) -> bool:
+    """Whether there is anything to be written."""
+    new = ended.digest is not None and ended.replay is None
+    return new or ended.claimed or ended.step is not None or ended.task is not None
+
+
+def _fresh(group: Sequence[Ended]) -> Fresh:
+    """What steps of workflows bring to the store, which can be read from there only afterwards."""
+    return {
+        produced.data.seal(): produced.data.data
+        for ended in group
+        if ended.step is not None and ended.executed is not None
+        for produced in ended.executed.outputs
+        if not isinstance(produced.data, bytearray)
+    }

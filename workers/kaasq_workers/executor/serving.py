@@ -29,7 +29,9 @@ from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.module_policy import ModulePolicy
 from kaasq_workers.executor.onward import Bounds, here
 from kaasq_workers.executor.outcomes import Committer, Ended, withdrawal
-from kaasq_workers.link import Answer, Job, ToExecutor, Withdraw, Withdrawn, onward_from
+from kaasq_workers.flows.driver import Flows
+from kaasq_workers.flows.settling import Rules
+from kaasq_workers.link import Answer, Job, ToExecutor, Told, Withdraw, Withdrawn, onward_from
 from kaasq_workers.vitals import Vitals
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
@@ -37,6 +39,7 @@ HEAR_S = 1e-3  # while requests wait here, what else the front says is looked fo
 GROUP_BYTES = 64 << 20  # of what follows them, which is made for all of a group before it is sent
 GROUP_TIME_S = 2e-3  # a group is committed once running it has taken this long
 GC_INTERVAL_S = 60.0
+LOOK_S = 1.0  # after workflows that may stand still
 FIRST_GC_S = 1.0  # what crashed processes left in the store goes soon after a start, but does not delay it
 TURN_S = 1.0  # a loop with nothing to do goes round all the same: the front sees that it is not stuck
 SPIN_S = 200e-6  # without pause until something ends; then pauses of an eighth of the time waited, at most
@@ -75,12 +78,24 @@ class Executor:
             message_limit=settings.message_limit,
             together_limit=settings.graph_limits.continuations_bytes,
         )
-        self._attempts = Attempts(self._engine, store, claims, followers, settings)
-        self._committer = Committer(store, worker, followers, ttl_s=settings.result_ttl, dead_ttl_s=settings.dead_ttl)
+        rules = Rules(
+            pool=settings.pool,
+            limits=settings.graph_limits,
+            inline_limit=settings.inline_limit,
+            ttl_s=settings.result_ttl,
+            patience_s=settings.workflow_patience,
+        )
+        self._flows = Flows(store, worker, rules)
+        self._attempts = Attempts(self._engine, store, claims, followers, self._flows, settings)
+        self._committer = Committer(
+            store, worker, followers, self._flows, ttl_s=settings.result_ttl, dead_ttl_s=settings.dead_ttl
+        )
         self._onward = Bounds(settings.pool, settings.chain_spill, settings.chain_hold)
         self._worker = worker
         self._ttl_s = settings.result_ttl
         self._group_since_s = self._begun_s = self._landed_s = self._heard_s = 0.0
+        self._apart = settings.isolation == "tenant"
+        self._tenants: set[str] = set()  # whose it is, where each has its own
         self._preparing = False  # whether idle time may be of use
         self._log = log.bind(device=device.name)
 
@@ -92,6 +107,7 @@ class Executor:
         """
         line: Line[Flight] = Line(self._engine.in_flight)
         next_gc = time.monotonic() + FIRST_GC_S
+        next_look = time.monotonic() + LOOK_S
         gone = False
         while not (gone and not line.busy):
             vitals.turn()
@@ -108,6 +124,9 @@ class Executor:
             if time.monotonic() >= next_gc:
                 self._collect()
                 next_gc = time.monotonic() + GC_INTERVAL_S
+            if time.monotonic() >= next_look and not gone:
+                self._look_after_workflows(channel)
+                next_look = time.monotonic() + LOOK_S
             self._turn(line, channel, vitals, onward=not (gone or vitals.draining))
             if self._device.poisoned:
                 return not line.flying
@@ -143,34 +162,52 @@ class Executor:
     def _receive(self, received: list[ToExecutor], line: Line[Flight], channel: BlockingChannel) -> None:
         withdrawn = [each for each in received if isinstance(each, Withdraw)]
         if withdrawn:
-            channel.send([Withdrawn([each.tag for each in withdrawn], durable=self._withdraw(withdrawn))])
+            channel.send([self._withdraw(withdrawn)])
         line.add((each for each in received if isinstance(each, Job)), time.monotonic())
 
     def close(self) -> None:
         """Give device and store back what it holds of them."""
         self._engine.close()
 
-    def _withdraw(self, withdrawn: list[Withdraw]) -> bool:
+    def _withdraw(self, withdrawn: list[Withdraw]) -> Withdrawn:
         """Give those requests an outcome, unless they have one: whoever of the pool meets them answers with it.
 
-        Whether that is done for good.
+        Whether that is done for good, and who is told of workflows that end so.
         """
+        tags, ends = [each.tag for each in withdrawn], list[Told]()
         try:
             with self._store.transaction() as transaction:
+                flows = self._flows.settling(transaction, {})
                 for each in withdrawn:
+                    told = flows.withdraw(each.tenant, each.id)
+                    if told is not None:
+                        ends += told
+                        continue
                     outcome = withdrawal(each.id, self._worker, self._ttl_s)
                     recorded = transaction.record(each.tenant, each.id, outcome)
                     if not recorded:  # it has ended, and what follows it may not have begun
                         transaction.record(each.tenant, chain_id(each.id), outcome)
                     self._log.debug("request.withdrawn", request=each.id, tenant=each.tenant, in_time=recorded)
+                flows.save()
         except KaasqError as error:
             self._log.warning("withdrawing.failed", requests=len(withdrawn), error=error.message)
-            return False
-        return True
+            return Withdrawn(tags, durable=False)
+        return Withdrawn(tags, told=ends)
+
+    def _look_after_workflows(self, channel: BlockingChannel) -> None:
+        """Have published again what a workflow waits for in vain."""
+        try:
+            driven = self._flows.stand_still(self._tenants if self._apart else None)
+        except KaasqError as error:
+            self._log.warning("workflows.not_looked_after", error=error.message)
+            return
+        channel.send(driven)
 
     def _begin(self, job: Job, line: Line[Flight], vitals: Vitals) -> None:
         """Start a request: it is on its way then, has ended, or waits for room."""
         self._begun_s = time.monotonic()
+        if self._apart:
+            self._tenants.add(job.tenant)
         begun = self._attempts.begin(job, vitals, beside_others=bool(line.flying))
         if begun is None:
             vitals.end(job.tag)
@@ -205,7 +242,7 @@ class Executor:
             known = isinstance(error, KaasqError)
             self._log.warning("commit.failed", request=ended.job.id, error=str(error), exc_info=not known)
             ended.discard()
-            ended.digest, ended.replay, ended.queued_us = None, None, 0
+            ended.digest, ended.replay, ended.queued_us, ended.settled = None, None, 0, None
             ended.error = (
                 error
                 if isinstance(error, (StoreFull, QuotaExceeded))

@@ -10,6 +10,7 @@ import msgspec
 
 from kaasq.flows.model import State
 from kaasq.messages import ErrorBody
+from kaasq_storage import BufferStore
 
 _HEAD = b"h"
 _STEP = struct.Struct(">cH")
@@ -31,6 +32,7 @@ class Head(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     ``number`` is the last one that a due step got. ``open``: steps that have not ended. ``concluding``: the number
     under which it is to be concluded, since ``cause`` ended. ``counts``: items of maps, as far as they are known.
+    ``looked``: how often something was published again; ``tries``: to conclude it, that failed.
     """
 
     name: str
@@ -47,11 +49,9 @@ class Head(msgspec.Struct, omit_defaults=True, kw_only=True):
     error: ErrorBody | None = None
     counts: dict[str, int] = {}
     waiting: tuple[Waiter, ...] = ()
-    content_type: str = ""
-    priority: int | None = None
-    headers: dict[str, str] = {}
-    persistent: bool = True
+    remind_ms: int = 0
     looked: int = 0
+    tries: int = 0
 
 
 class StepRecord(msgspec.Struct, omit_defaults=True):
@@ -101,11 +101,26 @@ class Table(Protocol):
 
 
 class Pages(dict[bytes, bytes]):
-    """Records that were read, as a table."""
+    """Records that were read all at once, as a table."""
 
     def put(self, key: bytes, value: bytes) -> None:
         """Here only: what was read is not changed by it."""
         self[key] = value
+
+
+class Looked:
+    """Records of a workflow that are read from the store one by one, when they are needed."""
+
+    def __init__(self, store: BufferStore, tenant: str, flow: str) -> None:
+        self._store, self._tenant, self._flow = store, tenant, flow
+
+    def get(self, key: bytes) -> bytes | None:
+        """The record under that key, as it is now."""
+        return self._store.note(self._tenant, self._flow, key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """What is only looked at is not written."""
+        raise NotImplementedError
 
 
 _pack = msgspec.msgpack.Encoder().encode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -22,6 +22,8 @@ REPLIES = 256  # kept decoded: all items of a map take the output of the step be
 REPLY_BYTES = 1 << 20  # no larger ones
 
 Find = Callable[[str, str], Outcome | None]
+Fresh = Mapping[str, memoryview]
+"""Contents by hash of objects that are being published, and cannot be read from the store yet."""
 
 
 class Piece(NamedTuple):
@@ -66,7 +68,7 @@ class Sources:
 
     def __init__(
         self, replies: Replies, store: BufferStore, tenant: str, flow: str, start: FlowStart, book: Book,
-        find: Find | None = None,
+        find: Find | None = None, fresh: Fresh | None = None,
     ) -> None:  # fmt: skip
         self._replies = replies
         self._store = store
@@ -76,6 +78,7 @@ class Sources:
         self._spec: FlowSpec = start.workflow
         self._book = book
         self._find = find
+        self._fresh = fresh or {}
 
     def number(self, value: Value, item: int) -> Number:
         """A number: of the workflow, of an output, of a map. Raises BufferMissing, BadRequest."""
@@ -265,6 +268,9 @@ class Sources:
             if ref is None:
                 ref = self._store.lookup(self._tenant, name=piece.stored.name).ref
             start = piece.offset + at
+            if ref in self._fresh:
+                into[:] = self._fresh[ref][start : start + into.nbytes]
+                return
             with self._store.open(self._tenant, ref) as reading, reading.data[start : start + into.nbytes] as part:
                 into[:] = part
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,9 +15,9 @@ from kaasq.events import event_message
 from kaasq.log import get_logger
 from kaasq.messages import ErrorBody
 from kaasq.topology import DEAD, EVENTS, REPLIES, REQUESTS, event_key
-from kaasq_workers.front.following import refusal_of, request_of
-from kaasq_workers.front.intake import Accepted, Refused
-from kaasq_workers.link import Answer, Following
+from kaasq_workers.front.following import refusal_of, request_of, step_of
+from kaasq_workers.front.intake import Accepted, Refused, is_reply_address
+from kaasq_workers.link import Answer, Driven, Following, Told
 
 PUBLISH_ATTEMPTS = 5
 REJECTED_PAUSE_S = 0.5  # a queue without a leader has the next one soon
@@ -80,7 +80,7 @@ class Answers:
     def _messages(self, delivery: Delivery, accepted: Accepted, answer: Answer) -> list[Outgoing]:
         request = delivery.message
         messages: list[Outgoing] = []
-        if accepted.reply is not None:
+        if accepted.reply is not None and answer.reply:
             reply = Message(
                 body=answer.reply,
                 content_type=codec.reply_type(request.body, request.content_type),
@@ -92,7 +92,7 @@ class Answers:
         if answer.event is not None and answer.graph is not None:
             event = event_message(
                 answer.event,
-                request_id=accepted.id,
+                request_id=answer.subject or accepted.id,
                 graph=answer.graph,
                 word=answer.word,
                 source=self._source,
@@ -102,6 +102,7 @@ class Answers:
                 persistent=request.persistent,
             )
             messages.append(Outgoing(event, EVENTS, event_key(accepted.tenant, answer.graph, answer.word)))
+        messages += told_messages([each for each in answer.told if each.tenant == accepted.tenant])
         for each in answer.then:  # last: nothing that follows is heard of before what it follows
             messages += self._follow(request, accepted, each)
         return messages
@@ -110,6 +111,9 @@ class Answers:
         """A continuation, or what became of it: whoever awaits it is told, and operators can send it again."""
 
         def refused(error: KaasqError) -> list[Outgoing]:
+            if following.quiet:  # the workflow that it is of will have it published again
+                log.warning("step.not_published", request=following.id, code=error.code, error=error.message)
+                return []
             if isinstance(error, Unroutable):
                 error = Unroutable(f"no worker ever served pool {following.pool!r}", pool=following.pool)
             log.warning("continuation.refused", request=following.id, code=error.code, error=error.message)
@@ -123,9 +127,46 @@ class Answers:
         message, exchange, key = request_of(request, accepted, following)
         return [Outgoing(message, exchange, key, refused)]
 
+    def tell(self, told: Sequence[Told]) -> None:
+        """Replies that no delivery waits for."""
+        for each in told_messages(told):
+            self._broker.publish(
+                each.message, exchange=each.exchange, routing_key=each.routing_key, mandatory=False, done=_noted
+            )
+
+    def drive(self, driven: Driven) -> None:
+        """What is due in workflows. What the broker does not take is published again when they are looked at again."""
+        for each in driven.then:
+            if each.quiet and each.error is None:
+                message, exchange, key = step_of(driven.tenant, each)
+                self._broker.publish(message, exchange=exchange, routing_key=key, mandatory=True, done=_noted)
+
     def _publish(self, delivery: Delivery, messages: list[Outgoing], settled: Callable[[], None]) -> None:
         self.outstanding += 1
         _Settling(self, delivery, len(messages), settled).publish(self._broker, messages)
+
+
+def told_messages(told: Sequence[Told]) -> list[Outgoing]:
+    """The replies, as far as they go to the tenants whom they are for."""
+    messages: list[Outgoing] = []
+    for each in told:
+        if not is_reply_address(each.exchange, each.routing_key, each.tenant):
+            log.warning("reply.misdirected", tenant=each.tenant, exchange=each.exchange)
+            continue
+        message = Message(
+            body=each.body,
+            content_type=each.content_type,
+            message_id=each.id,
+            correlation_id=each.correlation_id,
+            persistent=True,
+        )
+        messages.append(Outgoing(message, each.exchange, each.routing_key))
+    return messages
+
+
+def _noted(error: KaasqError | None) -> None:
+    if error is not None:
+        log.warning("publish.failed", code=error.code, error=error.message)
 
 
 class _Settling:

@@ -18,11 +18,10 @@ from kaasq_workers.front.allotting import Limits, Place, allot
 from kaasq_workers.front.handles import Handle
 from kaasq_workers.front.owner import Owner
 from kaasq_workers.front.starting import Starter
-from kaasq_workers.front.supervisor import Supervisor
+from kaasq_workers.front.supervisor import EVERYBODY, Supervisor
 from kaasq_workers.link import Job, Withdraw
 
 TICK_S = 0.25  # how often it is looked whether an executor has been idle for too long, or somebody's turn has come
-EVERYBODY = ""  # whose executor it is where all tenants share one
 
 log = get_logger()
 
@@ -174,6 +173,7 @@ class Executors:
         key, self._next_key = self._next_key, self._next_key + 1
         supervisor = Supervisor(self._broker, self._starter, self._owner, self._settings, first=first)
         self._held[key] = _Held(supervisor, owner, time.monotonic())
+        supervisor.serves = owner
         if owner is not None:
             self._of[owner] = key
         if self._draining:
@@ -184,6 +184,7 @@ class Executors:
     def _give(self, key: int, owner: str) -> None:
         held = self._held[key]
         held.owner, held.since_s = owner, time.monotonic()
+        held.supervisor.serves = owner
         self._of[owner] = key
         log.info("executor.given", tenant=owner, executors=len(self._held))
         for job in self._waiting.pop(owner, []):

@@ -25,7 +25,7 @@ def request_of(before: Message, accepted: Accepted, following: Following) -> tup
         message_id=following.id,
         correlation_id=following.id,
         user_id=accepted.tenant,
-        reply_to=before.reply_to,
+        reply_to=None if following.quiet else before.reply_to,
         priority=before.priority,
         expiration_ms=following.timeout_ms,
         timestamp_ms=time.time_ns() // 1_000_000,
@@ -33,6 +33,19 @@ def request_of(before: Message, accepted: Accepted, following: Following) -> tup
         persistent=before.persistent,
     )
     return message, REQUESTS, request_key(accepted.tenant, following.pool)
+
+
+def step_of(tenant: str, following: Following) -> tuple[Message, str, str]:
+    """A due step of a tenant's workflow, which no request precedes."""
+    message = Message(
+        body=following.body,
+        content_type=codec.MSGPACK,
+        message_id=following.id,
+        correlation_id=following.id,
+        user_id=tenant,
+        timestamp_ms=time.time_ns() // 1_000_000,
+    )
+    return message, REQUESTS, request_key(tenant, following.pool)
 
 
 def refusal_of(

@@ -29,7 +29,7 @@ from kaasq_workers.front.pending import Pending, Pendings
 from kaasq_workers.front.sharing import shared
 from kaasq_workers.front.starting import Starter
 from kaasq_workers.front.stopping import Stopped
-from kaasq_workers.link import Answer, Job, Withdraw, Withdrawn
+from kaasq_workers.link import Address, Answer, Driven, Job, Withdraw, Withdrawn
 
 DELIVERY_COUNT = "x-delivery-count"  # by which a quorum queue says how often it took a message back
 RESEND_S = 5.0  # withdrawals that the executor could not record
@@ -125,6 +125,7 @@ class Front:
                     redelivered=_redelivered(delivery),
                     delivery=f"{self._epoch}.{tag}",
                     taken_ms=time.time_ns() // 1_000_000,
+                    to=None if accepted.reply is None else Address(*accepted.reply, accepted.correlation_id),
                 )
                 limit, held = self._limits.of(job.tenant).queued, self._pending.of(job.tenant)
                 if limit and held >= limit:
@@ -188,10 +189,17 @@ class Front:
         if not withdrawn.durable:
             self._broker.call_later(RESEND_S, lambda: self._withdraw(withdrawn.tags))
             return
+        tenants: set[str] = set()
         for tag in withdrawn.tags:
             done = self._withdrawals.pop(tag, None)
             if done is not None:
+                tenants.add(done.message.tenant)
                 done.delivery.ack()
+        self._answers.tell([each for each in withdrawn.told if each.tenant in tenants])
+
+    def driven(self, driven: Driven) -> None:
+        """Steps of workflows are due that nobody has published, or in vain."""
+        self._answers.drive(driven)
 
     # -- answers out ----------------------------------------------------------------------------------------------
 
@@ -202,7 +210,8 @@ class Front:
             return
         if onward is not None and answer.onward is not None:
             message, exchange, key = request_of(pending.delivery.message, pending.accepted, answer.onward)
-            accepted = pending.accepted._replace(id=onward.id, correlation_id=onward.id)
+            reply = None if answer.onward.quiet else pending.accepted.reply
+            accepted = pending.accepted._replace(id=onward.id, correlation_id=onward.id, reply=reply)
             pending.delivery, share = shared(pending.delivery, message, exchange, key)
             self._pending.add(onward.tag, Pending(accepted, share))
         publish = self._answers.bury if answer.dead else self._answers.answer

@@ -49,6 +49,13 @@ class Withdrawal(NamedTuple):
     id: str
 
 
+def is_reply_address(exchange: str, routing_key: str, tenant: str) -> bool:
+    """Whether a reply to that tenant may go there."""
+    if exchange == REPLIES:
+        return routing_key.startswith(f"{tenant}.")
+    return not exchange and _DIRECT.fullmatch(routing_key) is not None
+
+
 def examine_control(message: Message) -> Withdrawal:
     """What a message to all workers of a pool says. Raises Forbidden, BadRequest."""
     if message.user_id is None or not is_word(message.user_id):

@@ -7,7 +7,7 @@ from typing import Protocol
 from kaasq.errors import KaasqError
 from kaasq.messages import ErrorBody
 from kaasq_workers.front.stopping import Stopped
-from kaasq_workers.link import Answer, Job, Withdrawn
+from kaasq_workers.link import Answer, Driven, Job, Withdrawn
 
 
 class Owner(Protocol):
@@ -30,6 +30,9 @@ class Owner(Protocol):
 
     def noted(self, withdrawn: Withdrawn) -> None:
         """What became of withdrawals."""
+
+    def driven(self, driven: Driven) -> None:
+        """What is due in workflows."""
 
     def turned(self) -> None:
         """What the executor had to say has been dealt with."""

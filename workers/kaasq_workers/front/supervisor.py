@@ -27,10 +27,12 @@ from kaasq_workers.front.oversight import Oversight
 from kaasq_workers.front.owner import Owner
 from kaasq_workers.front.reaping import reap
 from kaasq_workers.front.starting import Starter
-from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal, ToExecutor, Withdraw, Withdrawn
+from kaasq_workers.front.stopping import Stopped
+from kaasq_workers.link import Answer, Driven, FromExecutor, Hello, Job, Refusal, ToExecutor, Withdraw, Withdrawn
 
 RETRY_SEND_S = 0.001
 HANG_UP_S = 30.0  # for an executor that is told to end to do so
+EVERYBODY = ""  # whose executor it is where all tenants share one
 WATCH_S = 0.25  # how often it is looked whether something takes too long
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # after executors that die without having served anything
 
@@ -52,6 +54,8 @@ class Supervisor:
         self.idle_since_s: float | None = time.monotonic()
         """Since when there is no request, by ``time.monotonic``; None while there are some."""
         self.ended = False
+        self.serves: str | None = None
+        """Whose executor it is."""
         """It was told to hang up, and its executor has ended."""
         self._backlog = Backlog()
         self._barren = 0  # executors in a row that ended without an answer
@@ -209,10 +213,12 @@ class Supervisor:
                 log.info("executor.ready", pid=worker.pid, device=worker.device, ms=took_ms, description=description)
                 self._starter.started(message)
                 self._owner.ready(None)
-            case Withdrawn(tags=tags, durable=durable):
+            case Withdrawn(tags=tags):
                 noted = self._told.intersection(tags)
                 self._told -= noted
-                self._owner.noted(Withdrawn(sorted(noted), durable=durable))
+                self._owner.noted(msgspec.structs.replace(message, tags=sorted(noted)))
+            case Driven(tenant=tenant) if self.serves in {EVERYBODY, tenant}:
+                self._owner.driven(message)
             case Refusal(error=error) if self.up_since_s is None:
                 if self._trying:
                     log.error("executor.refused", code=error.code, error=error.message)
@@ -267,8 +273,7 @@ class Supervisor:
         if stopped is not None:  # killed by us: nobody is to blame, even if it was answered at the last moment
             if stopped.job.tag in in_flight:
                 in_flight.remove(stopped.job.tag)
-                job = self._forget(stopped.job.tag)  # by now it has its graph's name
-                self._owner.stopped(stopped if job is None else stopped._replace(job=job))
+                self._see_off(stopped)
             self._backlog.again(in_flight)
             self._start_executor()
             return
@@ -290,6 +295,15 @@ class Supervisor:
             self._broker.call_later(delay, self._start_executor)
         else:
             self._start_executor()
+
+    def _see_off(self, stopped: Stopped) -> None:
+        """Who waits for it is told at once. If nobody does, the next executor makes it its outcome."""
+        job = self._backlog.jobs.get(stopped.job.tag)  # by now it has its graph's name
+        if job is not None and job.to is None:
+            self._backlog.sentence(msgspec.structs.replace(job, verdict=ErrorBody.of(stopped.error)))
+            return
+        self._forget(stopped.job.tag)
+        self._owner.stopped(stopped if job is None else stopped._replace(job=job))
 
     def _in_flight(self, how: str, running: AbstractSet[int]) -> list[int]:
         """What the executor that ended had. Who killed it merely by being looked at has its end here."""

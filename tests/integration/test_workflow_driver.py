@@ -1,0 +1,473 @@
+"""Workflows as a worker drives them, started by messages: no client, an in-memory broker, the CPU device."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from kaasq import Graph, Module, codec
+from kaasq.broker import Delivery
+from kaasq.errors import NameNotFound
+from kaasq.flows.model import (
+    Asked,
+    Due,
+    FlowCall,
+    FlowInput,
+    FlowSpec,
+    FlowStart,
+    FlowStep,
+    From,
+    MapSpec,
+    StepCall,
+    StepCondition,
+    Value,
+)
+from kaasq.memory import MemoryBroker, MemoryNode
+from kaasq.messages import Condition, Repeat, Source, Stored
+from kaasq.model import Scalar
+from kaasq.settings import Settings
+from kaasq.topology import work_queue
+from kaasq_storage import BufferStore, open_store
+from kaasq_workers.worker import Worker
+from tests.support.graphs import saxpy, sum_of_squares
+from tests.support.raw_flows import RawFlows
+
+N = 8
+TENANT, POOL = "ada", "p"
+
+ADD = saxpy(N, "add").freeze()
+TOTAL = sum_of_squares(N).freeze()
+
+
+def picky() -> Graph:
+    """Fails where its input is wrong: it asks for more than there is, which only running it shows."""
+    graph = Graph("picky")
+    x = graph.input("x", shape=N, dtype="float32", const=True)
+    out = graph.output("out", shape=N, dtype="float32")
+    count = graph.output("n", shape=1, dtype="int32")
+    module = Module.from_source(r"""
+#include <assert.h>
+extern "C" __global__ void picky(const float* x, float* out, int* count, int n)
+{ int i = threadIdx.x; assert(x[0] >= 0.0f); if (i < n) out[i] = x[i]; if (i == 0) *count = (int)x[0]; }
+""")
+    graph.launch(module.kernel("picky"), grid=1, block=N, args=[x, out, count, np.int32(N)])
+    return graph
+
+
+def wrong() -> Graph:
+    """Names a kernel that its module does not have."""
+    graph = Graph("wrong")
+    x = graph.input("x", shape=N, dtype="float32", const=True)
+    out = graph.output("out", shape=N, dtype="float32")
+    module = Module.from_source('extern "C" __global__ void other(const float* x, float* out) {}')
+    graph.launch(module.kernel("absent"), grid=1, block=1, args=[x, out])
+    return graph
+
+
+GRAPHS = {"add": ADD, "total": TOTAL, "wrong": wrong().freeze()}
+X = FlowInput(name="x", dtype="float32", shape=(N,))
+XS = FlowInput(name="xs", dtype="float32", shape=(N,), many=True)
+
+
+def add(name: str, x: From, y: From | None = None, **fields: Any) -> FlowStep:
+    return FlowStep(name=name, graph="add", bind={"x": x, "y": y or x}, **fields)
+
+
+def total(name: str, x: From, **fields: Any) -> FlowStep:
+    return FlowStep(name=name, graph="total", bind={"x": x}, **fields)
+
+
+def broken(name: str, x: From, **fields: Any) -> FlowStep:
+    return FlowStep(name=name, graph="wrong", bind={"x": x}, **fields)
+
+
+def out(step: str, *, each: bool = False) -> From:
+    return From(step=step, output="out", each=each)
+
+
+def flow(*steps: FlowStep, inputs: tuple[FlowInput, ...] = (X,), **fields: Any) -> FlowSpec:
+    fields.setdefault("outputs", {"out": out(steps[-1].name)})
+    known = GRAPHS | fields.pop("graphs", {})
+    used = {each.graph: known[each.graph] for each in steps}
+    return FlowSpec(name="test.flow", inputs=inputs, graphs=used, steps=steps, **fields)
+
+
+def ones(value: float = 1.0) -> bytes:
+    return np.full(N, value, np.float32).tobytes()
+
+
+def floats(output: Any) -> list[float]:
+    return list(np.frombuffer(output.inline, np.float32))
+
+
+class System:
+    """A node, a store, and workers on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.node = MemoryNode()
+        self.folder = folder
+        self.store = open_store(folder, sync=False)
+        self.workers: list[Worker] = []
+
+    def start(self, **settings: Any) -> Worker:
+        isolate = settings.pop("isolate", False)
+        given = {"pool": POOL, "store": str(self.folder), "store_sync": False, "device": "cpu"} | settings
+        broker = MemoryBroker(self.node, "worker", impersonates=True)
+        worker = Worker(Settings(**given), broker=broker, in_process=not isolate)
+        worker.start()
+        self.workers.append(worker)
+        return worker
+
+    def stop(self) -> None:
+        for each in self.workers:
+            each.stop(10.0)
+        self.workers.clear()
+
+    def raw(self) -> RawFlows:
+        return RawFlows(MemoryBroker(self.node, TENANT), POOL)
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    system = System(tmp_path / "store")
+    yield system
+    system.stop()
+    system.store.close()
+
+
+@pytest.fixture
+def raw(system: System) -> Iterator[RawFlows]:
+    system.start()
+    with system.raw() as raw:
+        yield raw
+
+
+def test_steps_run_on_what_those_before_them_gave(raw: RawFlows) -> None:
+    spec = flow(add("a", From(input="x")), add("b", out("a"), From(input="x")), total("c", out("b")))
+    reply = raw.run(spec, bind={"x": ones()})
+    assert (reply.status, reply.error) == ("ok", None)
+    assert floats(reply.outputs["out"]) == [N * 49.0]
+    assert reply.flow is not None
+    assert [each.state for each in reply.flow.steps] == ["completed"] * 3
+    assert [raw.told() for _ in range(4)][-1] == f"{TENANT}.test.flow.completed"
+
+
+def test_a_workflow_may_come_as_json(raw: RawFlows) -> None:
+    spec = flow(add("a", From(input="x")), add("b", out("a")))
+    request = raw.send(FlowStart(workflow=spec, bind={"x": ones()}), content_type=codec.JSON)
+    assert floats(raw.reply(request).outputs["out"]) == [9.0] * N
+
+
+def test_inputs_from_the_store_outputs_kept_there_and_scalars(raw: RawFlows, system: System) -> None:
+    system.store.put(TENANT, ones(2.0), name="two", dtype="float32", shape=(N,))
+    spec = flow(
+        add("a", From(input="x"), From(name="two"), scalars={"a": Value(scalar="k")}, keep={"out": "kept/a"}),
+        add("b", out("a"), scalars={"a": Value(step="a", output="out", index=1)}),
+        scalars=(Scalar(name="k", dtype="float32", default=3.0),),
+    )
+    reply = raw.run(spec, bind={"x": Stored(name="two")}, scalars={"k": 5.0}, keep={"out": "kept/out"})
+    assert reply.status == "ok", reply.error
+    with system.store.open(TENANT, system.store.lookup(TENANT, name="kept/a").ref) as reading:
+        assert list(np.frombuffer(bytes(reading.data), np.float32)) == [12.0] * N
+    with system.store.open(TENANT, system.store.lookup(TENANT, name="kept/out").ref) as reading:
+        assert list(np.frombuffer(bytes(reading.data), np.float32)) == [12.0 * 12.0 + 12.0] * N
+    assert reply.outputs["out"].name == "kept/out"
+
+
+def test_a_map_over_a_list_item_by_item_and_a_join(raw: RawFlows) -> None:
+    items = 5
+    join = sum_of_squares(6).freeze()
+    spec = flow(
+        add("a", From(input="xs", each=True), map="m", scalars={"a": Value(item=True)}),
+        total("b", out("a", each=True), map="m"),
+        FlowStep(name="j", graph="join", bind={"x": out("b")}),
+        inputs=(XS,),
+        maps={"m": MapSpec(input="xs", most=6)},
+        graphs={"add": ADD, "total": TOTAL, "join": join},
+        outputs={"j": out("j"), "b": out("b")},
+    )
+    reply = raw.run(spec, bind={"xs": tuple(ones(each) for each in range(items))})
+    assert reply.status == "ok", reply.error
+    expected = [N * (each * each + each) ** 2.0 for each in range(items)]
+    assert floats(reply.outputs["b"]) == expected
+    assert reply.outputs["b"].shape == (items, 1)
+    assert floats(reply.outputs["j"]) == [float(np.square(np.array(expected, np.float32)).sum())]
+
+
+def test_a_map_over_parts_of_an_output_whose_number_is_an_output(raw: RawFlows) -> None:
+    half = saxpy(2, "half").freeze()
+    count = Graph("count")
+    x = count.input("x", shape=N, dtype="float32", const=True)
+    n = count.output("n", shape=1, dtype="int32")
+    code = 'extern "C" __global__ void c(const float* x, int* n) { *n = (int)x[0]; }'
+    count.launch(Module.from_source(code).kernel("c"), grid=1, block=1, args=[x, n])
+    spec = flow(
+        add("a", From(input="x")),
+        FlowStep(name="n", graph="count", bind={"x": From(input="x")}),
+        FlowStep(name="p", graph="half", map="m", bind={"x": out("a", each=True), "y": From(input="x", each=True)}),
+        graphs={"add": ADD, "count": count.freeze(), "half": half},
+        maps={"m": MapSpec(count=Value(step="n", output="n"), most=4)},
+    )
+    numbers = np.arange(3, 3 + N, dtype=np.float32)
+    reply = raw.run(spec, bind={"x": numbers.tobytes()})
+    assert reply.status == "ok", reply.error
+    assert floats(reply.outputs["out"]) == list(7 * numbers[:6])
+    numbers[0] = 5  # more than there are parts, and than the map may have
+    reply = raw.run(spec, bind={"x": numbers.tobytes()})
+    assert reply.error is not None
+    assert reply.error.code == "bad_request"
+    assert reply.error.message.startswith("step 'p': maps.m.count: the map has 5 items")
+
+
+def test_conditions_loops_and_masks(raw: RawFlows) -> None:
+    mask = Graph("mask")
+    ok = mask.input("ok", shape=4, dtype="uint8", const=True)
+    both = mask.output("out", shape=4, dtype="uint8")
+    code = 'extern "C" __global__ void m(const unsigned char* a, unsigned char* b) { b[threadIdx.x] = a[threadIdx.x]; }'
+    mask.launch(Module.from_source(code).kernel("m"), grid=1, block=4, args=[ok, both])
+    many = StepCondition(step="a", output="out", index=0, op=">", value=10)
+    loop = Repeat(bind={"x": Source(output="out")}, until=Condition(output="out", index=0, op=">", value=100), most=9)
+    spec = flow(
+        add("a", From(input="xs", each=True), map="m"),
+        add("b", out("a", each=True), map="m", condition=many, repeat=loop),
+        FlowStep(name="k", graph="mask", bind={"ok": From(mask="b")}, tolerate=True),
+        graphs={"add": ADD, "mask": mask.freeze()},
+        inputs=(XS,),
+        maps={"m": MapSpec(input="xs", most=4)},
+        outputs={"mask": out("k"), "b": out("b")},
+    )
+    reply = raw.run(spec, bind={"xs": (ones(1.0), ones(4.0), ones(5.0))})
+    assert reply.status == "ok", reply.error
+    assert reply.outputs["mask"].inline == bytes([0, 1, 1, 0])
+    assert floats(reply.outputs["b"])[::N] == [0.0, 180.0, 105.0]
+
+
+def test_a_step_that_fails_fails_the_workflow_with_its_place_and_the_error_step_runs(
+    raw: RawFlows, system: System
+) -> None:
+    spec = flow(
+        add("a", From(input="x")),
+        broken("b", out("a")),
+        add("c", out("b")),
+        add("undo", From(input="x"), on="failed", after=("c",), keep={"out": "undone"}),
+    )
+    reply = raw.run(spec, bind={"x": ones()})
+    assert (reply.status, reply.outputs) == ("error", {})
+    assert reply.error is not None
+    assert reply.error.code == "module_rejected"
+    assert reply.error.message.startswith("step 'b': ")
+    assert reply.error.detail["step"] == "b"
+    assert reply.flow is not None
+    assert [each.state for each in reply.flow.steps] == ["completed", "failed", "failed", "completed"]
+    assert system.store.lookup(TENANT, name="undone").nbytes == 4 * N
+
+
+def test_a_join_that_tolerates_gets_zeros_of_what_failed(raw: RawFlows) -> None:
+    spec = flow(broken("b", From(input="x")), add("c", From(input="x"), out("b"), tolerate=True))
+    reply = raw.run(spec, bind={"x": ones()})
+    assert reply.status == "ok", reply.error
+    assert floats(reply.outputs["out"]) == [2.0] * N
+
+
+def test_what_is_wrong_is_refused_before_anything_runs(raw: RawFlows, system: System) -> None:
+    good = flow(add("a", From(input="x"), keep={"out": "kept"}), add("b", out("a")))
+    cases: list[tuple[Any, str, str]] = [
+        (msgspec.structs.replace(good, steps=(add("a", out("b")), add("b", out("a")))), "bad_request", "a -> b -> a"),
+        (msgspec.structs.replace(good, steps=(*good.steps, add("c", out("zz")))), "bad_request", "steps[2] (c)"),
+    ]
+    for spec, code, place in cases:
+        reply = raw.run(spec, bind={"x": ones()})
+        assert reply.error is not None
+        assert (reply.status, reply.error.code) == ("error", code)
+        assert place in reply.error.message
+    for bind, code in (
+        ({}, "buffer_missing"),
+        ({"x": b"1"}, "buffer_size"),
+        ({"x": Stored(name="no")}, "buffer_missing"),
+    ):
+        reply = raw.run(good, bind=bind)
+        assert reply.error is not None
+        assert (reply.status, reply.error.code) == ("error", code)
+    with pytest.raises(NameNotFound):
+        system.store.lookup(TENANT, name="kept")
+
+
+def test_the_same_start_again_is_the_same_workflow_and_another_under_its_id_is_refused(raw: RawFlows) -> None:
+    spec = flow(add("a", From(input="x")))
+    first = raw.run(spec, bind={"x": ones()}, request_id="f")
+    raw.start(spec, bind={"x": ones()}, request_id="f")
+    again = raw.reply("f")
+    assert (again.outputs, again.flow) == (first.outputs, first.flow)
+    raw.start(spec, bind={"x": ones(2.0)}, request_id="f")
+    refused = raw.reply("f")
+    assert refused.error is not None
+    assert refused.error.code == "conflict"
+
+
+def test_many_may_wait_and_ask_before_and_after_the_end(raw: RawFlows) -> None:
+    spec = flow(add("a", From(input="x")), total("b", out("a")))
+    started = raw.run(spec, bind={"x": ones()}, reply="started")
+    assert started.flow is not None
+    assert (started.status, started.flow.state) == ("ok", "running")
+    waited = raw.ask(started.id, "wait")
+    assert floats(waited.outputs["out"]) == [72.0]
+    status = raw.ask(started.id, "status", items=True).flow
+    assert status is not None
+    assert [(each.step, each.state, each.attempt) for each in status.items] == [
+        ("a", "completed", 1),
+        ("b", "completed", 1),
+    ]
+    assert all(each.timings is not None and each.timings.total > 0 and each.worker is not None for each in status.items)
+    assert status.steps[1].waits_for == ("a",)
+    page = raw.ask(started.id, "status", items=True, after=1).flow
+    assert page is not None
+    assert [each.step for each in page.items] == ["b"]
+    unknown = raw.ask("nobody", "wait")
+    assert unknown.error is not None
+    assert unknown.error.code == "name_not_found"
+
+
+def test_cancelling_ends_it_and_tells_who_waits(system: System) -> None:
+    system.start(isolate=True)
+    spin = Graph("spin")
+    flag = spin.output("out", shape=N, dtype="float32")
+    code = 'extern "C" __global__ void spin(volatile float* out) { while (out[0] == 0.0f) out[1] = out[1] + 1; }'
+    spin.launch(Module.from_source(code).kernel("spin"), grid=1, block=1, args=[flag])
+    spec = flow(
+        FlowStep(name="s", graph="spin"), add("b", out("s")), inputs=(), graphs={"spin": spin.freeze(), "add": ADD}
+    )
+    with system.raw() as raw:
+        flow_id = raw.run(spec, reply="started").id
+        waiting = raw.send(FlowCall(flow=Asked(id=flow_id, do="wait")))
+        time.sleep(0.2)  # it may have begun by then, or not: both are to end
+        raw.cancel(flow_id)
+        reply = raw.reply(waiting)
+        assert (reply.status, reply.error and reply.error.code) == ("cancelled", "cancelled")
+        assert reply.flow is not None
+        assert [each.state for each in reply.flow.steps] == ["cancelled", "cancelled"]
+        assert raw.ask(flow_id, "wait").status == "cancelled"
+        assert raw.run(flow(add("a", From(input="x"))), bind={"x": ones()}).status == "ok"
+
+
+def test_a_step_that_runs_too_long_is_stopped_and_the_workflow_goes_on(system: System) -> None:
+    system.start(isolate=True)
+    spin = Graph("spin")
+    flag = spin.output("out", shape=N, dtype="float32")
+    code = 'extern "C" __global__ void spin(volatile float* out) { while (out[0] == 0.0f) out[1] = out[1] + 1; }'
+    spin.launch(Module.from_source(code).kernel("spin"), grid=1, block=1, args=[flag])
+    spec = flow(
+        FlowStep(name="s", graph="spin", timeout_ms=300),
+        add("b", From(input="x"), out("s"), tolerate=True),
+        graphs={"spin": spin.freeze(), "add": ADD},
+    )
+    with system.raw() as raw:
+        reply = raw.run(spec, bind={"x": ones()})
+        assert reply.status == "ok", reply.error
+        assert floats(reply.outputs["out"]) == [2.0] * N
+        assert reply.flow is not None
+        assert reply.flow.steps[0].state == "expired"
+
+
+def test_the_time_of_the_whole_is_over(system: System) -> None:
+    with system.raw() as raw:
+        system.start().stop(10.0)  # so that there is a queue
+        spec = flow(add("a", From(input="x")), add("undo", From(input="x"), on="failed", after=("a",)))
+        flow_id = raw.start(spec, bind={"x": ones()}, timeout_ms=1)
+        time.sleep(0.05)
+        system.start()
+        reply = raw.reply(flow_id)
+        assert (reply.status, reply.error and reply.error.code) == ("expired", "deadline_exceeded")
+        assert reply.flow is not None
+        assert [each.state for each in reply.flow.steps] == ["expired", "completed"]
+
+
+def test_a_step_that_is_not_due_is_refused(raw: RawFlows) -> None:
+    spec = flow(add("a", From(input="x")), add("b", out("a")))
+    raw.run(spec, bind={"x": ones()}, request_id="f")
+    for request_id, due in (
+        ("f+99", Due(flow="f", step="b")),
+        ("f+1", Due(flow="g", step="a")),
+        ("g+1", Due(flow="g", step="a")),
+        ("f+2", Due(flow="f", step="zz")),
+        ("f+2", Due(flow="f", step="b", item=7)),
+    ):
+        raw.send(StepCall(step=due), request_id)
+        error = raw.reply(request_id).error
+        assert error is not None
+        assert error.code in {"bad_request", "name_not_found", "conflict"}
+    assert raw.ask("f", "wait").status == "ok"
+
+
+def test_another_tenants_workflow_cannot_be_seen(raw: RawFlows, system: System) -> None:
+    flow_id = raw.run(flow(add("a", From(input="x"))), bind={"x": ones()}).id
+    with RawFlows(MemoryBroker(system.node, "bob"), POOL) as other:
+        for do in ("wait", "status"):
+            error = other.ask(flow_id, do).error
+            assert error is not None
+            assert error.code == "name_not_found"
+
+
+def lose_a_step(system: System, raw: RawFlows, spec: FlowSpec, **settings: Any) -> None:
+    """Start it as "f"; the message of its first step is taken from the queue and dropped."""
+    system.start().stop(10.0)  # so that there is a queue
+    raw.start(spec, bind={"x": ones()}, request_id="f")
+    stolen: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    thief = MemoryBroker(system.node, TENANT)
+    thief.open(5.0)
+    consumer = thief.consume(work_queue(POOL), stolen.put)
+    start = stolen.get(timeout=5.0)
+    system.start(chain_spill=0.0, **settings)  # each step goes through the queue
+    start.requeue()
+    while (taken := stolen.get(timeout=5.0)).message.message_id == "f":
+        taken.requeue()  # until the worker gets it
+    consumer.cancel()
+    taken.ack()
+    thief.close()
+
+
+def test_a_step_whose_message_was_lost_is_published_again_after_a_while(system: System) -> None:
+    with system.raw() as raw:
+        lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))), workflow_patience=0.3)
+        assert raw.reply("f").status == "ok"
+
+
+def test_a_workflow_whose_definition_is_gone_ends_as_failed(system: System) -> None:
+    with system.raw() as raw:
+        lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))))
+        system.stop()
+        (definition,) = [each.ref for each in system.store.objects(TENANT)]
+        system.store.delete(TENANT, ref=definition)
+        with system.store.transaction() as transaction:
+            transaction.notes(TENANT, "f").remind(time.time())
+        system.start()
+        deadline = time.monotonic() + 20
+        while system.store.outcome(TENANT, "f") is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        reply = raw.ask("f", "wait")
+        assert (reply.status, reply.error and reply.error.code) == ("error", "internal")
+
+
+def test_its_records_go_with_its_outcome(system: System) -> None:
+    system.start(result_ttl=1.0)
+    with system.raw() as raw:
+        flow_id = raw.run(flow(add("a", From(input="x"))), bind={"x": ones()}).id
+        assert system.store.notes(TENANT, flow_id)
+        time.sleep(1.1)
+        system.store.gc()
+        assert _records(system.store, flow_id) == {}
+        assert system.store.reminders(10) == []
+        error = raw.ask(flow_id, "status").error
+        assert error is not None
+        assert error.code == "name_not_found"
+
+
+def _records(store: BufferStore, flow_id: str) -> dict[bytes, bytes]:
+    return store.notes(TENANT, flow_id)

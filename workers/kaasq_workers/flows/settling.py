@@ -1,0 +1,323 @@
+"""What changes how workflows stand, within one transaction: their begin, their steps' ends, their own end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from kaasq import codec
+from kaasq.checks import GraphLimits
+from kaasq.errors import Cancelled, KaasqError
+from kaasq.flows.model import ENDED, Due, FlowReply, StepCall
+from kaasq.flows.start_checks import items_at_start
+from kaasq.ids import chain_id, following_id
+from kaasq.log import get_logger
+from kaasq.messages import ErrorBody, Output, Reply, Status, WorkerInfo
+from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
+from kaasq_workers.flows.definitions import Definition, Definitions
+from kaasq_workers.flows.progress import PASSING, PASSING_MOST, PASSING_PAUSE_MS, Progress, Ready
+from kaasq_workers.flows.records import Book, Head, Waiter
+from kaasq_workers.flows.sources import Fresh, Replies, Sources
+from kaasq_workers.flows.standing import standing
+from kaasq_workers.flows.tasks import Again, Asking, Concluding, Settled, Starting, Step, Task, Waiting
+from kaasq_workers.link import Following, Job, Told
+
+WAITERS = 64  # who wait for one workflow; the earliest are forgotten, and ask again if they are still there
+DOUBLINGS = 6  # of the patience with what is due
+KEPT_S = 24 * 3600.0  # for so long a definition is kept beyond the last look at its workflow: at most DOUBLINGS later
+
+_STATUSES: Mapping[str, Status] = {"completed": "ok", "cancelled": "cancelled", "expired": "expired"}
+
+log = get_logger()
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pool's workers agree on. ``patience_s``: what has been due for so long is published again."""
+
+    pool: str
+    limits: GraphLimits
+    inline_limit: int
+    ttl_s: float
+    patience_s: float
+
+
+class Settling:
+    """The workflows that a transaction changes. ``save`` before it ends."""
+
+    def __init__(
+        self, transaction: Transaction, store: BufferStore, definitions: Definitions, replies: Replies, rules: Rules,
+        worker: WorkerInfo, fresh: Fresh,
+    ) -> None:  # fmt: skip
+        """``fresh``: contents of objects that the transaction publishes."""
+        self._transaction = transaction
+        self._store = store
+        self._definitions = definitions
+        self._replies = replies
+        self._rules = rules
+        self._worker = worker
+        self._fresh = fresh
+        self._books: dict[tuple[str, str], Book] = {}
+        self._now_ms = time.time_ns() // 1_000_000
+
+    def save(self) -> None:
+        """Write what has changed."""
+        for book in self._books.values():
+            if book.known:
+                book.save()
+
+    def task(self, job: Job, task: Task, error: KaasqError | None, content_type: str) -> Settled:
+        """Settle what is not run on the device; ``error``: what came of preparing it."""
+        match task:
+            case Starting():
+                return self._begin(job, task, content_type)
+            case Waiting():
+                return self._wait(job, task, content_type)
+            case Asking():
+                return Settled(FlowReply(id=job.id, status="ok", flow=task.status, worker=self._worker))
+            case Concluding():
+                return self._conclude(job, task, error)
+            case Again(step=step):
+                book = self._book(job.tenant, step.flow)
+                ready = self._progress(book, job.tenant, step.flow).again(step.number)
+                return Settled(follow=tuple(self._due(job.tenant, step.flow, book, ready, content_type)))
+
+    def ran(self, job: Job, step: Step, reply: Reply, content_type: str) -> list[Following]:
+        """A step has ended, now or earlier, with that reply: what is due."""
+        book = self._book(job.tenant, step.flow)
+        if not book.known or book.head.state != "running":
+            return []
+        try:
+            progress = self._progress(book, job.tenant, step.flow)
+        except KaasqError as gone:  # the step has ended all the same; whoever looks at the workflow gives it up
+            log.warning("workflow.unreadable", workflow=step.flow, tenant=job.tenant, error=gone.message)
+            return []
+        error = None
+        if reply.status != "ok":
+            error = reply.error or ErrorBody(code=KaasqError.code, message="it failed")
+        ready = progress.ended(step.number, step.step, step.item, error)
+        if job.redelivered or not step.current:
+            known = {each.number for each in ready}
+            ready += [each for each in progress.again(step.number) if each.number not in known]
+        return self._due(job.tenant, step.flow, book, ready, content_type)
+
+    def withdraw(self, tenant: str, flow: str) -> list[Told] | None:
+        """Cancel a workflow: who is told. None if there is none of that id that is running."""
+        book = self._book(tenant, flow)
+        if not book.known or book.head.state != "running":
+            return None
+        error = ErrorBody.of(Cancelled(f"workflow {flow} was cancelled", id=flow))
+        for number in range(len(self._of(book, tenant).start.workflow.steps)):
+            record = book.step(number)
+            if record.state not in ENDED:
+                record.state, record.ended_ms = "cancelled", self._now_ms
+        reply = self._end(tenant, flow, book, "cancelled", error, {})
+        now = time.time()
+        cancelled = Outcome(body="", reply=codec.encode(reply), created=now, expires=now + self._rules.ttl_s)
+        self._transaction.record(tenant, chain_id(flow), cancelled)
+        return _told(tenant, book.head, reply)
+
+    def look(self, tenant: str, flow: str) -> list[Following]:
+        """What has been due for too long, or was to be published later: all that is to be published now."""
+        book = self._book(tenant, flow)
+        notes = self._transaction.notes(tenant, flow)
+        if not book.known or book.head.state != "running":
+            notes.remind(None)
+            return []
+        head = book.head
+        try:
+            self._of(book, tenant)
+        except KaasqError as error:
+            self._give_up(tenant, flow, book, error)
+            return []
+        self._transaction.prolong(tenant, Wanted(ref=head.definition), KEPT_S)
+        patience_ms = round(self._rules.patience_s * 1000) * 2 ** min(head.looked, DOUBLINGS)
+        publish: list[Ready] = []
+        later: list[int] = [self._now_ms + patience_ms]
+        for each in self._progress(book, tenant, flow).due():
+            if each.step is None:
+                publish.append(each)
+                continue
+            record = book.item(each.step, each.item)
+            since_ms = head.started_ms if record.since_ms is None else record.since_ms
+            at_ms = since_ms + patience_ms if record.due_ms is None else record.due_ms
+            if at_ms > self._now_ms:
+                later.append(at_ms)
+                continue
+            if record.due_ms is None:
+                head.looked += 1
+            else:
+                record = book.change(each.step, each.item)
+                record.due_ms, record.since_ms = None, self._now_ms
+            publish.append(each._replace(due_ms=None))
+        head.looked = min(head.looked, DOUBLINGS)
+        self._remind(tenant, flow, head, min(later), sooner=False)
+        return self._due(tenant, flow, book, publish, codec.MSGPACK)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _begin(self, job: Job, starting: Starting, content_type: str) -> Settled:
+        book, start = self._book(job.tenant, job.id), starting.start
+        if book.known:  # begun by an earlier delivery, or it is asked for again
+            starting.staged.discard()
+            ready = self._progress(book, job.tenant, job.id).again(0)
+        else:
+            spec = start.workflow
+            stored, _ = self._transaction.publish(starting.staged, ttl_s=KEPT_S)
+            definition = self._definitions.keep(job.tenant, stored.ref, start, stored.nbytes)
+            began_ms = job.published_ms or self._now_ms
+            book.head = Head(
+                name=spec.name,
+                definition=stored.ref,
+                digest=starting.digest,
+                started_ms=self._now_ms,
+                deadline_ms=None if start.timeout_ms is None else began_ms + start.timeout_ms,
+                counts={name: items for name, items in items_at_start(start, spec).items() if items is not None},
+            )
+            book.known = True
+            log.info("workflow.began", workflow=job.id, tenant=job.tenant, name=spec.name, steps=len(spec.steps))
+            ready = self._progress(book, job.tenant, job.id, definition).begin()
+            self._remind(job.tenant, job.id, book.head, self._now_ms + round(self._rules.patience_s * 1000))
+        follow = tuple(self._due(job.tenant, job.id, book, ready, content_type))
+        if start.reply == "started":
+            status = standing(job.id, self._of(book, job.tenant), book)
+            return Settled(FlowReply(id=job.id, status="ok", flow=status, worker=self._worker), follow)
+        self._add_waiter(book.head, job, content_type)
+        return Settled(follow=follow)
+
+    def _wait(self, job: Job, waiting: Waiting, content_type: str) -> Settled:
+        outcome = self._transaction.outcome(job.tenant, waiting.flow)
+        if outcome is not None:
+            reply = codec.decode(outcome.reply, codec.MSGPACK, FlowReply)
+            return Settled(msgspec.structs.replace(reply, id=job.id))
+        self._add_waiter(self._book(job.tenant, waiting.flow).head, job, content_type)
+        return Settled()
+
+    def _conclude(self, job: Job, concluding: Concluding, error: KaasqError | None) -> Settled:
+        tenant, flow = job.tenant, concluding.flow
+        book = self._book(tenant, flow)
+        if not book.known or book.head.state != "running" or book.head.concluding != concluding.number:
+            outcome = self._transaction.outcome(tenant, flow)
+            if outcome is None or not job.redelivered:
+                return Settled()
+            reply = codec.decode(outcome.reply, codec.MSGPACK, FlowReply)
+            return Settled(told=tuple(_told(tenant, book.head, reply)), event=reply, flow=flow, name=book.head.name)
+        head = book.head
+        if error is not None and error.code in PASSING and head.tries < PASSING_MOST:
+            head.tries += 1
+            self._remind(tenant, flow, head, self._now_ms + PASSING_PAUSE_MS * 2**head.tries)
+            return Settled()
+        state, cause = self._progress(book, tenant, flow).verdict()
+        if error is not None:
+            state, cause = "failed", ErrorBody.of(error)
+        outputs: dict[str, Output] = {}
+        keep = self._of(book, tenant).start.keep
+        for name, output, staged in concluding.outputs if state == "completed" else ():
+            outputs[name] = output
+            if staged is not None:
+                stored, version = self._transaction.publish(
+                    staged, dtype=output.dtype, shape=output.shape, name=keep.get(name), ttl_s=self._rules.ttl_s
+                )
+                outputs[name] = msgspec.structs.replace(output, ref=stored.ref, name=keep.get(name), version=version)
+        reply = self._end(tenant, flow, book, state, cause, outputs)
+        return Settled(told=tuple(_told(tenant, head, reply)), event=reply, flow=flow, name=head.name)
+
+    def _give_up(self, tenant: str, flow: str, book: Book, error: KaasqError) -> None:
+        """Nothing can be known of it any more but that it has failed."""
+        head, now = book.head, time.time()
+        head.state, head.ended_ms, head.error = "failed", self._now_ms, ErrorBody.of(error)
+        notes = self._transaction.notes(tenant, flow)
+        notes.remind(None)
+        notes.keep(now + self._rules.ttl_s)
+        reply = FlowReply(id=flow, status="error", error=head.error, worker=self._worker)
+        outcome = Outcome(body=head.digest, reply=codec.encode(reply), created=now, expires=now + self._rules.ttl_s)
+        self._transaction.record(tenant, flow, outcome)
+        log.error("workflow.lost", workflow=flow, tenant=tenant, error=error.message)
+
+    def _end(
+        self, tenant: str, flow: str, book: Book, state: str, error: ErrorBody | None, outputs: dict[str, Output]
+    ) -> FlowReply:
+        """The workflow has ended: its outcome is recorded, and its records expire with that."""
+        head, now = book.head, time.time()
+        head.state, head.ended_ms, head.error = state, self._now_ms, error  # type: ignore[assignment]
+        notes = self._transaction.notes(tenant, flow)
+        notes.remind(None)
+        notes.keep(now + self._rules.ttl_s)
+        self._transaction.prolong(tenant, Wanted(ref=head.definition), self._rules.ttl_s)
+        reply = FlowReply(
+            id=flow,
+            status=_STATUSES.get(state, "error"),
+            outputs=outputs,
+            error=error,
+            worker=self._worker,
+            flow=standing(flow, self._of(book, tenant), book),
+        )
+        outcome = Outcome(body=head.digest, reply=codec.encode(reply), created=now, expires=now + self._rules.ttl_s)
+        self._transaction.record(tenant, flow, outcome)
+        took_ms = self._now_ms - head.started_ms
+        log.info("workflow.ended", workflow=flow, tenant=tenant, name=head.name, state=state, ms=took_ms)
+        return reply
+
+    def _due(self, tenant: str, flow: str, book: Book, ready: Iterable[Ready], content_type: str) -> list[Following]:
+        """The messages for what is due now; for what is due later, a reminder."""
+        due: list[Following] = []
+        for each in ready:
+            if each.due_ms is not None and each.due_ms > self._now_ms:
+                self._remind(tenant, flow, book.head, each.due_ms)
+                continue
+            step = None if each.step is None else self._of(book, tenant).start.workflow.steps[each.step].name
+            body = codec.encode(StepCall(step=Due(flow=flow, step=step, item=each.item)), content_type)
+            due.append(Following(following_id(flow, each.number), self._rules.pool, body, quiet=True))
+        return due
+
+    def _remind(self, tenant: str, flow: str, head: Head, at_ms: int, *, sooner: bool = True) -> None:
+        """Have the workflow looked at then; with ``sooner``, if that is before it would be anyhow."""
+        if not sooner or not head.remind_ms or at_ms < head.remind_ms:
+            head.remind_ms = at_ms
+            self._transaction.notes(tenant, flow).remind(at_ms / 1000)
+
+    def _book(self, tenant: str, flow: str) -> Book:
+        book = self._books.get((tenant, flow))
+        if book is None:
+            book = self._books[tenant, flow] = Book(self._transaction.notes(tenant, flow))
+        return book
+
+    def _of(self, book: Book, tenant: str) -> Definition:
+        return self._definitions.of(tenant, book.head.definition)
+
+    def _progress(self, book: Book, tenant: str, flow: str, definition: Definition | None = None) -> Progress:
+        definition = definition or self._of(book, tenant)
+        find = self._transaction.outcome
+        sources = Sources(self._replies, self._store, tenant, flow, definition.start, book, find, self._fresh)
+        return Progress(
+            definition.start.workflow,
+            definition.edges,
+            book,
+            sources.number,
+            now_ms=self._now_ms,
+            most=self._rules.limits.items,
+        )
+
+    @staticmethod
+    def _add_waiter(head: Head, job: Job, content_type: str) -> None:
+        if job.to is not None:
+            waiter = Waiter(job.id, job.to.correlation_id, job.to.exchange, job.to.routing_key, content_type)
+            others = [each for each in head.waiting if each.id != job.id]
+            head.waiting = (*others, waiter)[-WAITERS:]
+
+
+def _told(tenant: str, head: Head, reply: FlowReply) -> list[Told]:
+    """The reply for each who waits."""
+    return [
+        Told(
+            tenant,
+            each.id,
+            each.correlation_id,
+            each.exchange,
+            each.routing_key,
+            each.content_type,
+            codec.encode(msgspec.structs.replace(reply, id=each.id), each.content_type),
+        )
+        for each in head.waiting
+    ]
