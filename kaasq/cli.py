@@ -20,6 +20,7 @@ _COMMANDS = {
     "health": "kaasq_workers.health_command:health",
     "doctor": "kaasq_workers.doctor.command:doctor",
     "run": "kaasq_producers.commands.run:run",
+    "flow": "kaasq_producers.commands.flow:flow",
     "events": "kaasq_producers.commands.events:events",
     "serve": "kaasq_producers.commands.serve:serve",
     "put": "kaasq_producers.commands.store:put",

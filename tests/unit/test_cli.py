@@ -8,7 +8,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 import kaasq.rabbit
-from kaasq.cli import main
 from kaasq.codec import JSON, MSGPACK, encode
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Output, Reply, Request
@@ -25,33 +24,16 @@ from kaasq_producers.buffers import Buffers
 from kaasq_producers.commands.display import plain
 from kaasq_storage.protocol import Object
 from tests.support import graphs
+from tests.support.commands import Run, runner
 from tests.support.fake_worker import INFO, FakeWorker
 
 X = np.arange(4, dtype=np.float32)
-Run = Callable[..., tuple[int, str, str]]
 NO_DEFAULT = {"timeout"}  # of kaasq run: the request's own comes first
 
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in a folder and store of its own: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KAASQ_STORE", str(tmp_path / "store"))
-    monkeypatch.setenv("KAASQ_STORE_CAPACITY", str(1 << 26))
-    monkeypatch.setenv("KAASQ_STORE_SYNC", "false")
-    monkeypatch.setenv("KAASQ_TIMEOUT", "5")
-    monkeypatch.setenv("KAASQ_TRACEABLE", "true")  # for `kaasq worker`, here in the tests' own process
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return runner(tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -303,7 +285,7 @@ def test_run_waits_for_the_broker_as_long_as_it_is_told_and_says_so(
     cli: Run, request_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr("kaasq_producers.commands.run.PATIENCE_S", 0.0)
+    monkeypatch.setattr("kaasq_producers.commands.arguments.PATIENCE_S", 0.0)
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

@@ -55,8 +55,8 @@ def usage_line(usage: Usage) -> str:
     )
 
 
-def result_lines(result: Result, written: dict[str, str]) -> list[str]:
-    """What ``kaasq run`` prints: outputs, then where the time went."""
+def output_lines(result: Result, written: dict[str, str]) -> list[str]:
+    """Its outputs: values, where they lie, which files they were written to."""
     refs = result.refs
     lines: list[str] = []
     for name in result:
@@ -70,6 +70,11 @@ def result_lines(result: Result, written: dict[str, str]) -> list[str]:
         values = np.array2string(array.reshape(-1), threshold=6, edgeitems=3, precision=4)
         where = f" -> {written[name]}" if name in written else ""
         lines.append(f"  {name}: {array.dtype} {array.shape} {values}{where}")
+    return lines
+
+
+def result_lines(result: Result, written: dict[str, str]) -> list[str]:
+    """What ``kaasq run`` prints: outputs, then where the time went."""
     timings = result.timings
     steps = ", ".join(f"{step} {duration(getattr(timings, step))}" for step in _STEPS)
     worker = result.worker
@@ -77,14 +82,14 @@ def result_lines(result: Result, written: dict[str, str]) -> list[str]:
     ran_in = f"{duration(timings.total)} ({there_and_back} with the way there and back)"
     return [
         f"request {result.request_id} ran on {worker.device} of {worker.host} in {ran_in}",
-        *lines,
+        *output_lines(result, written),
         f"  {steps}",
         f"  device cache: hits {result.cache.hits}, misses {result.cache.misses}",
     ]
 
 
-def result_json(result: Result, written: dict[str, str]) -> dict[str, Any]:
-    """The same for programs. Times in microseconds; array contents are in the files that were asked for."""
+def outputs_json(result: Result, written: dict[str, str]) -> dict[str, Any]:
+    """The same for programs; array contents are in the files that were asked for."""
     outputs: dict[str, Any] = {}
     refs = result.refs
     for name in result:
@@ -95,9 +100,14 @@ def result_json(result: Result, written: dict[str, str]) -> dict[str, Any]:
             outputs[name] = {"nbytes": array.nbytes, "dtype": array.dtype.name, "shape": list(array.shape)}
         if name in written:
             outputs[name]["file"] = written[name]
+    return outputs
+
+
+def result_json(result: Result, written: dict[str, str]) -> dict[str, Any]:
+    """The same for programs. Times in microseconds."""
     return {
         "id": result.request_id,
-        "outputs": outputs,
+        "outputs": outputs_json(result, written),
         "timings": plain(result.timings),
         "elapsed": round(result.elapsed * 1e6),
         "cache": plain(result.cache),

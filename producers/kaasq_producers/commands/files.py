@@ -77,6 +77,15 @@ def read_request(path: str, limits: GraphLimits) -> tuple[Request, list[str]]:
 
     With it, what the file says in vain: its unknown keys.
     """
+    body, kind = read_message(path, "request")
+    try:
+        return _read(body, kind, limits)
+    except BadRequest as error:
+        raise BadRequest(error.message, at=called(path)) from None
+
+
+def read_message(path: str, what: str) -> tuple[bytes, str]:
+    """A file's bytes and their content type; "-" is standard input. Raises BadRequest for what is no message."""
     try:
         body = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
@@ -85,35 +94,34 @@ def read_request(path: str, limits: GraphLimits) -> tuple[Request, list[str]]:
     if kind is None:
         kind = codec.JSON if codec.is_json(body, None) else codec.MSGPACK
     if kind == codec.MSGPACK and body[:1] not in MAPS:
-        raise BadRequest("is no request: expected a JSON object or a MessagePack map", at=_called(path))
-    try:
-        return _read(body, kind, limits)
-    except BadRequest as error:
-        raise BadRequest(error.message, at=_called(path)) from None
+        raise BadRequest(f"is no {what}: expected a JSON object or a MessagePack map", at=called(path))
+    return body, kind
 
 
 def _read(body: bytes, kind: str, limits: GraphLimits) -> tuple[Request, list[str]]:
     top = codec.decode(body, kind, _Top)
     if bytes(top.kernels):
-        return codec.RequestDecoder(limits).decode(body, kind), unknown_keys(_plain(body, kind), _Kaas)
+        return codec.RequestDecoder(limits).decode(body, kind), unknown_keys(builtins_of(body, kind), _Kaas)
     if not bytes(top.graph):
         if not any(map(bytes, (top.name, top.buffers, top.launches))):
             raise BadRequest(
                 "is no request: expected one with `graph`, a graph alone (`name`, `buffers`, `launches`), or one in "
                 "the KaaS format (`kernels`)"
             )
-        return Request(graph=codec.decode(body, kind, GraphSpec)), unknown_keys(_plain(body, kind), GraphSpec)
+        return Request(graph=codec.decode(body, kind, GraphSpec)), unknown_keys(builtins_of(body, kind), GraphSpec)
     request = codec.decode(body, kind, Request)
     if isinstance(request.graph, str):
         raise BadRequest("holds a graph's hash only; a request in a file needs the graph whole", at="graph")
     if request.then:  # their graphs may stand under `graphs`
         request = codec.RequestDecoder(limits).decode(body, kind)
-    return request, unknown_keys(_plain(body, kind), Request)
+    return request, unknown_keys(builtins_of(body, kind), Request)
 
 
-def _called(path: str) -> str:
+def called(path: str) -> str:
+    """What errors call a file."""
     return "standard input" if path == "-" else path
 
 
-def _plain(body: bytes, kind: str) -> Any:
+def builtins_of(body: bytes, kind: str) -> Any:
+    """A message as plain builtins."""
     return msgspec.json.decode(body) if kind == codec.JSON else msgspec.msgpack.decode(body)

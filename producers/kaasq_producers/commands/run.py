@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
 from kaasq.cli import settings_options
 from kaasq.errors import BadRequest, KaasqError, NotReached
 from kaasq.log import configure
-from kaasq.messages import Stored
 from kaasq.settings import load_settings
-from kaasq_producers.buffers import which
 from kaasq_producers.client import Client
 from kaasq_producers.commands import display
-from kaasq_producers.commands.files import STANDARD, read_request, read_value, write_value
+from kaasq_producers.commands.arguments import address, input_value, number, pairs, told
+from kaasq_producers.commands.files import STANDARD, read_request, write_value
 from kaasq_producers.dead import bundle
 from kaasq_producers.futures import ResultFuture
 from kaasq_producers.then import then_of
-
-PATIENCE_S = 0.5  # before it says what it waits for
 
 
 @click.command(short_help="Run the request or graph in a file.")
@@ -74,8 +66,8 @@ def run(
     for each in warnings:
         click.echo(f"kaasq: warning: {request_file}: {each}", err=True)
     bind: dict[str, Any] = dict(request.bind)
-    bind |= _pairs("--input", inputs, _input)
-    files = _pairs("--output", outputs, Path)
+    bind |= pairs("--input", inputs, input_value)
+    files = pairs("--output", outputs, Path)
     assert not isinstance(request.graph, str)
     for name, path in files.items():
         buffer = request.graph.buffer(name)
@@ -86,14 +78,14 @@ def run(
     if timeout is None and request.timeout_ms is not None:
         timeout = request.timeout_ms / 1000
     with Client(settings=settings) as client:
-        with _told(f"waiting for {_address(settings.broker_url)} ..."):
+        with told(f"waiting for {address(settings.broker_url)} ..."):
             client.connect()
         result = client.run(
             request.graph,
             timeout=timeout,
             bind=bind,
-            scalars={**request.scalars, **_pairs("--scalar", scalars, _number)},
-            keep={**request.keep, **_pairs("--keep", keep, str)},
+            scalars={**request.scalars, **pairs("--scalar", scalars, number)},
+            keep={**request.keep, **pairs("--keep", keep, str)},
             repeat=request.repeat,
             then=then_of(request.then),
         )
@@ -126,57 +118,3 @@ def _followed(future: ResultFuture, *, as_json: bool, err: bool) -> tuple[dict[s
     if not as_json:
         click.echo("\n".join(display.result_lines(result, {})), err=err)
     return display.result_json(result, {}), None
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Say it, to a person, if the block takes its time."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    timer = threading.Timer(PATIENCE_S, click.echo, (f"kaasq: {what}",), {"err": True})
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _address(url: str) -> str:
-    """Host and port of a broker's URL: the rest is nobody's business."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:  # no number: connecting says so
-        return parts.hostname or "the broker"
-    return f"{parts.hostname or 'localhost'}:{port or (5671 if parts.scheme == 'amqps' else 5672)}"
-
-
-def _pairs(option: str, given: tuple[str, ...], convert: Callable[[str], Any]) -> dict[str, Any]:
-    pairs: dict[str, Any] = {}
-    for each in given:
-        name, equals, value = each.partition("=")
-        if not equals or not name or not value:
-            raise click.UsageError(f"{option} {each!r}: expected NAME=VALUE")
-        pairs[name] = convert(value)
-    return pairs
-
-
-def _input(value: str) -> Any:
-    if not value.startswith("@"):
-        return read_value(Path(value))
-    key = which(value[1:])
-    return Stored(ref=key.get("ref"), name=key.get("name"))
-
-
-def _number(text: str) -> bool | int | float:
-    if text in {"true", "false"}:
-        return text == "true"
-    try:
-        return int(text, 0)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise BadRequest(f"{text!r} is no number", at="--scalar") from None
