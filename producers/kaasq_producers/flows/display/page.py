@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from xml.etree import ElementTree as ET
 
-from kaasq.flows.model import FlowStatus, ItemStatus
+from kaasq.flows.model import FlowStatus
 from kaasq.units import duration, moment
-from kaasq_producers.flows.display.bars import bar_of
+from kaasq_producers.flows.display.bars import Bar, bar_of
 from kaasq_producers.flows.display.svg import COLOURS, FONT
 from kaasq_producers.flows.display.words import PARTS, count_words, error_words, plainly, tally
 
@@ -56,9 +56,15 @@ def page(status: FlowStatus, drawing: ET.Element, now_ms: int) -> str:
 
 
 def _table(body: ET.Element, status: FlowStatus, now_ms: int) -> None:
+    bars: dict[str, list[Bar]] = defaultdict(list)
+    for bar in filter(None, map(bar_of, status.items)):
+        bars[bar.item.step].append(bar)
+    parts = [part for part in PARTS if any(bar.lengths[part] for those in bars.values() for bar in those)]
+    heads = ["Step", "State", "Items", "Due after", "Took"]
+    heads += ["Queued", *(PARTS[part].capitalize() for part in parts)] if bars else []
     table = ET.SubElement(ET.SubElement(body, "div", {"class": "drawing", "tabindex": "0"}), "table")
     caption = (
-        "Queued to commit: of all items of a map together. "
+        "Parts of the time are those of all items of a map together. "
         "Between: on the worker, but neither loading, copying, computing nor committing."
     )
     if len(status.steps) > MOST_STEPS:
@@ -66,14 +72,10 @@ def _table(body: ET.Element, status: FlowStatus, now_ms: int) -> None:
     if status.more:
         caption += f" Of the items, the first {len(status.items)} are counted."
     ET.SubElement(table, "caption").text = caption
-    heads = ["Step", "State", "Items", "Due after", "Took", "Queued", *(each.capitalize() for each in PARTS.values())]
     row = ET.SubElement(ET.SubElement(table, "thead"), "tr")
     for number, each in enumerate(heads):
         ET.SubElement(row, "th", {"scope": "col"} | ({"class": "left"} if number == 1 else {})).text = each
     rows = ET.SubElement(table, "tbody")
-    items: dict[str, list[ItemStatus]] = defaultdict(list)
-    for item in status.items:
-        items[item.step].append(item)
     for step in status.steps[:MOST_STEPS]:
         row = ET.SubElement(rows, "tr")
         ET.SubElement(row, "th", {"scope": "row"}).text = plainly(step.name)
@@ -85,9 +87,11 @@ def _table(body: ET.Element, status: FlowStatus, now_ms: int) -> None:
         if step.since_ms is not None:
             due = duration(max(0, step.since_ms - status.started_ms) * 1000)
             took = duration(max(0, (now_ms if step.ended_ms is None else step.ended_ms) - step.since_ms) * 1000)
-        bars = [bar for bar in map(bar_of, items[step.name]) if bar is not None]
-        sums = [sum(bar.queued_us for bar in bars), *(sum(bar.lengths[part] for bar in bars) for part in PARTS)]
-        for said in (count_words(step), due, took, *(duration(each) if bars else "" for each in sums)):
+        those = bars[step.name]
+        sums = [sum(bar.queued_us for bar in those), *(sum(bar.lengths[part] for bar in those) for part in parts)]
+        for said in [count_words(step), due, took, *(duration(each) if those else "" for each in sums)][
+            : len(heads) - 2
+        ]:
             ET.SubElement(row, "td").text = said
 
 

@@ -65,7 +65,10 @@ class _Timeline:
             if each.state in FAILED and each.ended_ms is not None:
                 self._failed.setdefault(each.step, []).append(each)
         found = lanes(status.items, MOST_ROWS)
-        self._axis = self._axis_of(found)
+        bars = [bar for lane in found for row in lane.rows for bar in row]
+        self._axis = self._axis_of(bars)
+        self._parts = {QUEUED: QUEUED} if bars else {}
+        self._parts |= {name: called for name, called in PARTS.items() if any(bar.lengths[name] for bar in bars)}
         self._shown = list(status.steps[:MOST_STEPS])
         self._lanes = [_Rows(each, LOOSE if self._any_named(each) else TIGHT) for each in found[:MOST_LANES]]
         self._lanes_left = len(found) - len(self._lanes)
@@ -98,10 +101,9 @@ class _Timeline:
 
     # -------------------------------------------------------------------------------------------------- measures
 
-    def _axis_of(self, found: list[Lane]) -> Axis:
+    def _axis_of(self, bars: list[Bar]) -> Axis:
         status = self._status
         zero = status.started_ms * 1000
-        bars = [bar for lane in found for row in lane.rows for bar in row]
         begins = [zero, *(each.begin_us for each in bars)]
         ends = [each.end_us for each in bars]
         ended = [*(each.ended_ms for each in status.steps), *(each.ended_ms for each in status.items)]
@@ -140,12 +142,12 @@ class _Timeline:
 
     def _legend(self, root: ET.Element, y: float) -> None:
         x = float(MARGIN)
-        for name, called in {QUEUED: "queued", **PARTS}.items():
+        for name, called in self._parts.items():
             height = 3 if name == QUEUED else 10
             shapes.rect(root, x, y + (10 - height) / 2, 14, height, name)
             shapes.words(root, x + 19, y + 9, called)
             x += 19 + shapes.width_of(called, 11) + 18
-        x += 12
+        x += 12 if self._parts else 0
         for state in ("completed", "running", "cancelled"):
             shapes.rect(root, x, y, 14, 10, state)
             shapes.words(root, x + 19, y + 9, f"step {state}")
