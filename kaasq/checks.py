@@ -51,6 +51,8 @@ class GraphLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of a workflow."""
     items: int = 10_000
     """Of one map of a workflow."""
+    listed: int = 100_000
+    """Of all lists together that are bound to a workflow when it starts."""
     retries: int = 100
     """Of one step of a workflow."""
 

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 
+from kaasq import counting
 from kaasq.checks import GraphLimits
 from kaasq.dtypes import shown
 from kaasq.errors import BadRequest
@@ -21,7 +22,6 @@ from kaasq.model import GraphSpec
 from kaasq.reading import Reader
 from kaasq.remembered import Remembered
 from kaasq.then_checks import check_at, check_form, check_runs, with_graphs
-from kaasq.then_count import check_count
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
@@ -34,9 +34,9 @@ _json = msgspec.json.Encoder()
 
 
 class _Body(Envelope, frozen=True, kw_only=True, omit_defaults=True):
-    """Whatever a worker takes, to see which it is: still encoded but for what requests have. Workflows bind lists."""
+    """Whatever a worker takes, to see which it is: still encoded but for what requests have. Lists are counted only."""
 
-    bind: dict[str, Binding | tuple[Binding, ...]] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
+    bind: dict[str, Binding | tuple[bytes | counting.Item, ...]] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
     workflow: msgspec.Raw = msgspec.Raw()
     flow: msgspec.Raw = msgspec.Raw()
     step: msgspec.Raw = msgspec.Raw()
@@ -147,7 +147,7 @@ class RequestDecoder:
         """
         json = is_json(body, content_type)
         # The graph is left encoded: one seen before need not be decoded again.
-        envelope = _envelope(body, json=json)
+        envelope = _envelope(body, self._limits.listed, json=json)
         if envelope.kaasq != PROTOCOL_VERSION:
             raise BadRequest(
                 f"version {shown(envelope.kaasq)} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
@@ -202,7 +202,7 @@ class RequestDecoder:
 
     def _then(self, envelope: Envelope, tenant: str, *, json: bool) -> tuple[Continuation, ...]:
         graphs = self._each_whole(envelope.graphs, tenant, json=json, at="graphs")
-        check_count(envelope.then, self._limits.continuations, json=json)
+        counting.check_continuations(envelope.then, self._limits.continuations, json=json)
         then: tuple[Continuation, ...] = _thens.read(envelope.then, json=json, prefix="then")
         check_form(then, self._limits)
         return with_graphs(then, lambda label: graphs.get(label) or self._seen.graph(label, tenant), self._limits)
@@ -216,6 +216,7 @@ class RequestDecoder:
         known = self._seen.get((b"workflow", encoded), tenant)
         if isinstance(known, FlowSpec):
             return known
+        counting.check_steps(encoded, self._limits.steps, json=json)
         read: _Flow = _flows.read(encoded, json=json, prefix="workflow")
         check_counts(read, self._limits)
         graphs = self._each_whole(read.graphs, tenant, json=json, at="workflow.graphs")
@@ -255,10 +256,12 @@ def _check_alone(envelope: _Body) -> None:
         raise BadRequest(f"a message with {kinds[0]} has no {at}: its steps say what follows, and what repeats", at=at)
 
 
-def _envelope(body: bytes | memoryview, *, json: bool) -> _Body:
+def _envelope(body: bytes | memoryview, listed: int, *, json: bool) -> _Body:
+    counting.allow_items(listed)
     try:
         envelope: _Body = _bodies.read(body, json=json)
     except BadRequest:
+        counting.check_items(listed)
         # Again as what it is, so that the error says what may stand there.
         kind: _Kind = _kinds.read(body, json=json)
         (_starts if bytes(kind.workflow) else _envelopes).read(body, json=json)

@@ -93,6 +93,9 @@ def _check_keep(start: FlowStart, spec: FlowSpec) -> None:
 def _check_items(start: FlowStart, spec: FlowSpec, limits: GraphLimits) -> None:
     """Whether maps have as many items as they may, and all that steps take for each."""
     lists = {name: len(bound) for name, bound in start.bind.items() if isinstance(bound, tuple)}
+    listed = sum(lists.values())
+    if listed > limits.listed:
+        raise BadRequest(f"{listed} items in lists; the limit is {limits.listed}", at="bind")
     items = Items(items_at_start(start, spec), lists)
     for name, count in items.maps.items():
         each = spec.maps[name]

@@ -454,6 +454,11 @@ def test_what_does_not_fit_the_workflow_cannot_start(wrong: FlowStart, kind: typ
     assert type(caught.value) is kind
 
 
+def test_lists_together_have_a_limit() -> None:
+    with pytest.raises(BadRequest, match=r"^bind: 2 items in lists; the limit is 1$"):
+        check_start(START, CHECKED, GraphLimits(listed=1))
+
+
 def counted(count: Any, default: int | None = None, *maps: tuple[str, MapSpec]) -> FlowSpec:
     """A map whose count is a scalar, over steps that take parts, items and all of them."""
     return check_flow(

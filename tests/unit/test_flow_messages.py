@@ -153,18 +153,18 @@ def test_a_reply_may_be_about_a_workflow(content_type: str) -> None:
 
 
 def test_workflows_of_many_short_steps_count_by_what_they_take_decoded() -> None:
-    limit = 8 << 20
+    limit = 512 << 10
     decoder = RequestDecoder(LIMITS, nbytes=limit)
     step = {"graph": "g", "bind": {"x": {"ref": "ab" * 32}, "y": {"name": "y"}}, "after": ["0"]}
     graph = plain(saxpy().freeze())
 
     def body(index: int) -> bytes:
-        steps = [step | {"name": f"{i}", "after": [f"{i - 1}"] * (i > 0)} for i in range(500)]
+        steps = [step | {"name": f"{i}", "after": [f"{i - 1}"] * (i > 0)} for i in range(100)]
         return msgspec.msgpack.encode({"workflow": {"name": f"f{index}", "graphs": {"g": graph}, "steps": steps}})
 
     tracemalloc.start()
     try:
-        for index in range(30):
+        for index in range(10):
             decoder.read(body(index), MSGPACK)
         assert tracemalloc.get_traced_memory()[0] < 1.5 * limit
     finally:
@@ -174,7 +174,7 @@ def test_workflows_of_many_short_steps_count_by_what_they_take_decoded() -> None
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"steps": [{"name": "a", "graph": "g"}] * 1001}, "workflow.steps: 1001 steps; the limit is 1000"),
+        ({"steps": [{"name": "a", "graph": "g"}] * 1001}, "workflow.steps: more than 1000 steps, which is the limit"),
         ({"graphs": {str(i): {} for i in range(1001)}}, "workflow.graphs: 1001 graphs; the limit is 1000"),
         ({"maps": {str(i): {"count": 1} for i in range(1001)}}, "workflow.maps: 1001 maps; the limit is 1000"),
         ({"outputs": {str(i): {} for i in range(4097)}}, "workflow.outputs: 4097 outputs; the limit is 4096"),
@@ -184,6 +184,29 @@ def test_too_much_of_anything_is_refused_before_any_graph_is_read(fields: dict[s
     with pytest.raises(BadRequest) as caught:
         read(changed(**fields))
     assert caught.value.message == told
+
+
+@content_types
+@pytest.mark.parametrize("place", ["steps", "lists"])
+def test_tiny_steps_and_items_cost_no_more_than_their_bytes(place: str, content_type: str) -> None:
+    tiny: list[Any] = [{}] * (1 << 20)
+    body = {"workflow": {"name": "f", "steps": tiny}} if place == "steps" else {"workflow": {}, "bind": {"x": tiny}}
+    encoded = (msgspec.json if content_type == JSON else msgspec.msgpack).encode(body)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match="which is the limit"):
+            RequestDecoder(LIMITS).read(encoded, content_type)
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(encoded)
+    finally:
+        tracemalloc.stop()
+
+
+def test_as_many_steps_and_items_as_may_be_are_read() -> None:
+    steps = [{"name": f"{i}", "graph": "tell"} for i in range(LIMITS.steps)]
+    lists = {"x": [{"name": "n"}] * (LIMITS.listed - 1), "y": ["", {"name": "n"}]}
+    graphs = {"tell": plain(GRAPHS["tell"])}
+    found = read({"workflow": {"name": "f", "steps": steps, "graphs": graphs}, "bind": lists})
+    assert (len(found.workflow.steps), len(found.bind["x"])) == (LIMITS.steps, LIMITS.listed - 1)
 
 
 def test_what_is_forgotten_makes_room() -> None:
