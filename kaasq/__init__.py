@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kaasq.messages import Stored as Stored
     from kaasq.model import Module as Module
     from kaasq_producers import AsyncClient as AsyncClient
+    from kaasq_producers import AsyncStep as AsyncStep
     from kaasq_producers import BufferRef as BufferRef
     from kaasq_producers import Client as Client
     from kaasq_producers import Completion as Completion
@@ -61,6 +62,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "AsyncStep",
     "BadArguments",
     "BadRequest",
     "BrokerLost",
@@ -112,6 +114,7 @@ __all__ = [
 # a store nor a broker, and the command is to be there at once.
 _LAZY = {
     "AsyncClient": "kaasq_producers",
+    "AsyncStep": "kaasq_producers",
     "BufferRef": "kaasq_producers",
     "Client": "kaasq_producers",
     "Completion": "kaasq_producers",

@@ -13,7 +13,7 @@ service = kaasq.Service("photos")
 
 
 @service.on("photos.smooth.completed")
-async def count(event: kaasq.Event, step: kaasq.Step) -> None:
+async def count(event: kaasq.Event, step: kaasq.AsyncStep) -> None:
     smoothed = event.outputs["smoothed"]  # kept in the store as photos/<id>/smoothed; it is not read here
     assert smoothed.name is not None
     assert smoothed.shape is not None
@@ -22,5 +22,5 @@ async def count(event: kaasq.Event, step: kaasq.Step) -> None:
 
 
 @service.on("photos.#.failed", "photos.#.expired")
-async def tell(event: kaasq.Event, _step: kaasq.Step) -> None:
+async def tell(event: kaasq.Event, _step: kaasq.AsyncStep) -> None:
     log.error("request %s: %s", event.request_id, event.error)

@@ -54,6 +54,7 @@ def test_exported_names_are_pinned() -> None:
         [
             *(each.__name__ for each in tree()),
             "AsyncClient",
+            "AsyncStep",
             "BufferRef",
             "Client",
             "Completion",
