@@ -233,6 +233,7 @@ class Rig:
             "PYTHONPATH": path,
             "KAASQ_CONFIG": os.devnull,
             "PYTHONFAULTHANDLER": "1",
+            "KAASQ_TRACEABLE": "true",  # an ordinary user's run looks at its fronts' memory, too
             **self.size.env,
             **more,
         }
