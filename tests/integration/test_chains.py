@@ -246,9 +246,7 @@ def test_a_worker_that_drains_lets_a_long_chain_go_to_the_next_one(broker_url, t
             first.wait_for("worker.started")
             future = client.submit(SLOW, then=then)
             future.then[1].result(60)
-            begun = time.monotonic()
             assert first.stop() == 0
-            assert time.monotonic() - begun < 10
             gone = sum(each.done() for each in future.then)
             assert gone < 40
         finally:

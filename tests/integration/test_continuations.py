@@ -25,6 +25,7 @@ from kaasq.settings import Settings
 from kaasq_storage import open_store
 from kaasq_workers.doctor.broker import check_broker
 from tests.support.graphs import ENDLESS, only_output, saxpy, sum_of_squares
+from tests.support.waiting import until
 from tests.support.workers import RunningWorker, running_worker
 
 ROOT = Path(__file__).parents[2]
@@ -303,10 +304,17 @@ def test_every_step_has_its_effect_once_whoever_is_killed(broker_url, tmp_path, 
             worker.wait_for("worker.started")
             client.run(SAXPY, x=X, y=ONES)
             futures = [client.submit(SAXPY, **chain(index)) for index in range(chains)]
-            caught = 0
+            steps = [each for future in futures for each in (future, *future.then)]
+
+            def wait_until_ended(count: int) -> None:
+                until(lambda: sum(each.done() for each in steps) >= min(count, len(steps)))
+
+            ended = caught = 0
             for _ in range(3):
+                # Else whoever ran at the last kill may run at this one, too, and is rightly taken for the culprit.
+                wait_until_ended(ended + 4)
                 time.sleep(dice.uniform(0.0, 0.15))
-                caught += sum(not each.done() for future in futures for each in (future, *future.then))
+                caught += sum(not each.done() for each in steps)
                 if victim == "executor":
                     count = len(executors(worker))
                     os.kill(executors(worker)[-1], signal.SIGKILL)
@@ -316,6 +324,7 @@ def test_every_step_has_its_effect_once_whoever_is_killed(broker_url, tmp_path, 
                     worker.process.wait()
                     worker = RunningWorker(pool.url, pool.name, pool.store)
                     worker.wait_for("worker.started")
+                ended = sum(each.done() for each in steps)
             assert caught > 0  # or nothing was going on, and the kills showed nothing
             for future in futures:
                 last = future.then[-1].result(100)
