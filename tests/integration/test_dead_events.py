@@ -95,7 +95,7 @@ def dead(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     return run
 
 
-def test_what_a_handler_gave_up_is_listed_and_shown(place: Place, dead: Run) -> None:
+def test_what_a_handler_gave_up_is_listed_shown_and_exported(place: Place, dead: Run, tmp_path: Path) -> None:
     place.give_up("request-1", "request-2")
     code, out, err = dead("list")
     assert (code, err) == (0, "")
@@ -116,7 +116,14 @@ def test_what_a_handler_gave_up_is_listed_and_shown(place: Place, dead: Run) -> 
     assert "event request-2.completed of subscription 'billing-charge', tenant guest" in out
     assert "handler_failed: handler 'billing-charge' failed 1 times, at last with ValueError: no such account" in out
     assert "request request-2 of graph 'saxpy': completed" in out
-    assert json.loads(dead("show", "request-2", "--json")[1])["data"]["id"] == "request-2"
+    shown = json.loads(dead("show", "request-2", "--json")[1])
+    assert shown["data"]["id"] == "request-2"
+    file = tmp_path / "event.json"
+    assert dead("export", "request-2", str(file))[1].endswith(
+        "event request-2.completed of subscription 'billing-charge'\n"
+    )
+    assert json.loads(file.read_text()) == shown
+    assert "cannot write it: No such file" in dead("export", "request-2", str(tmp_path / "nowhere" / "event.json"))[2]
     assert place.ids() == ["request-1.completed", "request-2.completed"]
 
 

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -14,7 +15,7 @@ import click
 from kaasq.cli import settings_options
 from kaasq.dead_event import read_dead_event, told_again
 from kaasq.dead_letter import DeadLetter
-from kaasq.errors import BrokerRefused, Unroutable
+from kaasq.errors import BadRequest, BrokerRefused, Unroutable
 from kaasq.log import configure
 from kaasq.rabbit.dead import MOST, DeadQueue, of_events
 from kaasq.rabbit.retelling import Reteller
@@ -97,14 +98,31 @@ def list_(*, limit: int, as_json: bool, **given: Any) -> None:
 @_of_subscription
 @_as_json
 def show(*, id_: str, as_json: bool, **given: Any) -> None:
-    """Show why an event is dead, and what it tells; with --json all of it, to be kept in a file."""
+    """Show why an event is dead, and what it tells."""
     settings, selection = _given(given)
     with _queue(settings) as queue, reading(queue, _read(settings)) as letters:
         letter, _ = letters.one(id_, selection)
     if as_json:
-        click.echo(json.dumps({**told_events.as_json(letter), "data": told_events.data(letter)}))
+        click.echo(json.dumps(told_events.whole(letter)))
     else:
         click.echo("\n".join(told_events.in_full(letter)))
+
+
+@dead.command(short_help="Write one to a file.")
+@click.argument("id_", metavar="ID")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@_broker
+@_of_subscription
+def export(*, id_: str, file: Path, **given: Any) -> None:
+    """Write an event, and why it is dead, to FILE as JSON. The letter stays in the queue."""
+    settings, selection = _given(given)
+    with _queue(settings) as queue, reading(queue, _read(settings)) as letters:
+        letter, _ = letters.one(id_, selection)
+    try:
+        file.write_text(json.dumps(told_events.whole(letter), indent=2) + "\n")
+    except OSError as error:
+        raise BadRequest(f"cannot write it: {error.strerror}", at=str(file)) from None
+    click.echo(f"{file}: event {letter.id} of subscription {letter.subscription!r}")
 
 
 @dead.command(short_help="Tell them again.")

@@ -43,12 +43,13 @@ def as_json(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def data(letter: DeadLetter) -> Any:
-    """What the event tells: the reply to its request; None if it cannot be read."""
+def whole(letter: DeadLetter) -> dict[str, Any]:
+    """The same, and what the event tells: the reply to its request; None if it cannot be read."""
     try:
-        return msgspec.to_builtins(read_event(letter.request, letter.tenant or "").reply)
+        data = msgspec.to_builtins(read_event(letter.request, letter.tenant or "").reply)
     except BadRequest:
-        return None
+        data = None
+    return {**as_json(letter), "data": data}
 
 
 def in_full(letter: DeadLetter) -> list[str]:
