@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from kaasq.checks import GraphLimits, check_graph
-from kaasq.codec import JSON, MSGPACK, RequestDecoder
+from kaasq.codec import JSON, MSGPACK, Decoded, RequestDecoder
 from kaasq.errors import BadRequest, UnknownGraph
 from kaasq.messages import Condition, Continuation, Element, Next, Output, Reply, Request, Source, Stored
 from kaasq.model import Buffer, Module, Scalar
 from kaasq_storage import BufferStore, open_store
+from kaasq_workers.executor.ahead import Ahead, Below, Found, Made
 from kaasq_workers.executor.following import Followers
+from kaasq_workers.executor.outcomes import digest
 from kaasq_workers.link import Following
 from tests.support.graphs import spec
 
@@ -51,9 +53,9 @@ def made(
         store, **{"pool": "p", "inline_limit": 1 << 18, "message_limit": 1 << 24, "together_limit": 1 << 24} | settings
     )
     request = Request(graph=GRAPH, bind={"x": VALUES}, then=continuations)
-    followers.check("r", request, content_type)
+    below = followers.check("r", request, content_type)
     reply = Reply(id="r", status="ok", outputs=outputs or INLINE)
-    return followers.following("ann", "r", request, reply, content_type, deadline_ms)
+    return followers.following("ann", "r", request, below, reply, content_type, deadline_ms)
 
 
 def read(following: Following, content_type: str = MSGPACK) -> Request:
@@ -94,8 +96,9 @@ def test_an_output_in_the_store_is_bound_by_its_contents(store):
     wide = check_graph(spec(X, Buffer(name="out", role="output", dtype="float32", shape=(8,))), LIMITS)
     followers = Followers(store, pool="p", inline_limit=0, message_limit=1 << 24, together_limit=1 << 24)
     request = Request(graph=wide, then=(then(bind={"x": Source(output="out", offset=16)}),))
-    followers.check("r", request, MSGPACK)
-    _, (one,) = followers.following("ann", "r", request, Reply(id="r", status="ok", outputs=outputs), MSGPACK, None)
+    below = followers.check("r", request, MSGPACK)
+    reply = Reply(id="r", status="ok", outputs=outputs)
+    _, (one,) = followers.following("ann", "r", request, below, reply, MSGPACK, None)
     assert read(one).bind == {"x": Stored(ref=outputs["out"].ref, offset=16)}
 
 
@@ -184,7 +187,7 @@ def test_what_follows_has_no_more_bytes_than_was_said_before(store, content_type
     other = check_graph(spec(X, OUT, name="other"), LIMITS)
     fan = (then(), then(graph=other, then=(then(), then(bind={"x": VALUES}))), then(keep={"out": "k"}, then=(then(),)))
     followers = Followers(store, pool="p", inline_limit=1 << 18, message_limit=1 << 20, together_limit=1 << 24)
-    said = followers.check("r", Request(graph=GRAPH, then=fan), content_type)
+    said = followers.check("r", Request(graph=GRAPH, then=fan), content_type).of(fan).nbytes
     bodies = [each.body for each in made(store, *fan, content_type=content_type)[1]]
     assert len(bodies) == 3
     assert 0 < sum(map(len, bodies)) <= said < 2 * sum(map(len, bodies))
@@ -204,3 +207,44 @@ def test_an_unknown_graph_is_said_before_anything_runs(store):
     with pytest.raises(UnknownGraph) as caught:
         made(store, then(then=(then(graph="0" * 64),)))
     assert caught.value.detail["at"] == "then[0].then[0].graph"
+
+
+@pytest.mark.parametrize("content_type", [MSGPACK, JSON])
+def test_a_request_is_remembered_as_it_would_be_read_until_it_is_asked_for(store, content_type):
+    """Its continuations are of two graphs, one of them its own, and take numbers, parts and names."""
+    other = check_graph(spec(X, OUT, name="other"), LIMITS)
+    inner = then(
+        graph=other, bind={"x": VALUES}, then=(then(), then(graph=other, bind={"x": Source(name="n", offset=0)}))
+    )
+    chain = then(scalars={"a": Element(output="out", index=1)}, keep={"out": "k"}, timeout_ms=700, then=(inner, then()))
+    followers = Followers(store, pool="p", inline_limit=1 << 18, message_limit=1 << 20, together_limit=1 << 24)
+    request = Request(graph=GRAPH, then=(chain, then()))
+    below = followers.check("r", request, content_type)
+    _, (one, two) = followers.following(
+        "t", "r", request, below, Reply(id="r", status="ok", outputs=INLINE), content_type, None
+    )
+    for following in (one, two):
+        ahead = followers.made.take(following.body)
+        assert ahead is not None
+        assert followers.made.take(following.body) is None
+        read_again = read(following, content_type)
+        assert ahead.decoded.request == read_again
+        checked = followers.check(following.id, read_again, content_type)
+        assert ahead.below.of(ahead.decoded.request.then) == checked.of(read_again.then)
+        known = digest(ahead.decoded.request, GRAPH, ahead.below.of(ahead.decoded.request.then).by_hash)
+        assert known == digest(read_again, GRAPH)
+
+
+def test_no_more_is_remembered_than_can_be_of_use():
+    made = Made()
+    request = Ahead(Decoded(Request(graph=GRAPH), whole=True), Below(()))
+    for number in range(1000):
+        made.add(b"%d" % number, request)
+    assert made.take(b"0") is None
+    assert made.take(b"999") is request
+    assert len(made._by_body) < 200
+    large = (then(bind={"x": bytes(2 << 20)}),)
+    below = Below(large)
+    below.add(large, Found(2 << 20, large, {}))
+    made.add(b"large", Ahead(Decoded(Request(graph=GRAPH, then=large), whole=True), below))
+    assert made.take(b"large") is None

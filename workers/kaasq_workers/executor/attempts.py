@@ -30,6 +30,7 @@ from kaasq.model import GraphSpec, content_hash
 from kaasq.quotas import LimitsByTenant, check_inline
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore
+from kaasq_workers.executor.ahead import Below
 from kaasq_workers.executor.claims import Claims
 from kaasq_workers.executor.device_time import DeviceTime
 from kaasq_workers.executor.engine import Engine
@@ -165,6 +166,10 @@ class Attempts:
 
     def _read(self, job: Job, ended: Ended, vitals: Vitals) -> None:
         """What it is. Raises what is wrong with it."""
+        ahead = self._followers.made.take(job.body)
+        if ahead is not None:
+            self._take(job, ended, vitals, ahead.decoded, ahead.below)
+            return
         match self._decoder.read(job.body, job.content_type, job.tenant):
             case Decoded() as decoded:
                 self._take(job, ended, vitals, decoded)
@@ -189,8 +194,8 @@ class Attempts:
         ended.replay = earlier.reply
         return True
 
-    def _take(self, job: Job, ended: Ended, vitals: Vitals, decoded: Decoded) -> None:
-        """A request. Raises UnknownGraph, and what is wrong with what follows it."""
+    def _take(self, job: Job, ended: Ended, vitals: Vitals, decoded: Decoded, checked: Below | None = None) -> None:
+        """A request. Raises UnknownGraph, and what is wrong with what follows it, unless that is ``checked``."""
         request, graph = decoded.request, decoded.request.graph
         if not isinstance(graph, GraphSpec):
             if job.verdict is not None:
@@ -200,8 +205,9 @@ class Attempts:
         ended.graph, ended.request = graph.name, request
         vitals.read(job.tag, graph.name)
         ended.graph_hash = graph.hash if decoded.whole else None
-        ended.follow_bytes = self._followers.check(job.id, request, ended.reply_type)
-        ended.digest, ended.deadline_ms = digest(request, graph), _deadline_ms(job, request)
+        below = self._followers.check(job.id, request, ended.reply_type) if checked is None else checked
+        ended.below, ended.deadline_ms = below, _deadline_ms(job, request)
+        ended.digest = digest(request, graph, below.of(request.then).by_hash)
 
     def _take_step(self, job: Job, ended: Ended, vitals: Vitals, call: StepCall) -> None:
         """A step of a workflow. Raises BadRequest, NameNotFound."""

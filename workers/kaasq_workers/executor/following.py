@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import msgspec
 
 from kaasq import codec
-from kaasq.continuations import by_hash, every, holds, numbered
+from kaasq.codec import Decoded
+from kaasq.continuations import holds, numbered
 from kaasq.dtypes import itemsize, unpack_number
 from kaasq.errors import BadRequest, DeadlineExceeded, KaasqError, NameNotFound, WorkerFailed
 from kaasq.finite import check_finite
@@ -24,13 +25,13 @@ from kaasq.messages import (
     Output,
     Reply,
     Request,
-    RequestOf,
     Source,
     Stored,
 )
 from kaasq.model import GraphSpec, Number
 from kaasq.then_checks import check_ids, check_repeat, check_then
 from kaasq_storage import BufferStore
+from kaasq_workers.executor.ahead import Ahead, Below, Found, Made
 from kaasq_workers.executor.repeating import EVERYTHING
 from kaasq_workers.link import Following
 
@@ -56,35 +57,44 @@ class Followers:
         self._together_limit = together_limit
         self._encoded: dict[tuple[str | bytes, ...], msgspec.Raw] = {}  # by what is in it, with modules' signatures
         self._held = 0
+        self.made = Made()
+        """Those that were made last."""
 
-    def check(self, request_id: str, request: Request, content_type: str) -> int:
-        """Before the request runs: whether all that follows it can. Raises KaasqError naming the place.
-
-        The bytes of what is published once it has completed, at most.
-        """
+    def check(self, request_id: str, request: Request, content_type: str) -> Below:
+        """Before the request runs: whether all that follows it can. Raises KaasqError naming the place."""
         assert isinstance(request.graph, GraphSpec)
         if request.repeat is not None:
             check_repeat(request.graph, request.repeat)
-        if not request.then:
-            return 0
-        check_ids(request_id, request.then)
-        check_then(request.graph, request.then)
-        return self._check_sizes(request.then, content_type, "then")[0]
+        below = Below(request.then)
+        if request.then:
+            check_ids(request_id, request.then)
+            check_then(request.graph, request.then)
+            self._check_sizes(request.then, content_type, "then", below)
+        return below
 
     def _check_sizes(
-        self, then: tuple[Continuation, ...], content_type: str, at: str
-    ) -> tuple[int, int, dict[str, int]]:
-        """Of continuations of one request: the bytes of their messages together; what they take in the message of that
-        request, without graphs; and these. Nothing is encoded twice, however deep it lies. Raises BadRequest.
+        self, then: tuple[Continuation, ...], content_type: str, at: str, below: Below
+    ) -> tuple[int, dict[str, int]]:
+        """Of continuations of one request: the bytes that they take in its message, without graphs; and those of these.
+
+        Nothing is encoded twice, however deep it lies. What is found goes to ``below``. Raises BadRequest.
         """
+        if not then:
+            return 0, {}
         together, inside = 0, 0
         graphs: dict[str, int] = {}
+        whole: dict[str, GraphSpec] = {}
+        hashed: list[Continuation] = []
         for index, each in enumerate(then):
             assert isinstance(each.graph, GraphSpec)
             place = f"{at}[{index}]"
-            _, nbytes, needed = self._check_sizes(each.then, content_type, f"{place}.then")
+            nbytes, needed = self._check_sizes(each.then, content_type, f"{place}.then", below)
             bare = msgspec.structs.replace(each, graph=each.graph.hash, then=())
             nbytes += len(codec.encode(bare, content_type))
+            inner = below.of(each.then)
+            hashed.append(msgspec.structs.replace(bare, then=inner.by_hash))
+            whole |= inner.graphs
+            whole[each.graph.hash] = each.graph
             needed[each.graph.hash] = MAP_ENTRY_BYTES + memoryview(self._graph(each.graph, content_type)).nbytes
             carried = self._carried(each)
             if content_type != codec.MSGPACK:
@@ -107,10 +117,18 @@ class Followers:
                 "them at once",
                 at=at,
             )
-        return together, inside, graphs
+        below.add(then, Found(together, tuple(hashed), whole))
+        return inside, graphs
 
     def following(
-        self, tenant: str, request_id: str, request: Request, reply: Reply, content_type: str, deadline_ms: int | None
+        self,
+        tenant: str,
+        request_id: str,
+        request: Request,
+        below: Below,
+        reply: Reply,
+        content_type: str,
+        deadline_ms: int | None,
     ) -> tuple[tuple[Next, ...], list[Following]]:
         """What became of each continuation of a request that completed, and those that are to be published.
 
@@ -126,7 +144,9 @@ class Followers:
                 if skipped is None:
                     timeout_ms = _timeout_ms(then.timeout_ms, deadline_ms)
                     bind, scalars = self._taken(tenant, then, reply.outputs)
-                    body = self._body(then, bind, scalars, timeout_ms, content_type, at)
+                    made = self._request(then, bind, scalars, timeout_ms, content_type, at)
+                    body = self._body(made, below, content_type)
+                    self.made.add(body, Ahead(Decoded(made, whole=True), below))
                     follow.append(Following(id=key, pool=then.pool or self._pool, body=body, timeout_ms=timeout_ms))
             except KaasqError as raised:
                 skipped, error = None, raised
@@ -167,20 +187,17 @@ class Followers:
         }
         return bind, scalars
 
-    def _body(
-        self,
+    @staticmethod
+    def _request(
         then: Continuation,
         bind: Mapping[str, Binding],
         scalars: Mapping[str, Number],
         timeout_ms: int | None,
         content_type: str,
         at: str,
-    ) -> bytes:
-        """The request's body. Its graphs are whole, since nobody knows which worker gets it. Raises BadRequest."""
+    ) -> Request:
+        """The request, as a worker reads it. Raises BadRequest."""
         assert isinstance(then.graph, GraphSpec)
-        inner = (each.continuation.graph for each in every(then.then))
-        nested = {graph.hash: graph for graph in inner if isinstance(graph, GraphSpec)}
-        nested.pop(then.graph.hash, None)  # known by its hash once it is read
         given: dict[str, Binding] = {
             name: bound if isinstance(bound, bytes) else Stored(ref=bound.ref, name=bound.name, offset=bound.offset)
             for name, bound in then.bind.items()
@@ -190,19 +207,24 @@ class Followers:
         for name, value in scalars.items():
             if content_type == codec.JSON and not math.isfinite(value):
                 raise BadRequest(f"JSON has no {value}, which its request speaks", at=f"{at}.scalars.{name}")
-        return codec.encode(
-            RequestOf(
-                graph=self._graph(then.graph, content_type),
-                bind={**given, **bind},
-                scalars={**numbers, **scalars},
-                keep=then.keep,
-                timeout_ms=timeout_ms,
-                repeat=then.repeat,
-                graphs={key: self._graph(graph, content_type) for key, graph in nested.items()},
-                then=by_hash(then.then),
-            ),
-            content_type,
+        return Request(
+            graph=then.graph,
+            bind={**given, **bind},
+            scalars={**numbers, **scalars},
+            keep=then.keep,
+            timeout_ms=timeout_ms,
+            repeat=then.repeat,
+            then=then.then,
         )
+
+    def _body(self, request: Request, below: Below, content_type: str) -> bytes:
+        """The request's body. Its graphs are whole, since nobody knows which worker gets it."""
+        assert isinstance(request.graph, GraphSpec)
+        found = below.of(request.then)
+        encoded = request.with_graph(self._graph(request.graph, content_type))
+        nested = [(key, graph) for key, graph in found.graphs.items() if key != request.graph.hash]  # known by its hash
+        graphs = {key: self._graph(graph, content_type) for key, graph in nested}
+        return codec.encode(msgspec.structs.replace(encoded, graphs=graphs, then=found.by_hash), content_type)
 
     def _graph(self, graph: GraphSpec, content_type: str) -> msgspec.Raw:
         signatures = [graph.modules[each].signature for each in sorted(graph.modules)]

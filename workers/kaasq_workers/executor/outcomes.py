@@ -10,9 +10,22 @@ import msgspec
 from kaasq import codec
 from kaasq.continuations import by_hash
 from kaasq.errors import Cancelled, Conflict, DeadlineExceeded, KaasqError, KernelFailed, UnknownGraph
-from kaasq.messages import EVENT_WORDS, ErrorBody, Output, Repeated, Reply, Request, Status, Stored, Timings, WorkerInfo
+from kaasq.messages import (
+    EVENT_WORDS,
+    Continuation,
+    ErrorBody,
+    Output,
+    Repeated,
+    Reply,
+    Request,
+    Status,
+    Stored,
+    Timings,
+    WorkerInfo,
+)
 from kaasq.model import GraphSpec, content_hash
 from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
+from kaasq_workers.executor.ahead import Below
 from kaasq_workers.executor.flight import Executed
 from kaasq_workers.executor.following import Followers, taken_outputs
 from kaasq_workers.executor.repeating import Loop
@@ -42,8 +55,8 @@ class Ended(msgspec.Struct, kw_only=True):
     queued_us: int = 0
     claimed: bool = False
     deadline_ms: int | None = None
-    follow_bytes: int = 0
-    """Of the messages that are to follow it, at most."""
+    below: Below | None = None
+    """What is to follow it."""
     loop: Loop | None = None
     repeated: Repeated | None = None
     step: Step | None = None
@@ -54,6 +67,11 @@ class Ended(msgspec.Struct, kw_only=True):
     """What its end made due in its workflow."""
     settled: Settled | None = None
     """What became of its task."""
+
+    @property
+    def follow_bytes(self) -> int:
+        """Of the messages that are to follow it, at most."""
+        return 0 if self.below is None else self.below.of(self.request.then if self.request else ()).nbytes
 
     def discard(self) -> None:
         """Forget what running it gave; staged outputs give their space back."""
@@ -90,12 +108,13 @@ def is_deadly(error: ErrorBody) -> bool:
     return error.code == KernelFailed.code and not error.detail.keys().isdisjoint({"kills", "attempts"})
 
 
-def digest(request: Request, graph: GraphSpec) -> str:
+def digest(request: Request, graph: GraphSpec, then: tuple[Continuation, ...] | None = None) -> str:
     """What makes two requests with one id the same: graph, bindings, scalars, names to keep, continuations.
 
-    Not the encoding, nor the time that is left.
+    Not the encoding, nor the time that is left. ``then``: what follows it by hash, where that is known.
     """
-    same = msgspec.structs.replace(request, graph=graph.hash, timeout_ms=None, then=by_hash(request.then))
+    follow = by_hash(request.then) if then is None else then
+    same = msgspec.structs.replace(request, graph=graph.hash, timeout_ms=None, then=follow)
     return content_hash(codec.canonical(same))
 
 
@@ -242,9 +261,10 @@ class Committer:
             )
             reply = msgspec.structs.replace(reply, timings=timings)
         follow = ended.due
-        if ended.request is not None and ended.request.then and reply.status == "ok":
+        if ended.request is not None and ended.below is not None and ended.request.then and reply.status == "ok":
+            job, type_ = ended.job, ended.reply_type
             told, follow = self._followers.following(
-                ended.job.tenant, ended.job.id, ended.request, reply, ended.reply_type, ended.deadline_ms
+                *(job.tenant, job.id, ended.request, ended.below), reply, type_, ended.deadline_ms
             )
             reply = msgspec.structs.replace(reply, then=told)
         fresh = ended.replay is None or ended.job.redelivered  # else the letter has been written
