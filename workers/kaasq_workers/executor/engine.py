@@ -7,7 +7,6 @@ once. Knows nothing of brokers, and of the store only how to read an object and 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
@@ -271,7 +270,7 @@ class Engine:
 def _left(graph: GraphSpec, tenant: str, taken: Mapping[str, Taken]) -> dict[str, bytes | Part | Left]:
     """What inputs start from that earlier requests left."""
     sources: dict[str, bytes | Part | Left] = {}
-    times = Counter(each.resident for each in taken.values())
+    all_taken = [each.resident for each in taken.values()]
     for name, (resident, offset, last) in taken.items():
         buffer = graph.buffer(name)
         assert buffer is not None
@@ -281,5 +280,5 @@ def _left(graph: GraphSpec, tenant: str, taken: Mapping[str, Taken]) -> dict[str
             continue
         whole = (offset, buffer.nbytes) == (0, resident.nbytes)
         memory = resident.memory if whole else resident.memory.part(offset, buffer.nbytes)
-        sources[name] = Left(memory, own=last and times[resident] == 1)
+        sources[name] = Left(memory, own=last and all_taken.count(resident) == 1)
     return sources

@@ -31,8 +31,11 @@ class Loop:
         """``let_go`` is told of what is not needed there any more."""
         assert isinstance(request.graph, GraphSpec)
         self._graph = request.graph
-        self._request = msgspec.structs.replace(request, keep={})
         self._repeat = repeat
+        self.request = msgspec.structs.replace(request, keep={})
+        """The next run, which keeps nothing."""
+        self.resident: dict[str, Taken] = {}
+        """What goes round, and is given to it."""
         self._let_go = let_go
         self._held: Mapping[str, Resident] = {}
         self._runs = 0
@@ -46,30 +49,11 @@ class Loop:
         )
         """The outputs that a run leaves on the device: all but a small one that is there for the condition alone."""
 
-    @property
-    def request(self) -> Request:
-        """The next run, which keeps nothing, and is given what goes round by ``resident``."""
-        if not self._runs:
-            return self._request
-        given = {name: bound for name, bound in self._request.bind.items() if name not in self._repeat.bind}
-        return msgspec.structs.replace(self._request, bind=given)
-
-    @property
-    def resident(self) -> dict[str, Taken]:
-        """What of the last run goes into the next one."""
-        if not self._runs:
-            return {}
-        return {
-            name: Taken(self._held[source.output], source.offset or 0, last=True)
-            for name, source in self._repeat.bind.items()
-            if source.output is not None
-        }
-
     def begun(self) -> None:
         """The next run has what it takes; nobody needs the rest."""
-        taken = {id(each.resident) for each in self.resident.values()}
+        taken = [each.resident for each in self.resident.values()]
         for each in self._held.values():
-            if id(each) not in taken:
+            if each not in taken:
                 self._let_go(each)
         self._held = {}
 
@@ -95,6 +79,14 @@ class Loop:
         held = holds(until, unpack_number(dtype, bytes(number)))
         if held or self._runs >= self._repeat.most:
             return Repeated(runs=self._runs, held=held)
+        if self._runs == 1:
+            given = {name: bound for name, bound in self.request.bind.items() if name not in self._repeat.bind}
+            self.request = msgspec.structs.replace(self.request, bind=given)
+        self.resident = {
+            name: Taken(self._held[source.output], source.offset or 0, last=True)
+            for name, source in self._repeat.bind.items()
+            if source.output is not None
+        }
         return None
 
     def placed(self, executed: Executed, keep: dict[str, str], store: BufferStore, tenant: str, room: int) -> Executed:

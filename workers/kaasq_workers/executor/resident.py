@@ -101,8 +101,9 @@ class Residents:
 
     def limit(self) -> None:
         """Have no more slots in use than may be. Raises KernelFailed."""
-        while len({each.lease for each in self._all}) > self._most and self._spill_oldest():
-            pass
+        while len(self._all) > self._most and len({each.lease for each in self._all}) > self._most:
+            if not self._spill_oldest():
+                return
 
     def spill(self) -> bool:
         """Bring to the host what no request uses; whether there was anything. Raises KernelFailed."""
