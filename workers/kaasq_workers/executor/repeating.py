@@ -80,8 +80,8 @@ class Loop:
         if held or self._runs >= self._repeat.most:
             return Repeated(runs=self._runs, held=held)
         if self._runs == 1:
-            given = {name: bound for name, bound in self.request.bind.items() if name not in self._repeat.bind}
-            self.request = msgspec.structs.replace(self.request, bind=given)
+            bind = {name: bound for name, bound in self.request.bind.items() if name not in self._repeat.bind}
+            self.request = msgspec.structs.replace(self.request, bind=bind)
         self.resident = {
             name: Taken(self._held[source.output], source.offset or 0, last=True)
             for name, source in self._repeat.bind.items()
