@@ -40,7 +40,8 @@ class From(Stored, frozen=True, kw_only=True, omit_defaults=True):
     """What a step's input holds. One of: ``input``, ``step`` with ``output``, ``mask``, ``ref``, ``name``.
 
     ``input`` is an input of the workflow, ``output`` one of that step. Of a step in a map, without ``each``: all items'
-    outputs, one after the other, and zeros up to the buffer's size; an item that did not complete leaves zeros.
+    outputs, one after the other, and zeros up to the buffer's size; an item that did not complete leaves zeros. A
+    list is taken in the same way. With an ``offset`` it is what comes from there on.
     ``mask`` names a step in a map, of which it is a byte per item, 1 for those that completed, and zeros.
 
     ``each``, for a step in a map: the item's own. That is the same item's output of a step in the same map, one of a

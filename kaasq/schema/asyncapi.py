@@ -19,6 +19,8 @@ VERSION = "3.0.0"
 _BINDING = "0.3.0"  # of AMQP 0-9-1
 _PLACE = "#/components/schemas"
 _DIRECT = "amq.rabbitmq.reply-to"
+_TAKEN = ("request", "kaasRequest", "workflow", "flow", "step")
+"""The messages that one worker of a pool takes."""
 
 
 def asyncapi() -> Schema:
@@ -71,7 +73,7 @@ def _channels() -> Schema:
             "title": "Requests to a pool",
             "description": "Publish with `mandatory`: what comes back has no pool to go to.",
             "parameters": {"tenant": tenant, "pool": {"description": f"The pool of workers: {WORD.pattern}"}},
-            **_exchange(REQUESTS, "request", "kaasRequest"),
+            **_exchange(REQUESTS, *_TAKEN),
         },
         "replies": {
             "address": "{tenant}.{replyId}",
@@ -125,34 +127,36 @@ def _exchange(name: str, *messages: str) -> Schema:
 
 
 def _operations() -> Schema:
-    request = {
-        "action": "receive",
-        "channel": {"$ref": "#/channels/requests"},
-        "messages": [
-            {"$ref": "#/channels/requests/messages/request"},
-            {"$ref": "#/channels/requests/messages/kaasRequest"},
-        ],
-        "bindings": {"amqp": {"ack": True, "bindingVersion": _BINDING}},
-    }
+    run = _received("request", "kaasRequest")
     return {
         "run": {
-            **request,
+            **run,
             "title": "Run a graph",
             "summary": "The reply goes to the queue that the producer bound to its reply id.",
-            "reply": {
-                "channel": {"$ref": "#/channels/replies"},
-                "messages": [{"$ref": "#/channels/replies/messages/reply"}],
-            },
+            "reply": _reply("replies"),
         },
         "runDirect": {
-            **request,
+            **run,
             "title": "Run a graph, direct reply-to",
             "summary": "The reply goes to the channel that published.",
-            "reply": {
-                "address": {"location": "$message.header#/reply_to"},
-                "channel": {"$ref": "#/channels/directReplies"},
-                "messages": [{"$ref": "#/channels/directReplies/messages/reply"}],
-            },
+            "reply": {"address": {"location": "$message.header#/reply_to"}, **_reply("directReplies")},
+        },
+        "start": {
+            **_received("workflow"),
+            "title": "Start a workflow",
+            "summary": "The reply comes when it has ended, or when it has begun, as the start says.",
+            "reply": _reply("replies"),
+        },
+        "ask": {
+            **_received("flow"),
+            "title": "Ask for a workflow",
+            "summary": "The reply comes at once with its status, or when it has ended.",
+            "reply": _reply("replies"),
+        },
+        "step": {
+            **_received("step"),
+            "title": "Run a step of a workflow",
+            "summary": "Workers of the pool send these to each other; nobody else does.",
         },
         "cancel": {
             "action": "receive",
@@ -169,6 +173,22 @@ def _operations() -> Schema:
     }
 
 
+def _received(*messages: str) -> Schema:
+    return {
+        "action": "receive",
+        "channel": {"$ref": "#/channels/requests"},
+        "messages": [{"$ref": f"#/channels/requests/messages/{each}"} for each in messages],
+        "bindings": {"amqp": {"ack": True, "bindingVersion": _BINDING}},
+    }
+
+
+def _reply(channel: str) -> Schema:
+    return {
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "messages": [{"$ref": f"#/channels/{channel}/messages/reply"}],
+    }
+
+
 def _messages() -> Schema:
     shown = examples()
 
@@ -180,7 +200,7 @@ def _messages() -> Schema:
             "headers": headers,
             "payload": payload,
             "correlationId": {"location": "$message.header#/correlation_id"},
-            "examples": [shown[name]],
+            "examples": shown[name],
         }
 
     return {
@@ -188,6 +208,9 @@ def _messages() -> Schema:
         "kaasRequest": message(
             "kaasRequest", "A request in the KaaS format", properties.REQUEST, {"$ref": f"{_PLACE}/KaasRequest"}
         ),
+        "workflow": message("workflow", "The start of a workflow", properties.REQUEST, {"$ref": f"{_PLACE}/FlowStart"}),
+        "flow": message("flow", "A question about a workflow", properties.REQUEST, {"$ref": f"{_PLACE}/FlowCall"}),
+        "step": message("step", "A step of a workflow that is due", properties.REQUEST, {"$ref": f"{_PLACE}/StepCall"}),
         "cancel": message("cancel", "A cancellation", properties.CANCEL, {"$ref": f"{_PLACE}/Cancel"}),
         "reply": message("reply", "Its reply", properties.REPLY, {"$ref": f"{_PLACE}/Reply"}),
         "event": message("event", "Its event", properties.EVENT, event(_PLACE)),

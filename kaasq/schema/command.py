@@ -17,7 +17,7 @@ from kaasq.schema.files import DOCUMENTS, path, text
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a file in --out is not as it would be.")
 def schema(*, documents: tuple[str, ...], out: Path | None, check: bool) -> None:
-    r"""Describe the messages for other languages: JSON Schemas of request, reply and event; an AsyncAPI document.
+    r"""Describe the messages for other languages: JSON Schemas of each message; an AsyncAPI document.
 
     \b
     kaasq schema request                 print one

@@ -11,10 +11,12 @@ from typing import Any
 
 import msgspec
 
-from kaasq.messages import Cancel, Reply, RequestOf
+from kaasq.flows.model import FlowCall, FlowReply, FlowStart, StepCall
+from kaasq.messages import Cancel, RequestOf
 from kaasq.model import GraphSpec
 from kaasq.schema.calls import call_launches
 from kaasq.schema.fields import ABSENT, FIELDS, TYPES
+from kaasq.schema.flow_fields import FLOW_FIELDS, FLOW_TYPES
 from kaasq.schema.kaas import KAAS_TYPES, REQUEST, kaas_fields
 
 Schema = dict[str, Any]
@@ -25,12 +27,13 @@ _BASE64 = "^[A-Za-z0-9+/]*={0,2}$"
 def definitions(place: str) -> dict[str, Schema]:
     """Every type by name. ``place`` is where the document keeps them, such as ``#/$defs``: they refer to each other."""
     template = place + "/{name}"
-    roots = (RequestOf[GraphSpec | str], REQUEST, Reply, Cancel)
-    (request, *_), found = msgspec.json.schema_components(roots, ref_template=template)
+    roots = (RequestOf[GraphSpec | str], REQUEST, FlowReply, Cancel, FlowStart, FlowCall, StepCall)
+    (request, _, reply, *_), found = msgspec.json.schema_components(roots, ref_template=template)
     types: dict[str, Schema] = _strict_base64(found)
-    types["Request"] = {"title": "Request", **_without(types.pop(request["$ref"].rpartition("/")[2]), "title")}
-    for name, fields in (FIELDS | kaas_fields(place)).items():
-        types[name] = _completed(types[name], fields, (TYPES | KAAS_TYPES).get(name, {}))
+    for name, root in (("Request", request), ("Reply", reply)):
+        types[name] = {"title": name, **_without(types.pop(root["$ref"].rpartition("/")[2]), "title")}
+    for name, fields in (FIELDS | FLOW_FIELDS | kaas_fields(place)).items():
+        types[name] = _completed(types[name], fields, (TYPES | FLOW_TYPES | KAAS_TYPES).get(name, {}))
     types["Request"]["properties"]["graphs"]["additionalProperties"] = {"$ref": f"{place}/GraphSpec"}
     return {**types, **call_launches(types["Launch"], place)}
 

@@ -10,7 +10,7 @@ from kaasq.schema.definitions import definitions
 Schema = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-NAMES = ("request", "kaas-request", "reply", "event", "cancel")
+NAMES = ("request", "kaas-request", "workflow", "flow", "step", "reply", "event", "cancel")
 
 _PLACE = "#/$defs"
 _NO_BYTES: Schema = {"additionalProperties": {"properties": {"inline": {"type": "null"}}}}
@@ -22,6 +22,9 @@ def json_schema(name: str) -> Schema:
     body = {
         "request": {"$ref": f"{_PLACE}/Request"},
         "kaas-request": {"$ref": f"{_PLACE}/KaasRequest"},
+        "workflow": {"$ref": f"{_PLACE}/FlowStart"},
+        "flow": {"$ref": f"{_PLACE}/FlowCall"},
+        "step": {"$ref": f"{_PLACE}/StepCall"},
         "reply": {"$ref": f"{_PLACE}/Reply"},
         "cancel": {"$ref": f"{_PLACE}/Cancel"},
         "event": event(_PLACE),

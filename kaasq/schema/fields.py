@@ -201,6 +201,7 @@ FIELDS: dict[str, dict[str, Schema]] = {
         "worker": _says("Who ran it."),
         "repeat": _says("How its loop ended, if it is one."),
         "then": _says("What became of its continuations, those that were nested in them left out.", default=[]),
+        "flow": _says("How the workflow stands or has ended that it is about."),
     },
     "Output": {
         "nbytes": _says("Size in bytes.", minimum=1),
@@ -276,6 +277,7 @@ TYPES: dict[str, Schema] = {
         "then": {"properties": {"data": {"minLength": 1}}, "required": ["data"]},
     },
     "Reply": {
+        "description": "How a request ended, or a workflow; or what was asked of one.",
         "if": {"properties": {"status": {"const": "ok"}}},
         "else": {"properties": {"error": {"type": "object"}}, "required": ["error"]},
     },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -19,7 +19,22 @@ from kaasq.builtins.signature import Builtin
 from kaasq.checks import GraphLimits, check_graph
 from kaasq.cli import main
 from kaasq.codec import JSON, RequestDecoder
-from kaasq.errors import BadRequest
+from kaasq.errors import BadRequest, KaasqError
+from kaasq.flows.checks import check_flow
+from kaasq.flows.model import (
+    Asked,
+    Due,
+    FlowCall,
+    FlowReply,
+    FlowSpec,
+    FlowStart,
+    FlowStatus,
+    ItemStatus,
+    State,
+    StepCall,
+    StepStatus,
+)
+from kaasq.flows.start_checks import check_start
 from kaasq.messages import (
     EVENT_WORDS,
     CacheUse,
@@ -42,6 +57,8 @@ from kaasq.schema.asyncapi import asyncapi
 from kaasq.schema.codes import CODES
 from kaasq.schema.documents import NAMES, json_schema
 from kaasq.schema.files import DOCUMENTS, path, text
+from tests.support.flow_strategies import flows
+from tests.support.flows import START
 from tests.support.graphs import SOURCE, saxpy
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +114,8 @@ def test_every_field_says_what_it_is(name: str) -> None:
 
 def test_asyncapi_examples_fit_their_messages() -> None:
     document = asyncapi()
-    assert set(document["components"]["messages"]) == {"request", "kaasRequest", "reply", "event", "cancel"}
+    messages = {"request", "kaasRequest", "workflow", "flow", "step", "reply", "event", "cancel"}
+    assert set(document["components"]["messages"]) == messages
     for message in document["components"]["messages"].values():
         for part in ("headers", "payload"):
             schema = {**message[part], "components": document["components"]}
@@ -273,6 +291,25 @@ def test_every_reply_and_event_that_kaasq_encodes_fits_the_schema(reply: Reply) 
     validate("event", as_json(reply.without_inline()))
 
 
+@settings(deadline=None, max_examples=10)
+@given(flow=flows())
+def test_every_workflow_that_kaasq_encodes_fits_the_schema(flow: FlowSpec) -> None:
+    bind = {each.name: (b"\0" * 16, Stored(name="n")) if each.many else b"\0" * 256 for each in flow.inputs}
+    checked = check_flow(flow, GraphLimits())  # where dtypes have NumPy's names
+    validate("workflow", as_json(FlowStart(workflow=checked, bind=bind, scalars={"count": 2}, keep={"o0": "kept"})))
+
+
+def test_every_message_about_workflows_fits_its_schema() -> None:
+    validate("flow", as_json(FlowCall(flow=Asked(id="f", do="status", items=True, after=7))))
+    validate("step", as_json(StepCall(step=Due(flow="f"))))
+    error = ErrorBody(code="kernel_failed", message="step 'a': it crashed", detail={"step": "a"})
+    item = ItemStatus(step="a", item=1, id="f+2", number=2, attempt=3, state="failed", ended_ms=2, error=error)
+    step = StepStatus(name="a", graph="g", state="failed", map="m", items=2, completed=1, failed=1, error=error)
+    for state in get_args(State):
+        flow = FlowStatus(id="f", name="g", state=state, started_ms=1, steps=(step,), items=(item,), more=True)
+        validate("reply", as_json(FlowReply(id="f", status="error", error=error, flow=flow)))
+
+
 # ------------------------------------------------------------------------------- what kaasq refuses is not valid
 
 GRAPH = as_json(
@@ -373,6 +410,70 @@ def test_schema_refuses_what_the_worker_refuses(place: tuple[str | int, ...], va
     with pytest.raises(BadRequest):
         RequestDecoder(GraphLimits()).decode(json.dumps(body).encode(), JSON)
     assert not VALIDATORS["request"].is_valid(body)
+
+
+STARTED = msgspec.structs.replace(START, workflow=check_flow(START.workflow, GraphLimits()))
+WRONG_FLOWS: list[tuple[tuple[str | int, ...], Any]] = [
+    (("kaasq",), 2),
+    (("workflow",), "f"),
+    (("workflow", "name"), "no name"),
+    (("workflow", "steps"), []),
+    (("workflow", "graphs", "blur"), "ab" * 32),
+    (("workflow", "inputs", 0, "dtype"), "float31"),
+    (("workflow", "inputs", 1, "nbytes"), 0),
+    (("workflow", "maps", "tiles"), {}),
+    (("workflow", "maps", "tiles", "input"), "masks"),  # and a count
+    (("workflow", "maps", "tiles", "most"), 0),
+    (("workflow", "steps", 0, "name"), "a//b"),
+    (("workflow", "steps", 0, "name"), "n" * 129),
+    (("workflow", "steps", 0, "graph"), None),
+    (("workflow", "steps", 0, "bind", "x"), {}),
+    (("workflow", "steps", 0, "bind", "x"), {"step": "blur"}),
+    (("workflow", "steps", 0, "bind", "x"), {"input": "image", "name": "n"}),
+    (("workflow", "steps", 0, "bind", "x"), {"ref": "ab"}),
+    (("workflow", "steps", 1, "scalars", "a"), {"item": False}),
+    (("workflow", "steps", 1, "scalars", "a"), {"count": "tiles", "item": True}),
+    (("workflow", "steps", 1, "scalars", "a"), {"step": "split"}),
+    (("workflow", "steps", 2, "if", "op"), "<>"),
+    (("workflow", "steps", 2, "if", "step"), None),
+    (("workflow", "steps", 6, "on"), "success"),
+    (("workflow", "steps", 1, "retries"), -1),
+    (("workflow", "outputs", "sum"), {}),
+    (("bind", "masks"), [5]),
+    (("bind", "masks", 0), {"ref": 5}),
+    (("scalars", "strength"), "1"),
+    (("keep", "sum"), ""),
+    (("timeout_ms",), -1),
+    (("reply",), "never"),
+]
+
+
+@pytest.mark.parametrize(("place", "value"), WRONG_FLOWS, ids=lambda each: str(each)[:50])
+def test_schema_refuses_workflows_that_the_worker_refuses(place: tuple[str | int, ...], value: Any) -> None:
+    body = as_json(STARTED)
+    validate("workflow", body)
+    at: Any = body
+    for key in place[:-1]:
+        at = at[key]
+    at[place[-1]] = value
+    assert not VALIDATORS["workflow"].is_valid(body)
+    with pytest.raises(KaasqError):
+        read_start(body)
+
+
+def read_start(body: Any) -> None:
+    start = RequestDecoder(GraphLimits()).read(json.dumps(body).encode(), JSON)
+    assert isinstance(start, FlowStart)
+    check_start(start, start.workflow, GraphLimits())
+
+
+def test_asyncapi_examples_of_workflows_are_some() -> None:
+    messages = asyncapi()["components"]["messages"]
+    (start,) = messages["workflow"]["examples"]
+    read_start(start["payload"])
+    for name, kind in (("flow", FlowCall), ("step", StepCall)):
+        for each in messages[name]["examples"]:
+            assert isinstance(RequestDecoder(GraphLimits()).read(json.dumps(each["payload"]).encode(), JSON), kind)
 
 
 @pytest.mark.parametrize(
