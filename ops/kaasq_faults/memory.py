@@ -11,11 +11,12 @@ import numpy as np
 
 def pss_bytes(pid: int) -> int:
     """A process's share of the memory it uses: pages shared by several count in parts. 0 for one that is gone."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) << 10
-    return 0
+    return _rolled_up(pid, "Pss:")
+
+
+def own_bytes(pid: int) -> int:
+    """What of that is in no file: without the pages of the store that it has mapped, which the system may take back."""
+    return _rolled_up(pid, "Pss_Anon:", "Pss_Shmem:")
 
 
 def folder_bytes(folder: Path) -> int:
@@ -34,3 +35,10 @@ def growth(sizes: Sequence[float]) -> float:
     at = np.arange(len(sizes), dtype=float)
     slope = np.polyfit(at, np.asarray(sizes, dtype=float), 1)[0]
     return float(slope) * (len(sizes) - 1)
+
+
+def _rolled_up(pid: int, *names: str) -> int:
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(names))
