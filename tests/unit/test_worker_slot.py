@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kaasq.broker import Broker, wait_for
+from kaasq.broker import Broker, Inspected, wait_for
 from kaasq.errors import SlotTaken, StoreUnavailable
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.settings import Settings
@@ -18,7 +18,7 @@ from kaasq.topology import control_queue, pool_topology
 from kaasq_storage.slots import lock_slot
 from kaasq_workers import slot as slot_module
 from kaasq_workers.slot import Slot
-from tests.support.messaging import declare, publish
+from tests.support.messaging import declare, inspect_until, publish
 
 CONTROL = control_queue("p", "s")
 HOLDER = """
@@ -114,6 +114,7 @@ def test_two_that_start_at_the_same_time_find_each_other(connect, tmp_path):
         each.take()
     declare(brokers[0], pool_topology("p", "s"))
     consumers = [each.consume(CONTROL, lambda delivery: delivery.ack()) for each in brokers]
+    inspect_until(brokers[0], CONTROL, Inspected(messages=0, consumers=2))
     for each, consumer in zip(slots, consumers, strict=True):
         with pytest.raises(SlotTaken, match="another store"):
             each.check(consumer)
