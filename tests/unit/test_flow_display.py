@@ -99,13 +99,29 @@ def test_the_tree_is_coloured_on_a_terminal_only_and_says_the_same_without() -> 
 
 
 def test_the_tree_tells_states_counts_times_tries_devices_and_the_first_error() -> None:
-    cut, blur, join = (re.split(r"  +", line) for line in printed(tiles(100, failed=2), 120).splitlines()[4:7])
-    assert cut == ["cut", "completed", "+0 µs", "8.00 ms", "cuda:0", ""]
-    assert blur[:3] == ["↓ blur", "failed", "98/100 (2 failed)"]
-    assert blur[3] == "+8.00 ms"
-    assert blur[-3:-1] == ["3", "2 workers"] or blur[-2:] == ["3", "2 workers"]
+    cut, blur, join = (re.split(r"  +", line.rstrip()) for line in printed(tiles(100, failed=2), 120).splitlines()[4:7])
+    assert cut == ["cut", "completed", "+0 µs", "8.00 ms", "cuda:0"]
+    assert blur[:4] == ["↓ blur", "failed", "98/100 (2 failed)", "+8.00 ms"]
+    assert blur[5:] == ["3", "cuda:0, cuda:1"]
     assert join[:2] == ["↓ join", "failed"]
-    assert printed(tiles(100, failed=2)).count("kernel_failed: step 'blur', item 0: an illegal memory access") == 1
+
+
+def test_the_first_error_is_whole_and_others_are_lines_of_their_own() -> None:
+    long = ErrorBody(code="kernel_failed", message="step 'a', item 0: " + "long " * 40, detail={"step": "a"})
+    follows = step("b", "a", state="failed", error=long)
+    own = ErrorBody(code="out_of_memory", message="step 'c': " + "much " * 40, detail={"step": "c"})
+    failed = flow(step("a", state="failed", error=long), follows, step("c", state="failed", error=own), error=long)
+    lines = printed(failed).splitlines()
+    errors = lines[lines.index("steps: 3 failed") + 5 :]
+    assert " ".join(errors[:-1]).replace("  ", " ").strip() == f"kernel_failed: {long.message}".strip()
+    assert errors[-1].startswith("out_of_memory: step 'c': much much")
+    assert errors[-1].endswith("…")
+
+
+def test_many_devices_are_counted() -> None:
+    workers = [WorkerInfo(host="node", pid=number, device=f"cuda:{number % 4}") for number in range(8)]
+    items = tuple(item("a", 1, 10, Timings(total=9000), worker) for worker in workers)
+    assert "4 devices" in printed(flow(step("a", map="m", items=8, completed=8), items=items))
 
 
 def test_items_that_failed_are_listed_first() -> None:

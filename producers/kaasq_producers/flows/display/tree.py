@@ -17,6 +17,7 @@ from kaasq_producers.flows.display.outline import Line, outline
 from kaasq_producers.flows.display.words import count_words, error_words, plainly, tally
 
 MOST_ERRORS = 10
+MOST_DEVICES = 2  # by name
 NARROWEST_STEP = 20  # columns, before others are left out
 GAP = 2
 LEFT_OUT_FIRST = ("AT", "DEVICE", "TRIES", "TOOK")  # where the terminal is narrow
@@ -150,29 +151,29 @@ class _Tree:
         return max(0, (self.now_ms if ended_ms is None else ended_ms) - since_ms) * 1000
 
     def _devices(self, items: list[ItemStatus]) -> str:
-        workers = {(each.worker.host, each.worker.pid): each.worker for each in items if each.worker is not None}
-        if len(workers) > 1:
-            return f"{len(workers)} workers"
-        return "".join(
-            plainly(each.device) + (f" of {plainly(each.host)}" if len(self._hosts) > 1 else "")
-            for each in workers.values()
+        found = dict.fromkeys((each.worker.host, each.worker.device) for each in items if each.worker is not None)
+        if len(found) > MOST_DEVICES:
+            return f"{len(found)} devices"
+        return ", ".join(
+            plainly(device) + (f" of {plainly(host)}" if len(self._hosts) > 1 else "") for host, device in sorted(found)
         )
 
     def _errors(self) -> RenderResult:
-        """The workflow's own error, then that of each other step that failed by itself."""
+        """The workflow's own error whole, then a line for each other step that failed by itself."""
         status = self.status
         said = None
-        found: list[str] = []
         if status.error is not None:
             said = status.error.detail.get("step")
-            found.append(error_words(status.error))
-        found += [
-            f"step {plainly(each.name)!r}: {error_words(each.error)}"
+            yield Text(error_words(status.error), "red")
+        found = [
+            each
             for each in status.steps
             if each.error is not None and each.name != said and each.error.detail.get("step", each.name) == each.name
         ]
-        for words in found[:MOST_ERRORS]:
-            yield _line((words, "red"))
+        for each in found[:MOST_ERRORS]:
+            if each.error is not None:
+                named = "" if "step" in each.error.detail else f"step {plainly(each.name)!r}: "  # the message says it
+                yield _line((named + error_words(each.error), "red"))
         if len(found) > MOST_ERRORS:
             yield _line((f"and {len(found) - MOST_ERRORS} more steps failed", "red"))
         if status.more:
