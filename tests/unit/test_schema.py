@@ -476,6 +476,13 @@ def test_asyncapi_examples_of_workflows_are_some() -> None:
             assert isinstance(RequestDecoder(GraphLimits()).read(json.dumps(each["payload"]).encode(), JSON), kind)
 
 
+def test_workflow_on_the_page_of_the_protocol_is_one() -> None:
+    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```json workflow\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    validate("workflow", json.loads(shown))
+    read_start(json.loads(shown))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
