@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -14,7 +14,8 @@ from kaasq import codec
 from kaasq.checks import GraphLimits
 from kaasq.dead_letter import DeadLetter
 from kaasq.errors import KaasqError
-from kaasq.messages import Request, Stored
+from kaasq.flows.model import FlowCall, FlowStart, StepCall
+from kaasq.messages import Binding, Request, Stored
 from kaasq.units import age, moment, size
 from kaasq_producers.commands import display
 from kaasq_producers.dead.selection import age_of
@@ -101,13 +102,29 @@ def in_full(letter: DeadLetter, limits: GraphLimits) -> list[str]:
     ]
     lines += [f"  header {name}: {value}" for name, value in request.headers.items()]
     try:
-        lines += _asked(codec.RequestDecoder(limits).decode(request.body, request.content_type))
+        lines += _asked(codec.RequestDecoder(limits).read(request.body, request.content_type))
     except KaasqError as error:
         lines.append(f"  it cannot be read: {error.message}")
     return lines
 
 
-def _asked(request: Request) -> Iterator[str]:
+def _asked(received: codec.Received) -> Iterator[str]:
+    match received:
+        case FlowStart(workflow=flow, bind=bind, keep=keep):
+            yield f"  workflow {flow.name!r}: {len(flow.steps)} steps"
+            for name, bound in bind.items():
+                yield f"  input {name}: {f'a list of {len(bound)}' if isinstance(bound, tuple) else _bound(bound)}"
+            yield from _kept(keep)
+        case FlowCall(flow=asked):
+            yield f"  asks for workflow {asked.id!r}: {asked.do}"
+        case StepCall(step=due):
+            what = "the end" if due.step is None else f"step {due.step!r}, item {due.item},"
+            yield f"  {what} of workflow {due.flow!r}"
+        case codec.Decoded(request=request):
+            yield from _of_graph(request)
+
+
+def _of_graph(request: Request) -> Iterator[str]:
     graph = request.graph
     if isinstance(graph, str):
         yield f"  graph: by its hash only, {graph[:64]}"
@@ -115,12 +132,19 @@ def _asked(request: Request) -> Iterator[str]:
         kernels = ", ".join(dict.fromkeys(each.kernel for each in graph.launches))
         yield f"  graph {graph.name!r}: {len(graph.launches)} launches of {kernels}"
     for name, bound in request.bind.items():
-        if isinstance(bound, Stored):
-            part = f" from byte {bound.offset} on" if bound.offset else ""
-            yield f"  input {name}: in the store, {bound.name or bound.ref}{part}"
-        else:
-            yield f"  input {name}: {size(len(bound))} in the message"
-    for name, kept in request.keep.items():
+        yield f"  input {name}: {_bound(bound)}"
+    yield from _kept(request.keep)
+
+
+def _bound(bound: Binding) -> str:
+    if isinstance(bound, Stored):
+        part = f" from byte {bound.offset} on" if bound.offset else ""
+        return f"in the store, {bound.name or bound.ref}{part}"
+    return f"{size(len(bound))} in the message"
+
+
+def _kept(keep: Mapping[str, str]) -> Iterator[str]:
+    for name, kept in keep.items():
         yield f"  output {name}: to be kept as {kept!r}"
 
 
