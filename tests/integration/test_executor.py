@@ -63,7 +63,7 @@ def ran(executor: Executor, job: Job) -> Ended:
     page = vitals()
     executor._begin(job, line, page)
     for tag in list(line.flying):
-        executor._end(tag, line, page)
+        executor._end(tag, line, page, onward=False)
     assert page.running == {}
     (ended,) = line.take_ended()
     return ended

@@ -108,6 +108,15 @@ class Following(msgspec.Struct, frozen=True, array_like=True):
     """Nobody awaits a reply to it. If the broker does not take it, it will be published again later."""
 
 
+class Happened(msgspec.Struct, frozen=True, array_like=True):
+    """The event of something that has ended besides the request that is answered."""
+
+    id: str
+    graph: str
+    word: str
+    event: bytes
+
+
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     """A request has its outcome: durable, and ready to be published. ``event`` None: it gets none. ``reply`` empty: so.
 
@@ -125,6 +134,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     then: list[Following] = []
     onward: Following | None = None
     told: list[Told] = []
+    also: list[Happened] = []
     subject: str | None = None
     """The id of what has ended, for its event, where that is not the request's."""
 
@@ -132,7 +142,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     def nbytes(self) -> int:
         """About so many bytes it takes to send."""
         onward = 0 if self.onward is None else len(self.onward.body)
-        told = sum([len(each.body) for each in self.told])
+        told = sum([len(each.body) for each in self.told]) + sum([len(each.event) for each in self.also])
         return len(self.reply) + len(self.event or b"") + sum([len(each.body) for each in self.then]) + onward + told
 
 

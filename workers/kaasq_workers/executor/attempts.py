@@ -6,7 +6,7 @@ Whatever it raises becomes its answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from kaasq import codec
@@ -26,19 +26,22 @@ from kaasq.flows.model import FlowCall, FlowStart, StepCall
 from kaasq.ids import chain_id, split_id
 from kaasq.log import get_logger
 from kaasq.messages import Binding, Request
-from kaasq.model import GraphSpec, content_hash
+from kaasq.model import GraphSpec
 from kaasq.quotas import LimitsByTenant, check_inline
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore
 from kaasq_workers.executor.ahead import Below
+from kaasq_workers.executor.bringing import bring
 from kaasq_workers.executor.claims import Claims
 from kaasq_workers.executor.device_time import DeviceTime
 from kaasq_workers.executor.engine import Engine
-from kaasq_workers.executor.flight import Flight
+from kaasq_workers.executor.flight import Executed, Flight
 from kaasq_workers.executor.following import Followers
 from kaasq_workers.executor.outcomes import Ended, cancelled, conflict, digest, matches
 from kaasq_workers.executor.repeating import EVERYTHING, Loop
 from kaasq_workers.flows.driver import Flows, digest_of
+from kaasq_workers.flows.settling import digest_of_step
+from kaasq_workers.flows.stretch import Stretch
 from kaasq_workers.flows.tasks import Again, Concluding
 from kaasq_workers.link import Job
 from kaasq_workers.vitals import Vitals
@@ -90,20 +93,37 @@ class Attempts:
                 raise
         return ended, flight
 
-    def end(self, ended: Ended, flight: Flight, vitals: Vitals) -> Flight | None:
-        """Take what a request gave that has finished; the flight of its next run, if it is a loop that goes on."""
+    def end(self, ended: Ended, flight: Flight, vitals: Vitals, *, onward: bool) -> Flight | None:
+        """Take what a request gave that has finished; the flight of its next run, if it is a loop that goes on.
+
+        ``onward``: the next step of its workflow may follow at once, as a part of it.
+        """
         again: Flight | None = None
         with self._answered(ended):
-            again = self._land(ended, flight, vitals)
+            again = self._land(ended, flight, vitals, onward=onward)
         if again is None and ended.loop is not None:
             ended.loop.close()
+        if again is None and ended.stretch is not None:
+            ended.stretch.close()
+            if ended.error is not None:
+                ended.stretch.discard()
+            else:
+                ended.request, ended.executed = ended.stretch.ran[0].request, ended.stretch.ran[0].executed
         return again
 
-    def _land(self, ended: Ended, flight: Flight, vitals: Vitals) -> Flight | None:
-        executed = self._engine.end(flight)
+    def _land(self, ended: Ended, flight: Flight, vitals: Vitals, *, onward: bool) -> Flight | None:
+        try:
+            executed = self._engine.end(flight)
+        except KaasqError as error:
+            if ended.stretch is None or not ended.stretch.ran or self._engine.device.poisoned:
+                raise
+            self._stop_before(ended, ended.stretch, error)
+            return None
         job, kernel_us = ended.job, executed.timings.kernel
         self._device_time.charge(job.tenant, self._limits.of(job.tenant), kernel_us / 1e6, time.monotonic())
         self._log.debug("request.ran", request=job.id, tenant=job.tenant, graph=ended.graph, kernel_us=kernel_us)
+        if ended.stretch is not None:
+            return self._go_on(ended, ended.stretch, executed, vitals, onward=onward)
         if ended.loop is None or ended.request is None:
             ended.executed = executed
             return None
@@ -113,6 +133,51 @@ class Attempts:
         keep = ended.request.keep
         ended.executed = ended.loop.placed(executed, keep, self._store, job.tenant, self._inline_limit)
         return None
+
+    def _go_on(
+        self, ended: Ended, stretch: Stretch, executed: Executed, vitals: Vitals, *, onward: bool
+    ) -> Flight | None:
+        """A step of a stretch has run: begin the next one on what it left, or bring that to the host."""
+        job, step = ended.job, ended.step
+        assert step is not None
+        assert ended.request is not None
+        following = stretch.end(ended.request, executed)
+        if following is None:
+            return None
+        try:
+            if not onward:
+                raise QuotaExceeded("others wait")
+            self._device_time.check(job.tenant, self._limits.of(job.tenant), time.monotonic())
+            taken = stretch.taken()
+            request = self._flows.request(job.tenant, step._replace(step=following), besides=taken)
+            assert isinstance(request.graph, GraphSpec)
+            stretch.go_on()
+            proceed = self._proceed(job, vitals)
+            proceed()
+            vitals.due(job.tag, self._until_ms(step.deadline_ms))
+            flight = self._engine.begin(
+                *(job.tenant, request.graph, request, proceed), resident=taken, hold=stretch.hold
+            )
+        except KaasqError as error:
+            self._stop_before(ended, stretch, error)
+            return None
+        ended.request = request
+        return flight
+
+    def _stop_before(self, ended: Ended, stretch: Stretch, error: KaasqError) -> None:
+        """The next step does not run in this stretch, or has failed in it: then it is run by itself.
+
+        What it takes is brought to the host. Raises what comes of that: then all of the stretch is run again.
+        """
+        tenant, last = ended.job.tenant, stretch.ran[-1]
+        there, room = last.executed.outputs, self._inline_limit
+        stretch.stop(bring(self._store, tenant, last.request, there, stretch.held, room))
+        self._log.debug("stretch.stopped", request=ended.job.id, steps=len(stretch.ran), code=error.code)
+
+    def _until_ms(self, deadline_ms: int | None) -> int:
+        """Until when what begins now has to have ended, in milliseconds since the epoch."""
+        limit_ms = round((time.time() + self._longest_run_s) * 1000)
+        return limit_ms if deadline_ms is None else min(limit_ms, deadline_ms)
 
     @contextmanager
     def _answered(self, ended: Ended) -> Iterator[None]:
@@ -162,6 +227,8 @@ class Attempts:
             ended.claimed = True
         if ended.request is not None and ended.request.repeat is not None:
             ended.loop = Loop(ended.request, ended.request.repeat, self._engine.let_go)
+        elif ended.step is not None and not job.redelivered and not job.alone:
+            ended.stretch = self._flows.stretch(job.tenant, ended.step, self._engine.let_go)
         return self._run(ended, vitals)
 
     def _read(self, job: Job, ended: Ended, vitals: Vitals) -> None:
@@ -217,7 +284,7 @@ class Attempts:
             return
         step = ended.step = self._flows.step(job, call.step)
         ended.graph, ended.deadline_ms = step.graph, step.deadline_ms
-        ended.digest = content_hash(codec.canonical(call))
+        ended.digest = digest_of_step(call.step)
         vitals.read(job.tag, step.graph)
 
     def _take_start(self, job: Job, ended: Ended, start: FlowStart) -> None:
@@ -238,14 +305,11 @@ class Attempts:
         job, loop, request = ended.job, ended.loop, ended.request
         assert request is not None
         assert isinstance(request.graph, GraphSpec)
-
-        def proceed() -> None:
-            if vitals.withdrawn(job.tag):
-                raise cancelled(job.id)
-
+        proceed = self._proceed(job, vitals)
         proceed()
         if loop is None:
-            return self._engine.begin(job.tenant, request.graph, request, proceed)
+            hold = frozenset[str]() if ended.stretch is None else ended.stretch.hold
+            return self._engine.begin(job.tenant, request.graph, request, proceed, hold=hold)
         flight = self._engine.begin(
             *(job.tenant, request.graph, loop.request, proceed),
             inline_limit=EVERYTHING,
@@ -254,6 +318,16 @@ class Attempts:
         )
         loop.begun()
         return flight
+
+    @staticmethod
+    def _proceed(job: Job, vitals: Vitals) -> Callable[[], None]:
+        """What is asked between launches: raises Cancelled for a request that is not to go on."""
+
+        def proceed() -> None:
+            if vitals.withdrawn(job.tag):
+                raise cancelled(job.id)
+
+        return proceed
 
 
 def _inline(bound: Iterable[Binding]) -> int:

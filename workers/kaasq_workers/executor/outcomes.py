@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
 from kaasq import codec
 from kaasq.continuations import by_hash
 from kaasq.errors import Cancelled, Conflict, DeadlineExceeded, KaasqError, KernelFailed, UnknownGraph
+from kaasq.ids import following_id
 from kaasq.messages import (
     EVENT_WORDS,
     Continuation,
@@ -30,10 +32,12 @@ from kaasq_workers.executor.flight import Executed
 from kaasq_workers.executor.following import Followers, taken_outputs
 from kaasq_workers.executor.repeating import Loop
 from kaasq_workers.flows.driver import Flows
+from kaasq_workers.flows.progress import Ready
 from kaasq_workers.flows.settling import Settling
 from kaasq_workers.flows.sources import Fresh
+from kaasq_workers.flows.stretch import Stretch
 from kaasq_workers.flows.tasks import Concluding, Settled, Step, Task
-from kaasq_workers.link import Answer, Following, Job
+from kaasq_workers.link import Answer, Following, Happened, Job
 
 WITHDRAWN = ""  # in place of the digest of a body
 _STATUS: dict[str, Status] = {DeadlineExceeded.code: "expired", Cancelled.code: "cancelled"}
@@ -63,8 +67,12 @@ class Ended(msgspec.Struct, kw_only=True):
     """What it is of a workflow."""
     task: Task | None = None
     """What is to be done instead of running it."""
+    stretch: Stretch | None = None
+    """What ran with it: the steps of its workflow behind it."""
     due: list[Following] = []
     """What its end made due in its workflow."""
+    also: list[Happened] = []
+    """What else of its workflow has ended."""
     settled: Settled | None = None
     """What became of its task."""
 
@@ -160,8 +168,56 @@ class Committer:
         reply = self._recorded(transaction, ended)
         if ended.step is not None:
             known = codec.decode_reply(reply, codec.MSGPACK) if isinstance(reply, bytes) else reply
-            ended.due = flows.ran(ended.job, ended.step, known, ended.reply_type)
+            first = ended.stretch.ran[0] if ended.stretch is not None and ended.stretch.ran else None
+            ready = flows.ran(ended.job, ended.step, known, ended_ms=None if first is None else first.ended_ms)
+            if ended.stretch is not None and ended.error is None:
+                ready, ended.also = self._record_stretch(transaction, flows, ended, ended.step, ended.stretch, ready)
+            ended.due = flows.due(ended.job, ended.step.flow, ready, ended.reply_type)
         return reply
+
+    def _record_stretch(
+        self,
+        transaction: Transaction,
+        flows: Settling,
+        ended: Ended,
+        first: Step,
+        stretch: Stretch,
+        ready: list[Ready],
+    ) -> tuple[list[Ready], list[Happened]]:
+        """The steps that ran behind the first one, each with an outcome of its own: what is due then, and events.
+
+        One that is not due after all (the workflow was cancelled, or another worker was quicker) never ran.
+        """
+        job, also = ended.job, list[Happened]()
+        rest = stretch.ran[1:]
+        while rest:
+            mine = next((each for each in ready if each.step == rest[0].step and each.due_ms is None), None)
+            if mine is None:
+                break
+            ran = rest.pop(0)
+            assert isinstance(ran.request.graph, GraphSpec)
+            ready.remove(mine)
+            reply = Reply(
+                id=following_id(first.flow, mine.number),
+                status="ok",
+                outputs=self._outputs(transaction, ran.request, ran.executed, taken=None),
+                timings=ran.executed.timings,
+                cache=ran.executed.cache,
+                worker=self._worker,
+            )
+            step = first._replace(number=mine.number, step=ran.step, item=0, current=True)
+            self._record(transaction, job.tenant, reply, flows.digest(job.tenant, step))
+            ready += flows.ran(job, step, reply, ended_ms=ran.ended_ms)
+            event = codec.encode(reply.without_inline(), codec.JSON)
+            also.append(Happened(reply.id, ran.request.graph.name, EVENT_WORDS["ok"], event))
+        for each in rest:
+            each.discard()
+        return ready, also
+
+    def _record(self, transaction: Transaction, tenant: str, reply: Reply, body: str) -> None:
+        now = time.time()
+        outcome = Outcome(body=body, reply=codec.encode(reply), created=now, expires=now + self._ttl_s)
+        transaction.record(tenant, reply.id, outcome)
 
     def _recorded(self, transaction: Transaction, ended: Ended) -> Reply | bytes:
         if ended.replay is not None:
@@ -176,34 +232,31 @@ class Committer:
             self._keep_inputs(transaction, ended)
         outputs: dict[str, Output] = {}
         if ended.executed is not None and ended.request is not None:
-            taken = taken_outputs(ended.request)
-            for buffer, data in ended.executed.outputs:
-                if isinstance(data, bytearray):
-                    outputs[buffer.name] = Output(
-                        nbytes=buffer.nbytes, dtype=buffer.dtype, shape=buffer.shape, inline=bytes(data)
-                    )
-                    continue
-                name = ended.request.keep.get(buffer.name)
-                if name is not None and (ended.step is not None or buffer.name in taken):
-                    # It stays, wherever the name points meanwhile.
-                    transaction.publish(data, dtype=buffer.dtype, shape=buffer.shape, ttl_s=self._ttl_s)
-                stored, version = transaction.publish(
-                    data, dtype=buffer.dtype, shape=buffer.shape, name=name, ttl_s=self._ttl_s
-                )
-                outputs[buffer.name] = Output(
-                    nbytes=buffer.nbytes,
-                    dtype=buffer.dtype,
-                    shape=buffer.shape,
-                    ref=stored.ref,
-                    name=name,
-                    version=version,
-                )
+            taken = None if ended.step is not None else taken_outputs(ended.request)
+            outputs = self._outputs(transaction, ended.request, ended.executed, taken)
         reply = self._reply(ended, outputs)
         if ended.digest is not None:
-            now = time.time()
-            outcome = Outcome(body=ended.digest, reply=codec.encode(reply), created=now, expires=now + self._ttl_s)
-            transaction.record(ended.job.tenant, ended.job.id, outcome)
+            self._record(transaction, ended.job.tenant, reply, ended.digest)
         return reply
+
+    def _outputs(
+        self, transaction: Transaction, request: Request, executed: Executed, taken: AbstractSet[str] | None
+    ) -> dict[str, Output]:
+        """Publish what is staged. ``taken``: outputs that others take, wherever a name points meanwhile; None: any."""
+        outputs: dict[str, Output] = {}
+        for buffer, data in executed.outputs:
+            bare = Output(nbytes=buffer.nbytes, dtype=buffer.dtype, shape=buffer.shape)
+            if isinstance(data, bytearray):
+                outputs[buffer.name] = msgspec.structs.replace(bare, inline=bytes(data))
+                continue
+            name = request.keep.get(buffer.name)
+            if name is not None and (taken is None or buffer.name in taken):
+                transaction.publish(data, dtype=buffer.dtype, shape=buffer.shape, ttl_s=self._ttl_s)
+            stored, version = transaction.publish(
+                data, dtype=buffer.dtype, shape=buffer.shape, name=name, ttl_s=self._ttl_s
+            )
+            outputs[buffer.name] = msgspec.structs.replace(bare, ref=stored.ref, name=name, version=version)
+        return outputs
 
     def _yield_to_earlier(self, transaction: Transaction, ended: Ended) -> bytes | None:
         """If another worker committed this request while we ran it, its outcome counts and ours never was.
@@ -281,6 +334,7 @@ class Committer:
             error=reply.error,
             dead=fresh and reply.error is not None and is_deadly(reply.error),
             then=follow,
+            also=ended.also,
         )
 
 
@@ -310,7 +364,14 @@ def _fresh(group: Sequence[Ended]) -> Fresh:
     return {
         produced.data.seal(): produced.data.data
         for ended in group
-        if ended.step is not None and ended.executed is not None
-        for produced in ended.executed.outputs
+        for executed in _executed(ended)
+        for produced in executed.outputs
         if not isinstance(produced.data, bytearray)
     }
+
+
+def _executed(ended: Ended) -> list[Executed]:
+    """What the steps gave that it is."""
+    if ended.step is None or ended.executed is None:
+        return []
+    return [ended.executed, *(each.executed for each in (ended.stretch.ran[1:] if ended.stretch else ()))]

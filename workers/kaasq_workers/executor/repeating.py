@@ -17,7 +17,8 @@ from kaasq.dtypes import itemsize, unpack_number
 from kaasq.messages import CacheUse, Repeat, Repeated, Request, Timings
 from kaasq.model import Buffer, GraphSpec
 from kaasq_storage import BufferStore
-from kaasq_workers.executor.flight import Executed, Produced
+from kaasq_workers.executor.bringing import bring
+from kaasq_workers.executor.flight import Executed
 from kaasq_workers.executor.resident import Resident, Taken
 
 EVERYTHING = 1 << 62
@@ -92,38 +93,13 @@ class Loop:
     def placed(self, executed: Executed, keep: dict[str, str], store: BufferStore, tenant: str, room: int) -> Executed:
         """What the last run gave: what is kept or does not fit ``room`` in the store, the rest as bytes."""
         started_ns = time.perf_counter_ns()
-        there = {each.buffer.name: each.data for each in executed.outputs}
-        outputs: dict[str, Produced] = {}
-        returned = [each for each in self._graph.buffers if each.returned]
-        try:
-            for buffer in sorted(returned, key=lambda each: each.nbytes):
-                if buffer.name not in keep and buffer.nbytes <= room:
-                    room -= buffer.nbytes
-                    inline = bytearray(buffer.nbytes)
-                    outputs[buffer.name] = Produced(buffer, inline)
-                    data = memoryview(inline)
-                else:
-                    staged = store.stage(tenant, buffer.nbytes)
-                    outputs[buffer.name] = Produced(buffer, staged)
-                    data = staged.data
-                given = there.get(buffer.name)
-                if isinstance(given, bytearray):
-                    data[:] = given
-                else:
-                    self._held[buffer.name].read(0, data)
-            for each in outputs.values():
-                if not isinstance(each.data, bytearray):
-                    each.data.seal()
-        except BaseException:
-            for each in outputs.values():
-                if not isinstance(each.data, bytearray):
-                    each.data.discard()
-            raise
+        request = msgspec.structs.replace(self.request, keep=keep)
+        outputs = bring(store, tenant, request, executed.outputs, self._held, room)
         took_us = (time.perf_counter_ns() - started_ns) // 1000
         timings = msgspec.structs.replace(
             self._timings, d2h=self._timings.d2h + took_us, total=self._timings.total + took_us
         )
-        return Executed([outputs[each.name] for each in returned], timings, self._cache)
+        return Executed(outputs, timings, self._cache)
 
     def close(self) -> None:
         """Nothing of it is needed any more."""

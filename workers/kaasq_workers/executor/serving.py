@@ -27,7 +27,7 @@ from kaasq_workers.executor.following import Followers
 from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.module_policy import ModulePolicy
-from kaasq_workers.executor.onward import Bounds, here
+from kaasq_workers.executor.onward import Bounds, goes_on, here
 from kaasq_workers.executor.outcomes import Committer, Ended, withdrawal
 from kaasq_workers.flows.driver import Flows
 from kaasq_workers.flows.settling import Rules
@@ -145,7 +145,7 @@ class Executor:
         finished = next((tag for tag, (_, flight) in line.flying.items() if flight.finished), None)
         if finished is not None and not self._device.poisoned:
             self._landed_s = now
-            self._end(finished, line, vitals)
+            self._end(finished, line, vitals, onward=onward)
         full = _is_full(line.ended) or time.monotonic() - self._group_since_s > GROUP_TIME_S
         alone = not line.waiting and not line.flying  # nobody is left to share the commit with
         if line.ended and (finished is None or full or alone or self._device.poisoned):
@@ -220,14 +220,20 @@ class Executor:
             vitals.end(job.tag)
             line.ended.append(ended)
 
-    def _end(self, tag: int, line: Line[Flight], vitals: Vitals) -> None:
+    def _may_go_on(self, job: Job, line: Line[Flight]) -> bool:
+        """Whether the next step of its workflow may run as a part of it, rather than others."""
+        waited_s, now_ms = line.waited_s(time.monotonic()), time.time_ns() // 1_000_000
+        return goes_on(job, self._onward, waited_s=waited_s, now_ms=now_ms)
+
+    def _end(self, tag: int, line: Line[Flight], vitals: Vitals, *, onward: bool) -> None:
         """Take what a request gave that has finished."""
         ended, flight = line.flying[tag]
-        again = self._attempts.end(ended, flight, vitals)
+        again = self._attempts.end(ended, flight, vitals, onward=onward and self._may_go_on(ended.job, line))
         if again is not None:
             line.started(ended, again)
             return
-        if self._device.poisoned and len(line.flying) > 1:
+        several = len(line.flying) > 1 or (ended.stretch is not None and len(ended.stretch.ran) > 0)
+        if self._device.poisoned and several:
             return
         line.landed(tag)
         vitals.end(tag)

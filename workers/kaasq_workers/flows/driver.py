@@ -7,7 +7,7 @@ published afterwards. If a worker dies in between, what caused it is delivered a
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -20,12 +20,14 @@ from kaasq.log import get_logger
 from kaasq.messages import Binding, Output, Request, RequestOf, Stored, WorkerInfo
 from kaasq.model import Number, content_hash
 from kaasq_storage import BufferStore, Staged, Transaction, Wanted
+from kaasq_workers.executor.resident import Resident
 from kaasq_workers.flows.definitions import Definitions
 from kaasq_workers.flows.progress import Progress
 from kaasq_workers.flows.records import Book, Head, ItemRecord, Looked, Pages
 from kaasq_workers.flows.settling import Rules, Settling
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
 from kaasq_workers.flows.standing import standing, with_items
+from kaasq_workers.flows.stretch import Stretch
 from kaasq_workers.flows.tasks import Asking, Concluding, Starting, Step, Waiting
 from kaasq_workers.link import Driven, Job
 
@@ -101,8 +103,23 @@ class Flows:
             deadline_ms=_deadline_ms(spec.steps[step], book.head, record),
         )
 
-    def request(self, tenant: str, step: Step) -> Request:
-        """The step as a request. Raises BufferMissing, BufferSize, and what the store raises."""
+    def stretch(self, tenant: str, step: Step, let_go: Callable[[Resident], None]) -> Stretch | None:
+        """For a step that others may follow in the same executor, without anything in between leaving the device."""
+        book = self._read(tenant, step.flow)
+        start, edges, _ = self._definitions.of(tenant, book.head.definition)
+
+        def free(following: int, before: int) -> bool:
+            now = self._read(tenant, step.flow)
+            others = [each for each in edges.before[following] if each != before]
+            return all(now.step(each).state == "completed" for each in others)
+
+        stretch = Stretch(start.workflow, edges, step.step, free, let_go)
+        return None if stretch.single else stretch
+
+    def request(self, tenant: str, step: Step, besides: Collection[str] = ()) -> Request:
+        """The step as a request, without the inputs ``besides``. Raises BufferMissing, BufferSize, and what the store
+        raises.
+        """
         book = self._read(tenant, step.flow)
         start = self._definitions.of(tenant, book.head.definition).start
         spec = start.workflow.steps[step.step]
@@ -110,6 +127,8 @@ class Flows:
         sources = Sources(self._replies, self._store, tenant, step.flow, start, book)
         bind: dict[str, Binding] = {}
         for name, source in spec.bind.items():
+            if name in besides:
+                continue
             buffer = graph.buffer(name)
             assert buffer is not None
             bind[name] = sources.binding(spec, source, buffer, step.item)

@@ -15,6 +15,7 @@ from kaasq.flows.start_checks import items_at_start
 from kaasq.ids import chain_id, following_id
 from kaasq.log import get_logger
 from kaasq.messages import ErrorBody, Output, Reply, Status, WorkerInfo
+from kaasq.model import content_hash
 from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
 from kaasq_workers.flows.definitions import Definition, Definitions
 from kaasq_workers.flows.progress import PASSING, PASSING_MOST, PASSING_PAUSE_MS, Progress, Ready
@@ -83,8 +84,12 @@ class Settling:
                 ready = self._progress(book, job.tenant, step.flow).again(step.number)
                 return Settled(follow=tuple(self._due(job.tenant, step.flow, book, ready, content_type)))
 
-    def ran(self, job: Job, step: Step, reply: Reply, content_type: str) -> list[Following]:
-        """A step has ended, now or earlier, with that reply: what is due."""
+    def due(self, job: Job, flow: str, ready: Iterable[Ready], content_type: str) -> list[Following]:
+        """The messages for what is due."""
+        return self._due(job.tenant, flow, self._book(job.tenant, flow), ready, content_type)
+
+    def ran(self, job: Job, step: Step, reply: Reply, *, ended_ms: int | None = None) -> list[Ready]:
+        """A step has ended, now or earlier, with that reply: what is due. ``ended_ms``: when, if not now."""
         book = self._book(job.tenant, step.flow)
         if not book.known or book.head.state != "running":
             return []
@@ -100,7 +105,14 @@ class Settling:
         if job.redelivered or not step.current:
             known = {each.number for each in ready}
             ready += [each for each in progress.again(step.number) if each.number not in known]
-        return self._due(job.tenant, step.flow, book, ready, content_type)
+        if ended_ms is not None:
+            book.step(step.step).ended_ms = book.change(step.step, step.item).ended_ms = ended_ms
+        return ready
+
+    def digest(self, tenant: str, step: Step) -> str:
+        """What its outcome says of the body of the step's message, had it come by itself."""
+        spec = self._of(self._book(tenant, step.flow), tenant).start.workflow.steps[step.step]
+        return digest_of_step(Due(flow=step.flow, step=spec.name, item=step.item))
 
     def withdraw(self, tenant: str, flow: str) -> list[Told] | None:
         """Cancel a workflow: who is told. None if there is none of that id that is running."""
@@ -305,6 +317,11 @@ class Settling:
             waiter = Waiter(job.id, job.to.correlation_id, job.to.exchange, job.to.routing_key, content_type)
             others = [each for each in head.waiting if each.id != job.id]
             head.waiting = (*others, waiter)[-WAITERS:]
+
+
+def digest_of_step(due: Due) -> str:
+    """What makes two messages under one id the same step."""
+    return content_hash(codec.canonical(due))
 
 
 def _told(tenant: str, head: Head, reply: FlowReply) -> list[Told]:

@@ -17,7 +17,7 @@ from kaasq.messages import ErrorBody
 from kaasq.topology import DEAD, EVENTS, REPLIES, REQUESTS, event_key
 from kaasq_workers.front.following import refusal_of, request_of, step_of
 from kaasq_workers.front.intake import Accepted, Refused, is_reply_address
-from kaasq_workers.link import Answer, Driven, Following, Told
+from kaasq_workers.link import Answer, Driven, Following, Happened, Told
 
 PUBLISH_ATTEMPTS = 5
 REJECTED_PAUSE_S = 0.5  # a queue without a leader has the next one soon
@@ -89,22 +89,27 @@ class Answers:
                 persistent=request.persistent,
             )
             messages.append(Outgoing(reply, *accepted.reply))
-        if answer.event is not None and answer.graph is not None:
+        happened = (
+            []
+            if answer.event is None or answer.graph is None
+            else [Happened(answer.subject or accepted.id, answer.graph, answer.word, answer.event)]
+        )
+        for each in (*happened, *answer.also):
             event = event_message(
-                answer.event,
-                request_id=answer.subject or accepted.id,
-                graph=answer.graph,
-                word=answer.word,
+                each.event,
+                request_id=each.id,
+                graph=each.graph,
+                word=each.word,
                 source=self._source,
                 told_ms=time.time_ns() // 1_000_000,
-                correlation_id=accepted.correlation_id,
+                correlation_id=accepted.correlation_id if each.id == accepted.id else each.id,
                 request_headers=request.headers,
                 persistent=request.persistent,
             )
-            messages.append(Outgoing(event, EVENTS, event_key(accepted.tenant, answer.graph, answer.word)))
+            messages.append(Outgoing(event, EVENTS, event_key(accepted.tenant, each.graph, each.word)))
         messages += told_messages([each for each in answer.told if each.tenant == accepted.tenant])
-        for each in answer.then:  # last: nothing that follows is heard of before what it follows
-            messages += self._follow(request, accepted, each)
+        for following in answer.then:  # last: nothing that follows is heard of before what it follows
+            messages += self._follow(request, accepted, following)
         return messages
 
     def _follow(self, request: Message, accepted: Accepted, following: Following) -> list[Outgoing]:
