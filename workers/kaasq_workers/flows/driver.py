@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from kaasq import codec
-from kaasq.errors import BadRequest, BufferMissing, Conflict, NameNotFound
+from kaasq.errors import BadRequest, BufferMissing, Conflict
 from kaasq.flows.model import Asked, Due, FlowStart, FlowStep
 from kaasq.flows.start_checks import check_start
 from kaasq.ids import split_id
@@ -24,7 +24,7 @@ from kaasq_workers.executor.resident import Resident
 from kaasq_workers.flows.definitions import Definitions
 from kaasq_workers.flows.progress import Progress
 from kaasq_workers.flows.records import Book, Head, ItemRecord, Looked, Pages
-from kaasq_workers.flows.settling import Rules, Settling
+from kaasq_workers.flows.settling import Rules, Settling, unknown
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
 from kaasq_workers.flows.standing import standing, with_items
 from kaasq_workers.flows.stretch import Stretch
@@ -247,11 +247,3 @@ def _deadline_ms(step: FlowStep, head: Head, record: ItemRecord) -> int | None:
 def digest_of(start: FlowStart) -> str:
     """What makes two starts under one id the same: not the time that is left, nor when the reply comes."""
     return content_hash(codec.canonical(msgspec.structs.replace(start, timeout_ms=None, reply="ended")))
-
-
-def unknown(flow: str) -> NameNotFound:
-    """The error for a workflow that there is not."""
-    return NameNotFound(
-        f"there is no workflow {flow[:64]!r} in this pool: it never began, or ended longer than result_ttl ago",
-        name=flow[:64],
-    )

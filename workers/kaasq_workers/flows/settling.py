@@ -9,7 +9,7 @@ import msgspec
 
 from kaasq import codec
 from kaasq.checks import GraphLimits
-from kaasq.errors import Cancelled, KaasqError
+from kaasq.errors import Cancelled, KaasqError, NameNotFound
 from kaasq.flows.model import ENDED, Due, FlowReply, StepCall
 from kaasq.flows.start_checks import items_at_start
 from kaasq.ids import chain_id, following_id
@@ -203,7 +203,11 @@ class Settling:
         if outcome is not None:
             reply = codec.decode(outcome.reply, codec.MSGPACK, FlowReply)
             return Settled(msgspec.structs.replace(reply, id=job.id))
-        self._add_waiter(self._book(job.tenant, waiting.flow).head, job, content_type)
+        book = self._book(job.tenant, waiting.flow)
+        if not book.known:  # its records have expired since it was looked for
+            error = ErrorBody.of(unknown(waiting.flow))
+            return Settled(FlowReply(id=job.id, status="error", error=error, worker=self._worker))
+        self._add_waiter(book.head, job, content_type)
         return Settled()
 
     def _conclude(self, job: Job, concluding: Concluding, error: KaasqError | None) -> Settled:
@@ -317,6 +321,14 @@ class Settling:
             waiter = Waiter(job.id, job.to.correlation_id, job.to.exchange, job.to.routing_key, content_type)
             others = [each for each in head.waiting if each.id != job.id]
             head.waiting = (*others, waiter)[-WAITERS:]
+
+
+def unknown(flow: str) -> NameNotFound:
+    """The error for a workflow that there is not."""
+    return NameNotFound(
+        f"there is no workflow {flow[:64]!r} in this pool: it never began, or ended longer than result_ttl ago",
+        name=flow[:64],
+    )
 
 
 def digest_of_step(due: Due) -> str:
