@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -33,13 +33,16 @@ _canonical = msgspec.msgpack.Encoder(order="deterministic")
 _json = msgspec.json.Encoder()
 
 
+_ABSENT = msgspec.Raw()  # one object, so that looking for what most messages lack takes no time
+
+
 class _Body(Envelope, frozen=True, kw_only=True, omit_defaults=True):
     """Whatever a worker takes, to see which it is: still encoded but for what requests have. Lists are counted only."""
 
     bind: dict[str, Binding | tuple[bytes | counting.Item, ...]] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
-    workflow: msgspec.Raw = msgspec.Raw()
-    flow: msgspec.Raw = msgspec.Raw()
-    step: msgspec.Raw = msgspec.Raw()
+    workflow: msgspec.Raw = _ABSENT
+    flow: msgspec.Raw = _ABSENT
+    step: msgspec.Raw = _ABSENT
 
 
 class _Start(FlowStart, frozen=True, kw_only=True, omit_defaults=True):
@@ -152,15 +155,11 @@ class RequestDecoder:
             raise BadRequest(
                 f"version {shown(envelope.kaasq)} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
             )
-        workflow = bytes(envelope.workflow)
-        if workflow or bytes(envelope.flow) or bytes(envelope.step):
-            _check_alone(envelope)
-            if workflow:
-                return self._start(body, workflow, tenant, json=json)
-            received: Received = (_calls if bytes(envelope.flow) else _steps).read(body, json=json)
-            return received
-        if tuple in map(type, envelope.bind.values()):
-            _envelopes.read(body, json=json)  # which refuses it, naming it
+        if not (envelope.workflow is envelope.flow is envelope.step is _ABSENT):
+            return self._about_a_workflow(body, envelope, tenant, json=json)
+        for bound in envelope.bind.values():
+            if type(bound) is tuple:
+                _envelopes.read(body, json=json)  # which refuses it, naming it
         return self._request(envelope, tenant, json=json)
 
     def _request(self, envelope: _Body, tenant: str, *, json: bool) -> Decoded:
@@ -206,6 +205,15 @@ class RequestDecoder:
         then: tuple[Continuation, ...] = _thens.read(envelope.then, json=json, prefix="then")
         check_form(then, self._limits)
         return with_graphs(then, lambda label: graphs.get(label) or self._seen.graph(label, tenant), self._limits)
+
+    def _about_a_workflow(
+        self, body: bytes | memoryview, envelope: _Body, tenant: str, *, json: bool
+    ) -> FlowStart | FlowCall | StepCall:
+        _check_alone(envelope)
+        if envelope.workflow is not _ABSENT:
+            return self._start(body, bytes(envelope.workflow), tenant, json=json)
+        asked: FlowCall | StepCall = (_steps if envelope.flow is _ABSENT else _calls).read(body, json=json)
+        return asked
 
     def _start(self, body: bytes | memoryview, workflow: bytes, tenant: str, *, json: bool) -> FlowStart:
         start: _Start = _starts.read(body, json=json)
@@ -274,7 +282,7 @@ def _request(envelope: _Body, graph: GraphSpec | str) -> Request:
     return RequestOf(
         kaasq=envelope.kaasq,
         graph=graph,
-        bind=cast(dict[str, Binding], envelope.bind),
+        bind=envelope.bind,  # type: ignore[arg-type]  # it has no lists any more
         scalars=envelope.scalars,
         keep=envelope.keep,
         timeout_ms=envelope.timeout_ms,
