@@ -20,6 +20,7 @@ from kaasq_producers.steps import NONE, Steps
 # and says deadline_exceeded, which tells more than that nobody answered.
 REPLY_GRACE_S = 1.0
 
+FOREVER = float("inf")
 LONGEST_MS = (1 << 32) - 1  # that a message can be told to last
 
 OnResult = Callable[[Any], None]
@@ -140,7 +141,17 @@ class Awaited:
 class Call(Awaited):
     """A message without a reply yet. Published twice, it does what it does once."""
 
-    __slots__ = ("_on_unpublished", "body", "confirmed", "deadline", "published_ms", "rejected", "unconfirmed")
+    __slots__ = (
+        "_on_unpublished",
+        "again_at",
+        "again_s",
+        "body",
+        "confirmed",
+        "deadline",
+        "published_ms",
+        "rejected",
+        "unconfirmed",
+    )
 
     slow = "the workers may be busy, none may be running, or its kernel has not ended"
     """Why there may be no reply although the broker has it."""
@@ -152,9 +163,14 @@ class Call(Awaited):
         call_id: str | None,
         timeout_s: float,
         grace_s: float = REPLY_GRACE_S,
+        again_s: float | None = None,
     ) -> None:
         super().__init__(call_id or new_id(), on_result, time.monotonic(), timeout_s, grace_s)
         self.body = b""
+        self.again_s = again_s
+        """After how long without a reply it is published again, although the broker has it; None: never."""
+        self.again_at = FOREVER if again_s is None else self.started + again_s
+        """When that is next, on the monotonic clock."""
         self.confirmed = False
         self.rejected = False
         """Whether the broker had no room for it when it was published last."""

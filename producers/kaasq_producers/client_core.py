@@ -47,6 +47,7 @@ class ClientCore:
             broker, self.route, self._endings.replied, publishing.ask_for_replies, publishing.ask_for_all
         )
         self._deadlines = Deadlines(broker, self._expire)
+        self._again = Deadlines(broker, publishing.ask_those_who_wait_long)
 
     def start(self, done: Done) -> None:
         """On an open broker: declare and consume the reply queue. ``done`` is called when requests may be sent."""
@@ -80,6 +81,7 @@ class ClientCore:
         if not self.pending.add(call):
             return None
         self._deadlines.add(call.given_up_at)
+        self._again.add(call.again_at)
         self._publishing.publish(call)
         return call
 
@@ -112,6 +114,7 @@ class ClientCore:
         over = self.pending.close(error or BrokerLost("the client is closed"))
         self.listeners.over(over)
         self._deadlines.cancel()
+        self._again.cancel()
         self._replies.close()
         for call in self.pending.all():
             closed = f"the client was closed before {call.what} had its reply"

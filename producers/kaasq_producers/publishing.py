@@ -8,7 +8,7 @@ from functools import partial
 from kaasq import topology
 from kaasq.broker import Broker
 from kaasq.errors import BrokerLost, KaasqError
-from kaasq_producers.calls import Call, Route
+from kaasq_producers.calls import FOREVER, Call, Route
 from kaasq_producers.pending import Pending
 
 RESEND_DELAY_S = 0.1
@@ -80,6 +80,18 @@ class Publishing:
         self._resend = self._pending.calls()
         if self.connected:
             self._resend_all()
+
+    def ask_those_who_wait_long(self, now: float) -> float | None:
+        """Repeat what is to be repeated from time to time; when that is next."""
+        earliest = FOREVER
+        for call in self._pending.calls():
+            if call.again_s is not None and call.again_at <= now:
+                call.again_at = now + call.again_s
+                if self.connected and call.confirmed:  # else it is on its way, or about to be repeated anyway
+                    call.confirmed = False
+                    self.publish(call)
+            earliest = min(earliest, call.again_at)
+        return None if earliest == FOREVER else earliest
 
     def _ask_again(self, calls: list[Call]) -> None:
         """Repeat them: a worker answers from their outcomes, and runs what has none."""

@@ -472,6 +472,25 @@ def test_waiting_without_end_asks_again_after_the_connection_was_lost(
         assert len(client._core.pending) == 0
 
 
+@pytest.mark.parametrize("running", [False, True])
+def test_who_waits_long_asks_again_for_the_worker_may_have_forgotten(
+    client: Client, worker: FakeWorker, held: Held, monkeypatch: pytest.MonkeyPatch, *, running: bool
+) -> None:
+    for name in ("WAIT_AGAIN_S", "RUN_AGAIN_S"):
+        monkeypatch.setattr(f"kaasq_producers.flows.calls.{name}", 0.05)
+    run = client.attach("f")
+    waiting = in_thread((lambda: client.run(FLOW, tiles=TILES, weights=ONES)) if running else run.wait)
+    asked = [held.next()[1] for _ in range(3)]
+    assert len({(each.message_id, each.correlation_id, each.body) for each in asked}) == 1
+    worker.reply(asked[0], ended("f"))
+    assert list(waiting.result(5)["sum"]) == [6]
+    worker.answer = answer
+    before = len(worker.messages)
+    time.sleep(0.2)  # when it would have asked again
+    run.status()
+    assert len(worker.messages) <= before + 2  # one may have been on its way
+
+
 def test_a_workflow_is_asked_for_again_after_the_connection_was_lost(
     node: MemoryNode, settings: Settings, worker: FakeWorker, held: Held
 ) -> None:

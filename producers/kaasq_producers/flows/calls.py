@@ -13,13 +13,18 @@ from kaasq.broker import Message
 from kaasq.errors import KaasqError
 from kaasq.flows.model import Asked, FlowCall, FlowReply
 from kaasq.messages import Reply
+from kaasq.reading import Reader
 from kaasq_producers.buffers import Buffers
-from kaasq_producers.calls import REPLY_GRACE_S, Call, OnResult, OnUnpublished
+from kaasq_producers.calls import FOREVER, REPLY_GRACE_S, Call, OnResult, OnUnpublished
 from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.result import failure
 from kaasq_producers.steps import NONE, Steps
 
-FOREVER = float("inf")
+# A worker remembers the last 64 who wait for a workflow, and none whose store was lost: so who waits asks again.
+WAIT_AGAIN_S = 30.0
+RUN_AGAIN_S = 300.0  # the whole workflow is sent again, which may be megabytes
+
+_replies = Reader(FlowReply)
 
 
 class FlowMessage(Call):
@@ -36,13 +41,14 @@ class FlowMessage(Call):
         call_id: str | None,
         timeout_s: float,
         grace_s: float,
+        again_s: float | None,
         *,
         flow: str | None,
         name: str,
         body: bytes,
     ) -> None:
         """``flow`` None: it has the message's id."""
-        super().__init__(on_result, on_unpublished, call_id, timeout_s, grace_s)
+        super().__init__(on_result, on_unpublished, call_id, timeout_s, grace_s, again_s)
         self.body = body
         self._flow = flow or self.id
         self._name = name
@@ -59,7 +65,8 @@ class FlowMessage(Call):
 
     def read(self, message: Message) -> FlowReply:
         """Its reply. Raises BadRequest."""
-        return codec.decode(message.body, message.content_type, FlowReply)
+        reply: FlowReply = _replies.read(message.body, json=codec.is_json(message.body, message.content_type))
+        return reply
 
     def result(self, reply: Reply, buffers: Buffers | None) -> FlowResult:
         """With the workflow's outputs, if it has ended."""
@@ -80,13 +87,14 @@ class Starting(FlowMessage):
 
     def __init__(
         self, prepared: PreparedStart, on_result: OnResult, on_unpublished: OnUnpublished, call_id: str | None
-    ):
+    ) -> None:
         super().__init__(
             on_result,
             on_unpublished,
             call_id,
             prepared.timeout_s,
             prepared.grace_s,
+            RUN_AGAIN_S if prepared.awaits_end else None,
             flow=prepared.flow,
             name=prepared.name,
             body=prepared.start,
@@ -109,6 +117,22 @@ class Asking(FlowMessage):
 
     __slots__ = ()
 
+    def __init__(
+        self, question: Question, on_result: OnResult, on_unpublished: OnUnpublished, call_id: str | None
+    ) -> None:
+        asked = question.asked
+        super().__init__(
+            on_result,
+            on_unpublished,
+            call_id,
+            question.timeout_s,
+            0.0,
+            WAIT_AGAIN_S if asked.do == "wait" else None,
+            flow=asked.id,
+            name="",
+            body=codec.encode(FlowCall(flow=asked)),
+        )
+
     @property
     def cancels(self) -> None:
         """Nothing."""
@@ -126,6 +150,7 @@ class PreparedStart(NamedTuple):
     timeout_s: float
     grace_s: float = REPLY_GRACE_S
     flow: str | None = None
+    awaits_end: bool = True
 
     def body(self, *, whole: bool) -> bytes:  # noqa: ARG002  # it always is
         """The message's."""
@@ -158,6 +183,4 @@ class Question(NamedTuple):
         steps: Steps[Any] = NONE,  # noqa: ARG002
     ) -> Asking:
         """It as a call."""
-        flow = self.asked.id
-        body = codec.encode(FlowCall(flow=self.asked))
-        return Asking(on_result, on_unpublished, call_id, self.timeout_s, 0.0, flow=flow, name="", body=body)
+        return Asking(self, on_result, on_unpublished, call_id)

@@ -72,7 +72,7 @@ class FlowPreparer:
         groups = [bindings, *(each for each in (bind, scalars) if each)]
         timeout_s = None if timeout is None else checked_timeout(timeout)
         body = self._body(known, groups, keep or {}, timeout_s, "started")
-        return PreparedStart(body, known.spec.name, self._settings.timeout, flow=flow_id)
+        return PreparedStart(body, known.spec.name, self._settings.timeout, flow=flow_id, awaits_end=False)
 
     def _body(
         self,

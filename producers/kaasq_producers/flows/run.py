@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from kaasq.flows.model import Asked, FlowStatus, ItemStatus
-from kaasq_producers.flows.calls import FOREVER, Question
+from kaasq_producers.calls import FOREVER
+from kaasq_producers.flows.calls import Question
 from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.storing import checked_timeout
 
