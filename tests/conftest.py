@@ -120,8 +120,10 @@ def _note_the_broker(request: pytest.FixtureRequest) -> Iterator[None]:
         request.node.user_properties.append((RAN_AGAINST, used))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests that use the broker; skip those for a GPU where there is none."""
+    if hasattr(config, "workerinput"):  # the longest file first, or the other processes would wait for it in the end
+        items.sort(key=lambda item: "fault" not in item.path.parts)
     no_gpu = not _has_gpu()
     for item in items:
         if BROKER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
