@@ -21,6 +21,7 @@ NO_GPU = "needs a GPU, and the device is cpu"
 LEFT_OUT = {
     ("messaging", "no-op, classic, synced"): ONLY_FULL,
     ("messaging", "no-op, quorum, not synced"): ONLY_FULL,
+    ("chains", "no-op, quorum, not synced"): ONLY_FULL,
     ("engine", "Jacobi"): NO_GPU,
     ("engine", "small kernels in flight"): NO_GPU,
     **{(part, case.name): NO_GPU for part, case in CASES if part in {"device", "builtins"}},

@@ -13,7 +13,7 @@ from kaasq.ids import new_id
 from kaasq_bench import bars
 from kaasq_bench.figures import Row, compare
 from kaasq_bench.graphs import noop, saxpy
-from kaasq_bench.parts.messaging import SAXPY_FLOATS, Kind
+from kaasq_bench.parts.messaging import ONLY_FULL, SAXPY_FLOATS, Kind
 from kaasq_bench.peers.rpc_client import PEER_QUEUE
 from kaasq_bench.rabbitmq.traces import remove_queues
 from kaasq_bench.rounds import interleaved, median_us
@@ -25,7 +25,7 @@ STEPS = 20
 REPEATS = 5  # chains behind one figure of a round, which is that of the median one
 CLIENT = "a client's round trips"
 CELERY = "Celery chain"
-QUICKEST, SAFEST = Kind("classic", False), Kind("quorum", True)
+QUICKEST, BETWEEN, SAFEST = Kind("classic", False), Kind("quorum", False), Kind("quorum", True)
 
 
 class ByClient:
@@ -60,6 +60,8 @@ class ByWorker:
 
 def noop_case(kind: Kind, setting: Setting) -> Iterator[Row]:
     """A no-op graph, again and again."""
+    if setting.quick and kind == BETWEEN:
+        raise NotHere(ONLY_FULL)
     _ = setting.broker()
     with served(setting, queue_type=kind.queue_type, sync=kind.sync, storing=False) as ours:
         yield _row(f"no-op, {kind}", setting, ours.client, noop(), {})
@@ -116,7 +118,7 @@ def _steps_us(setting: Setting, sides: Mapping[str, Callable[[], None]]) -> dict
 
 
 CASES = (
-    *(Case(f"no-op, {kind}", partial(noop_case, kind)) for kind in (QUICKEST, SAFEST)),
+    *(Case(f"no-op, {kind}", partial(noop_case, kind)) for kind in (QUICKEST, BETWEEN, SAFEST)),
     Case("saxpy", saxpy_case),
     Case("no-op beside Celery", celery_case),
 )
