@@ -41,15 +41,18 @@ if TYPE_CHECKING:
     from kaasq.messages import Stored as Stored
     from kaasq.model import Module as Module
     from kaasq_producers import AsyncClient as AsyncClient
+    from kaasq_producers import AsyncRun as AsyncRun
     from kaasq_producers import AsyncStep as AsyncStep
     from kaasq_producers import BufferRef as BufferRef
     from kaasq_producers import Client as Client
     from kaasq_producers import Completion as Completion
     from kaasq_producers import Event as Event
+    from kaasq_producers import FlowResult as FlowResult
     from kaasq_producers import Keep as Keep
     from kaasq_producers import Output as Output
     from kaasq_producers import Result as Result
     from kaasq_producers import Retries as Retries
+    from kaasq_producers import Run as Run
     from kaasq_producers import Service as Service
     from kaasq_producers import Step as Step
     from kaasq_producers import Then as Then
@@ -62,6 +65,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "AsyncRun",
     "AsyncStep",
     "BadArguments",
     "BadRequest",
@@ -77,6 +81,7 @@ __all__ = [
     "DeadlineExceeded",
     "DeviceUnavailable",
     "Event",
+    "FlowResult",
     "Forbidden",
     "Graph",
     "KaasqError",
@@ -92,6 +97,7 @@ __all__ = [
     "ReplyTimeout",
     "Result",
     "Retries",
+    "Run",
     "Service",
     "SlotTaken",
     "Step",
@@ -114,17 +120,20 @@ __all__ = [
 # a store nor a broker, and the command is to be there at once.
 _LAZY = {
     "AsyncClient": "kaasq_producers",
+    "AsyncRun": "kaasq_producers",
     "AsyncStep": "kaasq_producers",
     "BufferRef": "kaasq_producers",
     "Client": "kaasq_producers",
     "Completion": "kaasq_producers",
     "Event": "kaasq_producers",
+    "FlowResult": "kaasq_producers",
     "Graph": "kaasq.graph",
     "Keep": "kaasq_producers",
     "Module": "kaasq.model",
     "Output": "kaasq_producers",
     "Result": "kaasq_producers",
     "Retries": "kaasq_producers",
+    "Run": "kaasq_producers",
     "Service": "kaasq_producers",
     "Step": "kaasq_producers",
     "Stored": "kaasq.messages",

@@ -98,10 +98,6 @@ class Awaited:
             yield each
             yield from each.chain()
 
-    def read(self, message: Message) -> Reply:
-        """Its reply. Raises BadRequest."""
-        return codec.decode_reply(message.body, message.content_type)
-
     def result(self, reply: Reply, buffers: Buffers | None) -> Result:
         """What a reply that is ok says."""
         raise NotImplementedError

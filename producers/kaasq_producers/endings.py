@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from kaasq import codec
 from kaasq.broker import Delivery
 from kaasq.errors import BadRequest, KaasqError
 from kaasq.messages import Reply
@@ -38,7 +39,7 @@ class Endings:
         call = self._pending.find(message.correlation_id or "")
         if call is not None:  # else a duplicate, or its request was given up
             try:
-                reply = call.read(message)
+                reply = codec.decode_reply(message.body, message.content_type)
             except BadRequest as error:
                 self.end(call, KaasqError(f"the reply to {call.what} cannot be read: {error.message}"))
             else:

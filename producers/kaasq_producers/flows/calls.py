@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kaasq import codec
-from kaasq.broker import Message
 from kaasq.errors import KaasqError
 from kaasq.flows.model import Asked, FlowCall, FlowReply
 from kaasq.messages import Reply
-from kaasq.reading import Reader
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.calls import FOREVER, REPLY_GRACE_S, Call, OnResult, OnUnpublished
 from kaasq_producers.flows.result import FlowResult
@@ -23,8 +21,6 @@ from kaasq_producers.steps import NONE, Steps
 # A worker remembers the last 64 who wait for a workflow, and none whose store was lost: so who waits asks again.
 WAIT_AGAIN_S = 30.0
 RUN_AGAIN_S = 300.0  # the whole workflow is sent again, which may be megabytes
-
-_replies = Reader(FlowReply)
 
 
 class FlowMessage(Call):
@@ -62,11 +58,6 @@ class FlowMessage(Call):
     def what(self) -> str:
         """As it is called in messages to a person."""
         return f"workflow {self._flow}"
-
-    def read(self, message: Message) -> FlowReply:
-        """Its reply. Raises BadRequest."""
-        reply: FlowReply = _replies.read(message.body, json=codec.is_json(message.body, message.content_type))
-        return reply
 
     def result(self, reply: Reply, buffers: Buffers | None) -> FlowResult:
         """With the workflow's outputs, if it has ended."""

@@ -87,13 +87,14 @@ class FlowPreparer:
         known.binder.keep(bound, keep)
         inline: dict[Key, Data] = {(name, SINGLE): data for name, data in bound.inline.items()}
         stored: dict[Key, Stored] = {(name, SINGLE): each for name, each in bound.stored.items()}
+        lasts_s = None if timeout_s is None else timeout_s + _longer_s(known.spec, timeout_s)
         lengths: dict[str, int] = {}
         for name, values in _lists(known, groups):
             for index, value in enumerate(values):
                 _bind_item(known.item(name, index), value, (name, index), inline, stored)
             lengths[name] = len(values)
         for key in too_large(inline, self._settings.inline_limit):
-            stored[key] = self._storing.store(inline.pop(key), _buffer(known, key), timeout_s)
+            stored[key] = self._storing.store(inline.pop(key), _buffer(known, key), lasts_s)
         given: dict[Key, Any] = {**inline, **stored}
         bind: dict[str, Binding | tuple[Binding, ...]] = {
             name: value for (name, index), value in given.items() if index == SINGLE
