@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.live import Live
@@ -298,7 +299,8 @@ def _steps_told() -> Iterator[None]:
     except KaasqError as error:
         status = getattr(error, "flow", None)
         if status is not None:
-            Console(stderr=True, highlight=False).print(tree(status))
+            steps = msgspec.structs.replace(status, error=None)  # which the command tells when it ends
+            Console(stderr=True, highlight=False).print(tree(steps))
         raise
 
 
