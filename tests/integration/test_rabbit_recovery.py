@@ -387,7 +387,7 @@ def test_a_queue_whose_declaration_is_answered_late_is_kept(own_rabbit: Server, 
         while not proxy.held:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        time.sleep(ABSENT_S * (1.3 if waits else 0.5))
+        time.sleep(ABSENT_S * (1.3 if waits else 0.2))
         proxy.let_go()
         assert states.wait_for(State.CONNECTED) is None
         assert len(proxy.held) == 1
