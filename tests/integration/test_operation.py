@@ -115,7 +115,7 @@ def test_a_worker_whose_queues_were_deleted_takes_requests_again_and_its_health_
             ):
                 broker.management.call("DELETE", "queues", vhost, queue)
             worker.wait_for("consumer.interrupted", 10)
-            until(lambda: len([each for each in broker.management.queues(vhost) if pool in each["name"]]) == 4)
+            until(lambda: len([each for each in broker.management.queues(vhost) if pool in each["name"]]) == 3)
             until(lambda: answers(client))
         done = subprocess.run(
             [sys.executable, "-m", "kaasq", "health", "--file", str(health)],
