@@ -117,6 +117,7 @@ def test_a_worker_whose_queues_were_deleted_takes_requests_again_and_its_health_
             worker.wait_for("consumer.interrupted", 10)
             until(lambda: len([each for each in broker.management.queues(vhost) if pool in each["name"]]) == 3)
             until(lambda: answers(client))
+        until(lambda: requests_held(health) == 0)  # it holds one until the broker has confirmed its answer
         done = subprocess.run(
             [sys.executable, "-m", "kaasq", "health", "--file", str(health)],
             capture_output=True,
