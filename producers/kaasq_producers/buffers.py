@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,18 @@ from kaasq import codec
 from kaasq.dtypes import BUFFER_DTYPES, canonical
 from kaasq.errors import BadRequest, BufferMissing, KaasqError
 from kaasq.messages import Reply
-from kaasq.model import content_hash
+from kaasq.model import Buffer, content_hash
 from kaasq.names import is_ref
 from kaasq_producers.references import BufferRef
 from kaasq_producers.values import RAW_FORMATS, flat
 from kaasq_storage import open_store
-from kaasq_storage.protocol import DEFAULT_TTL_S, BufferStore, Collected, Named, Object, Usage, Wanted
+from kaasq_storage.protocol import DEFAULT_TTL_S, BufferStore, Collected, Named, Object, Staged, Usage, Wanted
 
 Array = npt.NDArray[Any]
+
+MANY = 8  # objects from which on those that are small are put together,
+SMALL_BYTES = 256 << 10  # for copying them takes less time than making each durable,
+BATCH = 256  # so many in one transaction
 
 
 class Buffers:
@@ -80,6 +84,21 @@ class Buffers:
         with self._store() as store:
             made, version = store.put(self.tenant, data, dtype=kind, shape=dims, name=name, ttl_s=ttl_s)
         return reference(made, name, version)
+
+    def put_all(self, values: Sequence[tuple[memoryview, Buffer]], *, ttl_s: float) -> list[str]:
+        """Store the bytes of several inputs, each with its buffer's dtype and shape; their refs.
+
+        Where they are many and small, what is written is made durable once for a batch of them.
+        """
+        small = [index for index, (data, _) in enumerate(values) if data.nbytes <= SMALL_BYTES]
+        refs: dict[int, str] = {}
+        for start in range(0, len(small) if len(small) >= MANY else 0, BATCH):
+            batch = small[start : start + BATCH]
+            refs |= zip(batch, self._put_batch([values[index] for index in batch], ttl_s), strict=True)
+        for index, (data, buffer) in enumerate(values):
+            if index not in refs:  # neither copied nor, if the store has it already, written
+                refs[index] = self.put(data, ttl_s=ttl_s, dtype=buffer.dtype, shape=buffer.shape).ref
+        return [refs[index] for index in range(len(values))]
 
     def get(self, key: str | BufferRef) -> Array:
         """A copy of a stored array, with its dtype and shape (uint8 if it has none). Raises NameNotFound."""
@@ -166,6 +185,22 @@ class Buffers:
 
     def _open(self, path: Path) -> BufferStore:
         return open_store(path, capacity=self._capacity, sync=self._sync, spare_bytes=self._spare_bytes)
+
+    def _put_batch(self, batch: Sequence[tuple[memoryview, Buffer]], ttl_s: float) -> list[str]:
+        refs: list[str] = []
+        with self._store() as store, ExitStack() as staging:
+            staged: list[tuple[Staged, Buffer]] = []
+            for data, buffer in batch:
+                each = store.stage(self.tenant, data.nbytes)
+                staging.callback(each.discard)  # does nothing once it is published
+                each.data[:] = data
+                each.seal()  # before the transaction, which holds up all other writers
+                staged.append((each, buffer))
+            with store.transaction() as transaction:
+                for each, buffer in staged:
+                    made, _ = transaction.publish(each, dtype=buffer.dtype, shape=buffer.shape, ttl_s=ttl_s)
+                    refs.append(made.ref)
+        return refs
 
     def _read(self, store: BufferStore, ref: str, dtype: str | None, shape: tuple[int, ...] | None) -> Array:
         with store.open(self.tenant, ref) as reading:

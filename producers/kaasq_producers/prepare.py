@@ -70,8 +70,7 @@ class Preparer:
         if keep:
             known.binder.keep(bound, keep)
         if known.binder.given_bytes > self._inline_limit:
-            for name in too_large(bound.inline, self._inline_limit):
-                self._store(bound, known, name, timeout_s)
+            self._store(bound, known, self._inline_limit, timeout_s)
         if repeat is not None:
             self._check_repeat(known, repeat)
         if not then:
@@ -116,8 +115,7 @@ class Preparer:
                     self._check_repeat(known, each.repeat)
                 if each.when is not None and not isinstance(each.when, Condition):
                     raise BadRequest(f"expected a comparison of an Output, given {each.when!r:.60}", at="when")
-            for name in too_large(bound.inline, share):
-                self._store(bound, known, name, timeout_s)
+            self._store(bound, known, share, timeout_s)
             graphs[known.spec.hash] = known
             made.append(
                 Continuation(
@@ -135,10 +133,11 @@ class Preparer:
             )
         return tuple(made)
 
-    def _store(self, bound: Bound, known: KnownGraph, name: str, timeout_s: float) -> None:
-        buffer = known.spec.buffer(name)
-        assert buffer is not None
-        bound.stored[name] = self._storing.store(bound.inline.pop(name), buffer, timeout_s)
+    def _store(self, bound: Bound, known: KnownGraph, limit: int, timeout_s: float) -> None:
+        """Leave ``limit`` bytes in the message."""
+        moved = too_large(bound.inline, limit)
+        put = self._storing.store([(bound.inline.pop(name), known.binder.buffer(name)) for name in moved], timeout_s)
+        bound.stored.update(zip(moved, put, strict=True))
 
 
 def _source(value: Data | Stored) -> bytes | Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kaasq.errors import BadRequest, StoreUnavailable
@@ -32,15 +33,17 @@ class Storing:
         self._buffers = buffers
         self._inline_limit = inline_limit
 
-    def store(self, data: Data, buffer: Buffer, timeout_s: float | None) -> Stored:
-        """Where it lies, for as long as the request lives that takes it. Raises what the store raises."""
-        view = memoryview(data).cast("B")
+    def store(self, values: Sequence[tuple[Data, Buffer]], timeout_s: float | None) -> list[Stored]:
+        """Where they lie, for as long as the request lives that takes them. Raises what the store raises."""
+        views = [(memoryview(data).cast("B"), buffer) for data, buffer in values]
+        if not views:
+            return []
         if self._buffers is None:
+            view, buffer = views[0]
             raise StoreUnavailable(
                 f"input {buffer.name!r} has {view.nbytes} bytes, all inputs together may have {self._inline_limit} in "
                 f"a message (inline_limit), and this client has no store to put it into",
                 buffer=buffer.name,
             )
         ttl_s = DEFAULT_TTL_S if timeout_s is None else timeout_s + INPUT_TTL_S
-        ref = self._buffers.put(view, ttl_s=ttl_s, dtype=buffer.dtype, shape=buffer.shape)
-        return Stored(ref=ref.ref)
+        return [Stored(ref=ref) for ref in self._buffers.put_all(views, ttl_s=ttl_s)]

@@ -337,7 +337,7 @@ def test_closing_ends_requests_wherever_they_are(on: Bench, monkeypatch: pytest.
         client = on.client(pending_limit=1)
         held = on.held()
         gate = Gate()
-        monkeypatch.setattr(client.buffers, "put", gate.before(client.buffers.put))
+        monkeypatch.setattr(client.buffers, "put_all", gate.before(client.buffers.put_all))
         sent = client.submit(GRAPH, x=X, y=X)
         await asyncio.to_thread(held.next)
         waiting = client.submit(GRAPH, x=X, y=X)

@@ -68,7 +68,7 @@ def test_while_its_inputs_are_brought_to_the_store(on: Bench, monkeypatch: pytes
     async def main() -> None:
         async with on.client(inline_limit=8) as client:
             gate = Gate()
-            monkeypatch.setattr(client.buffers, "put", gate.before(client.buffers.put))
+            monkeypatch.setattr(client.buffers, "put_all", gate.before(client.buffers.put_all))
             task = asyncio.create_task(client.run(GRAPH, x=X, y=X))
             await until(gate.reached.is_set)
             await cancelled(task)

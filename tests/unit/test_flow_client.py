@@ -198,6 +198,45 @@ def test_large_inputs_go_to_the_store_those_of_lists_too(
         assert client.get(BufferRef(ref=items[0].ref, nbytes=64)).tobytes() == bytes(64)
 
 
+@pytest.mark.parametrize(("count", "nbytes", "writes"), [(600, 64, 3), (7, 64, 6), (9, 1 << 20, 8)])
+def test_inputs_that_are_many_and_small_are_made_durable_together(
+    node: MemoryNode,
+    settings: Settings,
+    worker: FakeWorker,
+    held: Held,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    nbytes: int,
+    writes: int,
+) -> None:
+    """A write that waits for the disk takes milliseconds: one for each item would be seconds for a thousand."""
+    flow = Workflow("f")
+    flow.map("m", wide(nbytes), x=flow.inputs("l", nbytes=nbytes).each)
+    begun = 0
+    nothing_inline = msgspec.structs.replace(settings, inline_limit=0)
+    with Client(MemoryBroker(node, "ann"), settings=nothing_inline) as client:
+        client.put(b"x")
+        store = client.buffers._opened
+        assert store is not None
+        transaction = store.transaction
+
+        def counted() -> Any:
+            nonlocal begun
+            begun += 1
+            return transaction()
+
+        monkeypatch.setattr(store, "transaction", counted)
+        items = [(index % (count - 1)).to_bytes(4, "big") * (nbytes // 4) for index in range(count)]  # two are equal
+        client.submit(flow, l=items)
+        start, _ = held.next()
+        monkeypatch.undo()
+        assert begun == writes
+        bound = start.bind["l"]
+        assert bound[0] == bound[-1]
+        for index in (0, 1, count - 1):
+            assert client.get(BufferRef(ref=bound[index].ref, nbytes=nbytes)).tobytes() == items[index]
+
+
 def test_a_workflow_larger_than_a_message_is_refused_naming_its_largest_steps(
     node: MemoryNode, settings: Settings
 ) -> None:

@@ -7,8 +7,10 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
+from kaasq import Workflow, codec
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, Unroutable
 from kaasq.events import EventMessage
+from kaasq.flows.model import FlowStart
 from kaasq.messages import Reply
 from kaasq.settings import Settings
 from kaasq.topology import REQUESTS
@@ -92,3 +94,14 @@ def test_what_is_refused_for_good_is_told_at_once(
     with pytest.raises(type(refusal)):
         future.result(0)
     assert len(loop.published) == 1
+
+
+def test_a_workflow_is_started_likewise(loop: Loop, submitted: Submitted) -> None:
+    flow = Workflow("f")
+    flow.step("s", graphs.saxpy(), x=X, y=flow.input("y", nbytes=16))
+    prepared = Preparer(Settings(), None).prepare(flow, {"y": X}, timeout=3)
+    assert published(submitted, prepared).result(0) is None
+    ((_, _, message),) = loop.published
+    start = codec.decode(message.body, message.content_type, FlowStart)
+    assert (message.message_id, message.reply_to) == ("id-1", None)
+    assert start == FlowStart(workflow=flow.spec, bind={"y": X.tobytes()}, timeout_ms=3000)

@@ -93,8 +93,9 @@ class FlowPreparer:
             for index, value in enumerate(values):
                 _bind_item(known.item(name, index), value, (name, index), inline, stored)
             lengths[name] = len(values)
-        for key in too_large(inline, self._settings.inline_limit):
-            stored[key] = self._storing.store(inline.pop(key), _buffer(known, key), lasts_s)
+        moved = too_large(inline, self._settings.inline_limit)
+        put = self._storing.store([(inline.pop(key), _buffer(known, key)) for key in moved], lasts_s)
+        stored.update(zip(moved, put, strict=True))
         given: dict[Key, Any] = {**inline, **stored}
         bind: dict[str, Binding | tuple[Binding, ...]] = {
             name: value for (name, index), value in given.items() if index == SINGLE
