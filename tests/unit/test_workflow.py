@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import kaasq
-from kaasq import BadRequest, BufferMissing, BufferSize, KaasqError, Keep, Output, Stored, Workflow
+from kaasq import BadRequest, BufferMissing, BufferSize, KaasqError, Keep, Output, Stored, Workflow, kaas
 from kaasq.checks import GraphLimits
 from kaasq.flows.checks import check_flow
 from kaasq.flows.model import FlowInput, FlowStep, From, MapSpec, StepCondition, Value
@@ -21,6 +21,7 @@ from kaasq.model import Scalar
 from kaasq_producers import BufferRef
 from tests.support.flows import FLOW, GRAPHS
 from tests.support.graphs import saxpy
+from tests.support.kaas import FOLDER
 
 BLUR, JOIN, SPLIT, TELL = (GRAPHS[name] for name in ("blur", "join", "split", "tell"))
 ONES = np.ones(4, np.float32)
@@ -88,6 +89,15 @@ def test_data_given_in_place_becomes_part_of_the_workflow_and_stored_data_a_refe
     assert step_of(flow, "list").scalars == {"a": 3}
     assert step_of(flow, "list").keep == {"out": "blurred"}
     assert step_of(flow, "stored").bind == {"x": From(ref="ab" * 32), "weights": From(name="model/w", offset=8)}
+
+
+def test_a_kaas_request_is_a_step_with_what_it_binds_and_keeps() -> None:
+    request = kaas.load((FOLDER / "dot.json").read_bytes())
+    flow = Workflow("f")
+    flow.step("dot", request)
+    step = step_of(flow, "dot")
+    assert set(step.bind) == set(request.bind)
+    assert step.keep == request.keep
 
 
 def test_a_part_of_an_input_or_output_begins_at_an_offset_and_a_number_stands_at_an_index() -> None:
@@ -295,6 +305,15 @@ def test_a_workflow_written_as_json_is_read_again_and_built_on(tmp_path: Path) -
     assert flow.spec.step("more")
 
 
+def test_a_step_of_a_workflow_that_was_read_is_had_by_its_name() -> None:
+    flow = Workflow.from_spec(tiles_flow().spec)
+    flow.map("third", BLUR, x=flow["again"]["out"].each, weights=ONES)
+    assert step_of(flow, "third").map == "tiles"
+    assert flow["again"].count.number == Value(count="tiles")
+    with pytest.raises(BadRequest, match="the workflow has no step 'agian'; it has 'again'"):
+        flow["agian"]
+
+
 def test_a_workflow_written_by_hand_is_checked_and_completed() -> None:
     flow = Workflow.from_spec(FLOW)
     assert flow.spec == check_flow(FLOW, GraphLimits())
@@ -392,6 +411,13 @@ OTHER = WORKFLOW.input("o", nbytes=16)
         (
             lambda flow: flow.map("m", BLUR, count=2, over=flow.inputs("l", nbytes=16), x=ONES, weights=ONES),
             "steps[3] (m).count: its items are known already: count is for a map that takes none",
+        ),
+        (
+            lambda flow: (
+                flow.map("m", BLUR, over=flow["blur"], x=flow.inputs("l", nbytes=16).each, weights=ONES)
+                and flow.map("n", BLUR, over=flow.inputs("k", nbytes=16), x=flow["blur"]["out"].each, weights=ONES)
+            ),
+            "steps[4] (n): takes items of several maps: 'over' those of map 'k', 'x' those of map 'tiles'",
         ),
         (
             lambda flow: flow.map("m", BLUR, over=3, x=ONES, weights=ONES),

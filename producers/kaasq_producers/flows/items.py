@@ -26,7 +26,7 @@ def map_for(
     found: dict[str, str] = {}
     lists: dict[str, None] = {}
     if over is not None:
-        _add_over(draft, over, found, lists)
+        found[_over(draft, over, most_items)] = "over"
     for key, value in _given(groups):
         data, number = (None, value.number) if key in scalars else (value.data, None)
         if data is not None and data.each and draft.is_list(data.input):
@@ -58,11 +58,14 @@ def map_for(
 def refuse_items(draft: Draft, groups: Groups, scalars: set[str]) -> None:
     """For a step that is in no map. Raises BadRequest."""
     for key, value in _given(groups):
-        number = value.number if key in scalars else None
-        if number is None and value.data is not None and value.data.each and key not in scalars:
+        if key in scalars:
+            number = value.number
+            if number is not None and (number.item or draft.map_of(number.step) is not None):
+                raise BadRequest(
+                    f"{value.what} is another one for each item, which flow.map() takes", at=f"scalars.{key}"
+                )
+        elif value.data is not None and value.data.each:
             raise BadRequest(f"{value.what}: flow.map() runs a graph for each item, flow.step() once", at=f"bind.{key}")
-        if number is not None and (number.item or draft.map_of(number.step) is not None):
-            raise BadRequest(f"{value.what} is another one for each item, which flow.map() takes", at=f"scalars.{key}")
 
 
 def items_of(draft: Draft, value: object, name: str) -> str:
@@ -78,13 +81,12 @@ def items_of(draft: Draft, value: object, name: str) -> str:
     )
 
 
-def _add_over(draft: Draft, over: object, found: dict[str, str], lists: dict[str, None]) -> None:
+def _over(draft: Draft, over: object, most: int | None) -> str:
     if isinstance(over, PlacedStep) and over.map is not None:
-        found[over.map] = "over"
-    elif isinstance(over, Given) and over.data is not None and draft.is_list(over.data.input):
-        lists[str(over.data.input)] = None
-    else:
-        raise BadRequest(f"expected a list of inputs or a step in a map, given {over!r:.80}", at="over")
+        return over.map
+    if isinstance(over, Given) and over.data is not None and draft.is_list(over.data.input):
+        return draft.over_list(str(over.data.input), most)
+    raise BadRequest(f"expected a list of inputs or a step in a map, given {over!r:.80}", at="over")
 
 
 def _count(count: object) -> int | Value:

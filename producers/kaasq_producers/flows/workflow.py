@@ -92,6 +92,13 @@ class Workflow:
             self._checked = check_flow(self._draft.complete(), self.limits)
         return self._checked
 
+    def __getitem__(self, name: str) -> PlacedStep:
+        """The step of that name; of a workflow inside, its steps are called ``name/step``."""
+        step = self._draft.steps.get(name)
+        if step is None:
+            raise unknown("step", name, self._draft.steps, "step")
+        return self._placed(step, self._draft.graphs[step.graph])
+
     def input(self, name: str, *, shape: Shape | None = None, dtype: Any = None, nbytes: int | None = None) -> Given:
         """Declare data that is bound when the workflow starts."""
         return self._input(name, shape, dtype, nbytes, many=False)
@@ -285,8 +292,11 @@ class Workflow:
         )
         self._draft.steps[name] = step
         check_step(self._draft.spec(), step, self.limits)
-        outputs = {each.name: From(step=name, output=each.name) for each in spec.buffers if each.returned}
-        return PlacedStep(self, name, outputs, steps=(name,), in_map=own)
+        return self._placed(step, spec)
+
+    def _placed(self, step: FlowStep, graph: GraphSpec) -> PlacedStep:
+        outputs = {each.name: From(step=step.name, output=each.name) for each in graph.buffers if each.returned}
+        return PlacedStep(self, step.name, outputs, steps=(step.name,), in_map=step.map)
 
     def _inline(
         self, name: str, spec: FlowSpec, groups: Groups, keep: Mapping[str, str], options: Options, own: str | None
