@@ -19,9 +19,9 @@ from kaasq.settings import Settings
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.channel import BlockingChannel, FrameReader, frame
 from kaasq_workers.devices.cpu import CpuDevice
+from kaasq_workers.executor.ended import Ended
 from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.line import Line
-from kaasq_workers.executor.outcomes import Ended
 from kaasq_workers.executor.serving import Executor
 from kaasq_workers.link import Answer, FromExecutor, Job
 from kaasq_workers.vitals import Vitals

@@ -21,9 +21,9 @@ from kaasq.messages import ErrorBody, Reply, Request, WorkerInfo
 from kaasq.settings import Settings
 from kaasq_storage import Claim, open_store
 from kaasq_workers.devices.cpu import CpuDevice
+from kaasq_workers.executor.ended import Ended
 from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.line import Line
-from kaasq_workers.executor.outcomes import Ended
 from kaasq_workers.executor.serving import Executor
 from kaasq_workers.link import Answer, Job
 from kaasq_workers.vitals import Vitals
@@ -121,7 +121,7 @@ class Outcomes(RuleBasedStateMachine):
         vitals = Vitals.create()[0]
         self.executors[which]._begin(job, line, vitals)
         for running in list(line.flying):
-            self.executors[which]._end(running, line, vitals)
+            self.executors[which]._end(running, line, vitals, onward=False)
         (ended,) = line.take_ended()
         if ended.claimed:
             self.unended[message.key] += 1
@@ -227,7 +227,7 @@ def begun(made: Executor, job: Job) -> Ended:
     vitals = Vitals.create()[0]
     made._begin(job, line, vitals)
     for tag in list(line.flying):
-        made._end(tag, line, vitals)
+        made._end(tag, line, vitals, onward=False)
     return line.take_ended()[0]
 
 

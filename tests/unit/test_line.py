@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kaasq_workers.executor.ended import Ended
 from kaasq_workers.executor.line import Line
-from kaasq_workers.executor.outcomes import Ended
 from kaasq_workers.link import Job
 
 

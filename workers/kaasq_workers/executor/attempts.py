@@ -34,14 +34,15 @@ from kaasq_workers.executor.ahead import Below
 from kaasq_workers.executor.bringing import bring
 from kaasq_workers.executor.claims import Claims
 from kaasq_workers.executor.device_time import DeviceTime
+from kaasq_workers.executor.ended import Ended
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Executed, Flight
 from kaasq_workers.executor.following import Followers
-from kaasq_workers.executor.outcomes import Ended, cancelled, conflict, digest, matches
+from kaasq_workers.executor.outcomes import cancelled, conflict, digest, matches
 from kaasq_workers.executor.repeating import EVERYTHING, Loop
+from kaasq_workers.executor.stretch import Stretch
 from kaasq_workers.flows.driver import Flows, digest_of
 from kaasq_workers.flows.settling import digest_of_step
-from kaasq_workers.flows.stretch import Stretch
 from kaasq_workers.flows.tasks import Again, Concluding
 from kaasq_workers.link import Job
 from kaasq_workers.vitals import Vitals
@@ -228,7 +229,8 @@ class Attempts:
         if ended.request is not None and ended.request.repeat is not None:
             ended.loop = Loop(ended.request, ended.request.repeat, self._engine.let_go)
         elif ended.step is not None and not job.redelivered and not job.alone:
-            ended.stretch = self._flows.stretch(job.tenant, ended.step, self._engine.let_go)
+            row = self._flows.row(job.tenant, ended.step)
+            ended.stretch = None if row is None else Stretch(row, ended.step.step, self._engine.let_go)
         return self._run(ended, vitals)
 
     def _read(self, job: Job, ended: Ended, vitals: Vitals) -> None:

@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from kaasq_workers.executor.outcomes import Ended
+from kaasq_workers.executor.ended import Ended
 from kaasq_workers.link import Job
 
 F = TypeVar("F")

@@ -17,7 +17,6 @@ from kaasq.messages import (
     Continuation,
     ErrorBody,
     Output,
-    Repeated,
     Reply,
     Request,
     Status,
@@ -27,66 +26,19 @@ from kaasq.messages import (
 )
 from kaasq.model import GraphSpec, content_hash
 from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
-from kaasq_workers.executor.ahead import Below
+from kaasq_workers.executor.ended import Ended
 from kaasq_workers.executor.flight import Executed
 from kaasq_workers.executor.following import Followers, taken_outputs
-from kaasq_workers.executor.repeating import Loop
+from kaasq_workers.executor.stretch import Stretch
 from kaasq_workers.flows.driver import Flows
 from kaasq_workers.flows.progress import Ready
 from kaasq_workers.flows.settling import Settling
 from kaasq_workers.flows.sources import Fresh
-from kaasq_workers.flows.stretch import Stretch
-from kaasq_workers.flows.tasks import Concluding, Settled, Step, Task
-from kaasq_workers.link import Answer, Following, Happened, Job
+from kaasq_workers.flows.tasks import Concluding, Settled, Step
+from kaasq_workers.link import Answer, Happened
 
 WITHDRAWN = ""  # in place of the digest of a body
 _STATUS: dict[str, Status] = {DeadlineExceeded.code: "expired", Cancelled.code: "cancelled"}
-
-
-class Ended(msgspec.Struct, kw_only=True):
-    """A request that ran or failed, not yet committed. ``digest`` None: its outcome is not to be remembered."""
-
-    job: Job
-    reply_type: str
-    graph: str | None = None
-    graph_hash: str | None = None
-    """Of a graph that came whole."""
-    digest: str | None = None
-    request: Request | None = None
-    executed: Executed | None = None
-    error: KaasqError | None = None
-    replay: bytes | None = None
-    queued_us: int = 0
-    claimed: bool = False
-    deadline_ms: int | None = None
-    below: Below | None = None
-    """What is to follow it."""
-    loop: Loop | None = None
-    repeated: Repeated | None = None
-    step: Step | None = None
-    """What it is of a workflow."""
-    task: Task | None = None
-    """What is to be done instead of running it."""
-    stretch: Stretch | None = None
-    """What ran with it: the steps of its workflow behind it."""
-    due: list[Following] = []
-    """What its end made due in its workflow."""
-    also: list[Happened] = []
-    """What else of its workflow has ended."""
-    settled: Settled | None = None
-    """What became of its task."""
-
-    @property
-    def follow_bytes(self) -> int:
-        """Of the messages that are to follow it, at most."""
-        return 0 if self.below is None else self.below.of(self.request.then if self.request else ()).nbytes
-
-    def discard(self) -> None:
-        """Forget what running it gave; staged outputs give their space back."""
-        for produced in self.executed.outputs if self.executed else []:
-            if not isinstance(produced.data, bytearray):
-                produced.data.discard()
-        self.executed = None
 
 
 def matches(outcome: Outcome, body: str | None) -> bool:

@@ -21,6 +21,7 @@ from kaasq_workers.channel import BlockingChannel
 from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.attempts import Attempts
 from kaasq_workers.executor.claims import Claims
+from kaasq_workers.executor.ended import Ended
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.following import Followers
@@ -28,7 +29,7 @@ from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.module_policy import ModulePolicy
 from kaasq_workers.executor.onward import Bounds, goes_on, here
-from kaasq_workers.executor.outcomes import Committer, Ended, withdrawal
+from kaasq_workers.executor.outcomes import Committer, withdrawal
 from kaasq_workers.flows.driver import Flows
 from kaasq_workers.flows.settling import Rules
 from kaasq_workers.link import Answer, Job, ToExecutor, Told, Withdraw, Withdrawn, onward_from

@@ -7,7 +7,7 @@ published afterwards. If a worker dies in between, what caused it is delivered a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import msgspec
 
@@ -20,14 +20,13 @@ from kaasq.log import get_logger
 from kaasq.messages import Binding, Output, Request, RequestOf, Stored, WorkerInfo
 from kaasq.model import Number, content_hash
 from kaasq_storage import BufferStore, Staged, Transaction, Wanted
-from kaasq_workers.executor.resident import Resident
 from kaasq_workers.flows.definitions import Definitions
 from kaasq_workers.flows.progress import Progress
 from kaasq_workers.flows.records import Book, Head, ItemRecord, Looked, Pages
+from kaasq_workers.flows.row import Row
 from kaasq_workers.flows.settling import Rules, Settling, unknown
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
 from kaasq_workers.flows.standing import standing, with_items
-from kaasq_workers.flows.stretch import Stretch
 from kaasq_workers.flows.tasks import Asking, Concluding, Starting, Step, Waiting
 from kaasq_workers.link import Driven, Job
 
@@ -103,8 +102,8 @@ class Flows:
             deadline_ms=_deadline_ms(spec.steps[step], book.head, record),
         )
 
-    def stretch(self, tenant: str, step: Step, let_go: Callable[[Resident], None]) -> Stretch | None:
-        """For a step that others may follow in the same executor, without anything in between leaving the device."""
+    def row(self, tenant: str, step: Step) -> Row | None:
+        """For a step that another one may follow in the same executor, as the workflow stands now."""
         book = self._read(tenant, step.flow)
         start, edges, _ = self._definitions.of(tenant, book.head.definition)
 
@@ -113,8 +112,8 @@ class Flows:
             others = [each for each in edges.before[following] if each != before]
             return all(now.step(each).state == "completed" for each in others)
 
-        stretch = Stretch(start.workflow, edges, step.step, free, let_go)
-        return None if stretch.single else stretch
+        row = Row(start.workflow, edges, free)
+        return None if row.after(step.step) is None else row
 
     def request(self, tenant: str, step: Step, besides: Collection[str] = ()) -> Request:
         """The step as a request, without the inputs ``besides``. Raises BufferMissing, BufferSize, and what the store

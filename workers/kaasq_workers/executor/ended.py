@@ -1,0 +1,60 @@
+"""A request that ran or failed, until its outcome is durable: what is known of it by then."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kaasq.errors import KaasqError
+from kaasq.messages import Repeated, Request
+from kaasq_workers.executor.ahead import Below
+from kaasq_workers.executor.flight import Executed
+from kaasq_workers.executor.repeating import Loop
+from kaasq_workers.executor.stretch import Stretch
+from kaasq_workers.flows.tasks import Settled, Step, Task
+from kaasq_workers.link import Following, Happened, Job
+
+
+class Ended(msgspec.Struct, kw_only=True):
+    """A request that ran or failed, not yet committed. ``digest`` None: its outcome is not to be remembered."""
+
+    job: Job
+    reply_type: str
+    graph: str | None = None
+    graph_hash: str | None = None
+    """Of a graph that came whole."""
+    digest: str | None = None
+    request: Request | None = None
+    executed: Executed | None = None
+    error: KaasqError | None = None
+    replay: bytes | None = None
+    queued_us: int = 0
+    claimed: bool = False
+    deadline_ms: int | None = None
+    below: Below | None = None
+    """What is to follow it."""
+    loop: Loop | None = None
+    repeated: Repeated | None = None
+    step: Step | None = None
+    """What it is of a workflow."""
+    task: Task | None = None
+    """What is to be done instead of running it."""
+    stretch: Stretch | None = None
+    """What ran with it: the steps of its workflow behind it."""
+    due: list[Following] = []
+    """What its end made due in its workflow."""
+    also: list[Happened] = []
+    """What else of its workflow has ended."""
+    settled: Settled | None = None
+    """What became of its task."""
+
+    @property
+    def follow_bytes(self) -> int:
+        """Of the messages that are to follow it, at most."""
+        return 0 if self.below is None else self.below.of(self.request.then if self.request else ()).nbytes
+
+    def discard(self) -> None:
+        """Forget what running it gave; staged outputs give their space back."""
+        for produced in self.executed.outputs if self.executed else []:
+            if not isinstance(produced.data, bytearray):
+                produced.data.discard()
+        self.executed = None
