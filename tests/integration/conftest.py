@@ -1,7 +1,8 @@
-"""A CPU device for all tests here, so that its runtime is compiled once."""
+"""A CPU device for all tests here, so that its runtime is compiled once; workers that die at chosen moments."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from kaasq_workers.devices.cpu import CpuDevice
 from kaasq_workers.devices.cpu.module import CpuModule
 from tests.support.cpu import FEATURE_NAMES, FEATURES, load
+from tests.support.deaths import MORTAL, Deaths
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,13 @@ def cpu(code_folder: Path) -> CpuDevice:
 @pytest.fixture(scope="session")
 def features(cpu: CpuDevice) -> CpuModule:
     return load(cpu, FEATURES, *FEATURE_NAMES)
+
+
+@pytest.fixture
+def deaths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deaths:
+    """Says when processes of workers that are started from now on die."""
+    made = Deaths(tmp_path / "deaths")
+    path = [str(MORTAL), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+    monkeypatch.setenv("CHAIN_DEATHS", str(made.folder))
+    return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ from tests.support.executors import serving
 from tests.support.graphs import only_output, saxpy
 from tests.support.workers import RunningWorker, running_worker
 
-ROOT = Path(__file__).parents[2]
 N = 1000
 X = np.arange(N, dtype=np.float32)
 ONES = np.ones(N, dtype=np.float32)
@@ -172,22 +170,6 @@ def check(store_path: Path, kept: str) -> None:
                 np.testing.assert_array_equal(np.frombuffer(reading.data, np.float32).copy(), X + 1 + step)
 
 
-@pytest.fixture
-def deaths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in whose file ``moment`` stands at which moment processes die."""
-    folder = tmp_path / "deaths"
-    folder.mkdir()
-    (folder / "moment").write_text("none")
-    path = [str(ROOT / "tests" / "support" / "mortal"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
-    monkeypatch.setenv("CHAIN_DEATHS", str(folder))
-    return folder
-
-
-def died(folder: Path, moment: str) -> int:
-    return len(list(folder.glob(f"{moment}-*")))
-
-
 def test_an_executor_that_dies_between_any_two_steps_costs_and_doubles_nothing(broker_url, tmp_path, deaths):
     pool, store = f"t{new_id()[-10:]}", tmp_path / "store"
     with (
@@ -196,12 +178,12 @@ def test_an_executor_that_dies_between_any_two_steps_costs_and_doubles_nothing(b
     ):
         client.run(SAXPY, x=X, y=ONES)
         for moment, most in (("ended", 4), ("committed", 4), ("told", 3), ("begun", 4)):
-            (deaths / "moment").write_text(moment)
+            deaths.at(moment)
             future = start(client, moment)
             replies = [future.result(60), *(each.result(60) for each in future.then)]
             assert [each.refs["out"].version for each in replies] == [1] * 4
             # What follows a suspect goes through the broker, so not every step is one that the executor went on to.
-            assert most // 2 <= died(deaths, moment) <= most
+            assert most // 2 <= deaths.count(moment) <= most
             check(store, moment)
 
 
@@ -212,7 +194,7 @@ def test_a_worker_that_dies_between_any_two_steps_costs_and_doubles_nothing(brok
         try:
             worker.wait_for("worker.started")
             for moment in ("heard", "published"):
-                (deaths / "moment").write_text(moment)
+                deaths.at(moment)
                 future = start(client, moment)
                 until = time.monotonic() + 60
                 while not future.then[-1].done() and time.monotonic() < until:
@@ -222,7 +204,7 @@ def test_a_worker_that_dies_between_any_two_steps_costs_and_doubles_nothing(brok
                     time.sleep(0.02)
                 replies = [each.result(1) for each in (future, *future.then)]
                 assert [each.refs["out"].version for each in replies] == [1] * 4
-                assert died(deaths, moment) == STEPS
+                assert deaths.count(moment) == STEPS
                 check(store, moment)
         finally:
             worker.stop()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import time
+from collections.abc import Callable
 from typing import Any, Self
 
 import msgspec
@@ -26,6 +28,7 @@ from kaasq.topology import (
 )
 
 TIMEOUT_S = 60.0
+LOOK_S = 0.1
 
 
 class RawFlows:
@@ -80,10 +83,16 @@ class RawFlows:
         )
         return request_id
 
-    def reply(self, request_id: str, timeout_s: float = TIMEOUT_S) -> FlowReply:
-        """The reply to that one."""
+    def reply(self, request_id: str, meanwhile: Callable[[], None] = lambda: None) -> FlowReply:
+        """The reply to that one; until it is there, ``meanwhile`` is done again and again."""
+        deadline = time.monotonic() + TIMEOUT_S
         while request_id not in self._early:
-            message = self.replies.get(timeout=timeout_s).message
+            meanwhile()
+            try:
+                message = self.replies.get(timeout=LOOK_S).message
+            except queue.Empty:
+                assert time.monotonic() < deadline, f"nobody has answered {request_id}"
+                continue
             reply = codec.decode(message.body, message.content_type, FlowReply)
             self._early[message.correlation_id or ""] = reply
         return self._early.pop(request_id)

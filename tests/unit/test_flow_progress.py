@@ -14,7 +14,8 @@ from kaasq.flows.edges import dependencies
 from kaasq.flows.model import ENDED, FlowSpec, FlowStep, From, MapSpec, StepCondition, Value
 from kaasq.messages import ErrorBody
 from kaasq.model import Number
-from kaasq_workers.flows.progress import Progress, Ready
+from kaasq_workers.flows.pending import Ready
+from kaasq_workers.flows.progress import Progress
 from kaasq_workers.flows.records import Book, Pages
 
 FAILED = ErrorBody.of(KernelFailed("it crashed"))
@@ -71,7 +72,13 @@ class Flow:
 
     def again(self, name: str) -> set[str]:
         number = max(number for number, each in self.ready.items() if self.name(each) == name)
-        return {self.name(each) for each in self.change(lambda progress: progress.again(number))}
+        return self.caused_by(self.ready[number])
+
+    def caused_by(self, ready: Ready) -> set[str]:
+        return {
+            self.name(each)
+            for each in self.change(lambda progress: progress.again(ready.number, ready.step, ready.item))
+        }
 
     def state(self, name: str) -> str:
         return self.book.step(self.spec.number_of(name)).state
@@ -131,9 +138,9 @@ def test_what_an_end_made_due_is_told_again_until_it_has_ended() -> None:
     assert flow.again("a") == {"c"}
     assert flow.again("b") == set()
     flow.end("c")
-    assert flow.again("c") == {"d"}
+    assert flow.again("c") == flow.again("a") == {"d"}, "who went on from one to the next had one delivery"
     flow.end("d")
-    assert flow.again("d") == {"end"}
+    assert flow.again("d") == flow.again("a") == flow.caused_by(Ready(0)) == {"end"}
 
 
 def test_a_failed_step_fails_what_takes_it_and_others_go_on() -> None:
@@ -197,7 +204,7 @@ def test_an_attempt_that_was_given_up_counts_no_more() -> None:
     flow = Flow(step("a", retries=1), step("b", "a"))
     flow.end("a", FAILED)
     assert flow.note(flow.change(lambda progress: progress.ended(1, 0, 0, None))) == []
-    assert {flow.name(each) for each in flow.change(lambda progress: progress.again(1))} == {"a"}
+    assert flow.caused_by(Ready(1, 0)) == {"a"}
     assert flow.end("a") == ["b"]
 
 
@@ -230,7 +237,8 @@ def test_items_go_from_step_to_step_of_a_map_one_by_one() -> None:
     flow = Flow(item("a"), item("b", "a"), item("c", "b", "a"), step("j", "c"), maps={"m": MapSpec(count=2)})
     assert flow.end("a.1") == ["b.1"]
     assert flow.end("b.1") == ["c.1"]
-    assert flow.again("a.1") == set()
+    assert flow.again("a.1") == {"c.1"}
+    assert flow.again("a.0") == set()
     assert flow.again("b.1") == {"c.1"}
     assert flow.end("a.0") == ["b.0"]
     assert flow.end("c.1") == []
@@ -316,6 +324,7 @@ def flows(draw: st.DrawFn) -> Flow:
 def test_whatever_ends_how_and_when_the_workflow_ends_and_nothing_is_due_twice(flow: Flow, data: st.DataObject) -> None:
     """No state in which it hangs: as long as it has not ended something is due, and it is known to whoever asks."""
     open_ = {number for number, each in flow.ready.items() if each.step is not None}
+    before: dict[int, list[int]] = {0: []} | {number: [0] for number in flow.ready}
     for _ in range(200):
         due = set(flow.change(lambda progress: progress.due()))
         assert {each.number for each in due} >= open_
@@ -328,9 +337,14 @@ def test_whatever_ends_how_and_when_the_workflow_ends_and_nothing_is_due_twice(f
         step_, item_ = ready.step, ready.item
         made = flow.change(lambda progress: progress.ended(number, step_, item_, error))  # noqa: B023
         flow.note(made)
-        told = {each.number for each in flow.change(lambda progress: progress.again(number))}  # noqa: B023
-        assert told == {each.number for each in made}
+        told = flow.change(lambda progress: progress.again(number, step_, item_))  # noqa: B023
+        assert {each.number for each in told} == {each.number for each in made}
         open_.discard(number)
         open_ |= {each.number for each in made if each.step is not None}
+        before |= {each.number: [*before[number], number] for each in made}
+        earlier = data.draw(st.sampled_from(sorted(before)))
+        at = flow.ready.get(earlier, Ready(0))
+        told = flow.change(lambda progress: progress.again(earlier, at.step, at.item))  # noqa: B023
+        assert {each for each in open_ if earlier in before[each]} <= {each.number for each in told}
     assert any(each.step is None for each in flow.ready.values())
     assert all(flow.state(each.name) in ENDED for each in flow.spec.steps)

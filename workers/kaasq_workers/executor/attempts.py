@@ -301,6 +301,8 @@ class Attempts:
             except Conflict:
                 ended.digest = None
                 raise
+        elif job.redelivered:
+            ended.due = self._flows.again(job)
 
     def _run(self, ended: Ended, vitals: Vitals) -> Flight:
         """Begin it, or the next run of its loop."""

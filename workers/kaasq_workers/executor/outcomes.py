@@ -31,7 +31,7 @@ from kaasq_workers.executor.flight import Executed
 from kaasq_workers.executor.following import Followers, taken_outputs
 from kaasq_workers.executor.stretch import Stretch
 from kaasq_workers.flows.driver import Flows
-from kaasq_workers.flows.progress import Ready
+from kaasq_workers.flows.pending import Ready
 from kaasq_workers.flows.settling import Settling
 from kaasq_workers.flows.sources import Fresh
 from kaasq_workers.flows.tasks import Concluding, Settled, Step

@@ -32,7 +32,17 @@ from kaasq_workers.executor.onward import Bounds, goes_on, here
 from kaasq_workers.executor.outcomes import Committer, withdrawal
 from kaasq_workers.flows.driver import Flows
 from kaasq_workers.flows.settling import Rules
-from kaasq_workers.link import Answer, Job, ToExecutor, Told, Withdraw, Withdrawn, onward_from
+from kaasq_workers.link import (
+    Answer,
+    Driven,
+    FromExecutor,
+    Job,
+    ToExecutor,
+    Told,
+    Withdraw,
+    Withdrawn,
+    onward_from,
+)
 from kaasq_workers.vitals import Vitals
 
 GROUP_SIZE = 64  # outcomes in one transaction at most
@@ -163,26 +173,27 @@ class Executor:
     def _receive(self, received: list[ToExecutor], line: Line[Flight], channel: BlockingChannel) -> None:
         withdrawn = [each for each in received if isinstance(each, Withdraw)]
         if withdrawn:
-            channel.send([self._withdraw(withdrawn)])
+            channel.send(self._withdraw(withdrawn))
         line.add((each for each in received if isinstance(each, Job)), time.monotonic())
 
     def close(self) -> None:
         """Give device and store back what it holds of them."""
         self._engine.close()
 
-    def _withdraw(self, withdrawn: list[Withdraw]) -> Withdrawn:
+    def _withdraw(self, withdrawn: list[Withdraw]) -> list[FromExecutor]:
         """Give those requests an outcome, unless they have one: whoever of the pool meets them answers with it.
 
         Whether that is done for good, and who is told of workflows that end so.
         """
-        tags, ends = [each.tag for each in withdrawn], list[Told]()
+        tags, ends, driven = [each.tag for each in withdrawn], list[Told](), list[FromExecutor]()
         try:
             with self._store.transaction() as transaction:
                 flows = self._flows.settling(transaction, {})
                 for each in withdrawn:
-                    told = flows.withdraw(each.tenant, each.id)
-                    if told is not None:
-                        ends += told
+                    ended = flows.withdraw(each.tenant, each.id)
+                    if ended is not None:
+                        ends += ended[0]
+                        driven.append(Driven(each.tenant, ended[1]))
                         continue
                     outcome = withdrawal(each.id, self._worker, self._ttl_s)
                     recorded = transaction.record(each.tenant, each.id, outcome)
@@ -192,8 +203,8 @@ class Executor:
                 flows.save()
         except KaasqError as error:
             self._log.warning("withdrawing.failed", requests=len(withdrawn), error=error.message)
-            return Withdrawn(tags, durable=False)
-        return Withdrawn(tags, told=ends)
+            return [Withdrawn(tags, durable=False)]
+        return [Withdrawn(tags, told=ends), *driven]
 
     def _look_after_workflows(self, channel: BlockingChannel) -> None:
         """Have published again what a workflow waits for in vain."""

@@ -13,9 +13,9 @@ import msgspec
 
 from kaasq import codec
 from kaasq.errors import BadRequest, BufferMissing, Conflict
-from kaasq.flows.model import Asked, Due, FlowStart, FlowStep
+from kaasq.flows.model import Asked, Due, FlowStart, FlowStep, StepCall
 from kaasq.flows.start_checks import check_start
-from kaasq.ids import split_id
+from kaasq.ids import following_id, split_id
 from kaasq.log import get_logger
 from kaasq.messages import Binding, Output, Request, RequestOf, Stored, WorkerInfo
 from kaasq.model import Number, content_hash
@@ -28,7 +28,7 @@ from kaasq_workers.flows.settling import Rules, Settling, unknown
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
 from kaasq_workers.flows.standing import standing, with_items
 from kaasq_workers.flows.tasks import Asking, Concluding, Starting, Step, Waiting
-from kaasq_workers.link import Driven, Job
+from kaasq_workers.link import Driven, Following, Job
 
 AFTERWARDS_MS = 60_000  # what runs because something failed has at least so long
 LOOKED_AT = 16  # workflows that may stand still, in one go
@@ -66,6 +66,14 @@ class Flows:
         staged.data[:] = body
         staged.seal()
         return Starting(start, staged, digest)
+
+    def again(self, job: Job) -> list[Following]:
+        """What a start causes of a workflow that has ended: whoever was to tell of that may have died."""
+        book = Book(Looked(self._store, job.tenant, job.id))
+        if not book.known or not book.head.concluding:
+            return []
+        body = codec.encode(StepCall(step=Due(flow=job.id)), codec.reply_type(job.body, job.content_type))
+        return [Following(following_id(job.id, book.head.concluding), self._rules.pool, body, quiet=True)]
 
     def asked(self, job: Job, asked: Asked) -> Waiting | Asking:
         """Raises NameNotFound for a workflow that there is not."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from kaasq.continuations import compare
 from kaasq.errors import (
@@ -31,6 +30,7 @@ from kaasq.flows.edges import Edges
 from kaasq.flows.model import ENDED, FAILED, FlowSpec, FlowStep, State, StepCondition, Value
 from kaasq.messages import ErrorBody
 from kaasq.model import Number
+from kaasq_workers.flows.pending import Ready, all_due, caused_by
 from kaasq_workers.flows.records import Book, ItemRecord
 
 SHOWN = 500  # characters of an error's message in the records; the whole of it is in the item's outcome
@@ -53,17 +53,6 @@ Read = Callable[[Value, int], Number]
 
 Raises KaasqError.
 """
-
-
-class Ready(NamedTuple):
-    """A step, or an item of one, that is due. ``step`` None: the workflow is to be concluded."""
-
-    number: int
-    step: int | None = None
-    item: int = 0
-    attempt: int = 1
-    due_ms: int | None = None
-    """Not to be published before; None: now."""
 
 
 class Progress:
@@ -103,27 +92,13 @@ class Progress:
         self._end_item(step, item, "completed" if error is None else state_of(error), error)
         return self._settle(number)
 
-    def again(self, number: int) -> list[Ready]:
-        """What that one's end made due, and has not ended."""
-        head = self._book.head
-        if head.state != "running":
-            return []
-        found = [each for each in self.due() if each.step is None or self._caused(each, number)]
-        return [each for each in found if each.step is not None or head.cause == number]
+    def again(self, number: int, step: int | None = None, item: int = 0) -> list[Ready]:
+        """What the end of that one, of that step and item, made due and has not ended. See ``caused_by``."""
+        return caused_by(self._book, self._edges, number, step, item)
 
     def due(self) -> list[Ready]:
         """All that is due and has not ended."""
-        head, found = self._book.head, []
-        if head.state != "running":
-            return []
-        for step in range(len(self._spec.steps)):
-            if self._book.step(step).state == "running":
-                for item, record in self._book.items(step):
-                    if record.state == "running" and record.number:
-                        found.append(Ready(record.number, step, item, record.attempt, record.due_ms))
-        if head.concluding:
-            found.append(Ready(head.concluding))
-        return found
+        return all_due(self._book, len(self._spec.steps))
 
     def verdict(self) -> tuple[State, ErrorBody | None]:
         """How the workflow has ended, once all steps have: with the error of the first step that nobody tolerates."""
@@ -309,10 +284,6 @@ class Progress:
         """Whether a number is one of the same item."""
         of = None if value.step is None else self._spec.step(value.step)
         return of is not None and spec.map is not None and of.map == spec.map
-
-    def _caused(self, ready: Ready, number: int) -> bool:
-        assert ready.step is not None
-        return self._book.item(ready.step, ready.item).cause == number
 
 
 def state_of(error: ErrorBody) -> State:

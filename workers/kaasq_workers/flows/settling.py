@@ -18,7 +18,8 @@ from kaasq.messages import ErrorBody, Output, Reply, Status, WorkerInfo
 from kaasq.model import content_hash
 from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
 from kaasq_workers.flows.definitions import Definition, Definitions
-from kaasq_workers.flows.progress import PASSING, PASSING_MOST, PASSING_PAUSE_MS, Progress, Ready
+from kaasq_workers.flows.pending import Ready
+from kaasq_workers.flows.progress import PASSING, PASSING_MOST, PASSING_PAUSE_MS, Progress
 from kaasq_workers.flows.records import Book, Head, Waiter
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
 from kaasq_workers.flows.standing import standing
@@ -81,7 +82,7 @@ class Settling:
                 return self._conclude(job, task, error)
             case Again(step=step):
                 book = self._book(job.tenant, step.flow)
-                ready = self._progress(book, job.tenant, step.flow).again(step.number)
+                ready = self._progress(book, job.tenant, step.flow).again(step.number, step.step, step.item)
                 return Settled(follow=tuple(self._due(job.tenant, step.flow, book, ready, content_type)))
 
     def due(self, job: Job, flow: str, ready: Iterable[Ready], content_type: str) -> list[Following]:
@@ -91,7 +92,7 @@ class Settling:
     def ran(self, job: Job, step: Step, reply: Reply, *, ended_ms: int | None = None) -> list[Ready]:
         """A step has ended, now or earlier, with that reply: what is due. ``ended_ms``: when, if not now."""
         book = self._book(job.tenant, step.flow)
-        if not book.known or book.head.state != "running":
+        if not book.known:
             return []
         try:
             progress = self._progress(book, job.tenant, step.flow)
@@ -104,7 +105,7 @@ class Settling:
         ready = progress.ended(step.number, step.step, step.item, error)
         if job.redelivered or not step.current:
             known = {each.number for each in ready}
-            ready += [each for each in progress.again(step.number) if each.number not in known]
+            ready += [each for each in progress.again(step.number, step.step, step.item) if each.number not in known]
         if ended_ms is not None:
             book.step(step.step).ended_ms = book.change(step.step, step.item).ended_ms = ended_ms
         return ready
@@ -114,8 +115,11 @@ class Settling:
         spec = self._of(self._book(tenant, step.flow), tenant).start.workflow.steps[step.step]
         return digest_of_step(Due(flow=step.flow, step=spec.name, item=step.item))
 
-    def withdraw(self, tenant: str, flow: str) -> list[Told] | None:
-        """Cancel a workflow: who is told. None if there is none of that id that is running."""
+    def withdraw(self, tenant: str, flow: str) -> tuple[list[Told], list[Following]] | None:
+        """Cancel a workflow: who is told at once, and what is published so that nobody stays without news.
+
+        None if there is none of that id that is running.
+        """
         book = self._book(tenant, flow)
         if not book.known or book.head.state != "running":
             return None
@@ -128,25 +132,31 @@ class Settling:
         now = time.time()
         cancelled = Outcome(body="", reply=codec.encode(reply), created=now, expires=now + self._rules.ttl_s)
         self._transaction.record(tenant, chain_id(flow), cancelled)
-        return _told(tenant, book.head, reply)
+        head = book.head
+        head.number += 1
+        head.concluding = head.number
+        self._remind(tenant, flow, head, self._now_ms + self._patience_ms(head), sooner=False)
+        return _told(tenant, head, reply), self._due(tenant, flow, book, [Ready(head.concluding)], codec.MSGPACK)
 
     def look(self, tenant: str, flow: str) -> list[Following]:
         """What has been due for too long, or was to be published later: all that is to be published now."""
         book = self._book(tenant, flow)
-        notes = self._transaction.notes(tenant, flow)
-        if not book.known or book.head.state != "running":
-            notes.remind(None)
-            return []
         head = book.head
+        if not book.known or (head.state != "running" and not head.concluding):
+            self._transaction.notes(tenant, flow).remind(None)
+            return []
+        if head.state != "running":  # it was cancelled, and nobody knows whether that was told
+            self._remind(tenant, flow, head, self._now_ms + self._patience_ms(head), sooner=False)
+            return self._due(tenant, flow, book, [Ready(head.concluding)], codec.MSGPACK)
         try:
             self._of(book, tenant)
         except KaasqError as error:
             self._give_up(tenant, flow, book, error)
             return []
         self._transaction.prolong(tenant, Wanted(ref=head.definition), KEPT_S)
-        patience_ms = round(self._rules.patience_s * 1000) * 2 ** min(head.looked, DOUBLINGS)
+        patience_ms = self._patience_ms(head)
         publish: list[Ready] = []
-        later: list[int] = [self._now_ms + patience_ms]
+        late, later = False, [self._now_ms + patience_ms]
         for each in self._progress(book, tenant, flow).due():
             if each.step is None:
                 publish.append(each)
@@ -158,12 +168,12 @@ class Settling:
                 later.append(at_ms)
                 continue
             if record.due_ms is None:
-                head.looked += 1
+                late = True
             else:
                 record = book.change(each.step, each.item)
                 record.due_ms, record.since_ms = None, self._now_ms
             publish.append(each._replace(due_ms=None))
-        head.looked = min(head.looked, DOUBLINGS)
+        head.looked = min(head.looked + late, DOUBLINGS)
         self._remind(tenant, flow, head, min(later), sooner=False)
         return self._due(tenant, flow, book, publish, codec.MSGPACK)
 
@@ -190,7 +200,7 @@ class Settling:
             book.known = True
             log.info("workflow.began", workflow=job.id, tenant=job.tenant, name=spec.name, steps=len(spec.steps))
             ready = self._progress(book, job.tenant, job.id, definition).begin()
-            self._remind(job.tenant, job.id, book.head, self._now_ms + round(self._rules.patience_s * 1000))
+            self._remind(job.tenant, job.id, book.head, self._now_ms + self._patience_ms(book.head))
         follow = tuple(self._due(job.tenant, job.id, book, ready, content_type))
         if start.reply == "started":
             status = standing(job.id, self._of(book, job.tenant), book)
@@ -213,9 +223,12 @@ class Settling:
     def _conclude(self, job: Job, concluding: Concluding, error: KaasqError | None) -> Settled:
         tenant, flow = job.tenant, concluding.flow
         book = self._book(tenant, flow)
-        if not book.known or book.head.state != "running" or book.head.concluding != concluding.number:
+        if not book.known or book.head.concluding != concluding.number:
+            return Settled()
+        if book.head.state != "running":  # whoever ended it may have died before anybody was told
+            self._transaction.notes(tenant, flow).remind(None)
             outcome = self._transaction.outcome(tenant, flow)
-            if outcome is None or not job.redelivered:
+            if outcome is None:
                 return Settled()
             reply = codec.decode(outcome.reply, codec.MSGPACK, FlowReply)
             return Settled(told=tuple(_told(tenant, book.head, reply)), event=reply, flow=flow, name=book.head.name)
@@ -292,6 +305,9 @@ class Settling:
         if not sooner or not head.remind_ms or at_ms < head.remind_ms:
             head.remind_ms = at_ms
             self._transaction.notes(tenant, flow).remind(at_ms / 1000)
+
+    def _patience_ms(self, head: Head) -> int:
+        return round(self._rules.patience_s * 1000) << min(head.looked, DOUBLINGS)
 
     def _book(self, tenant: str, flow: str) -> Book:
         book = self._books.get((tenant, flow))

@@ -1,0 +1,183 @@
+"""Workflows on a real RabbitMQ whose workers die at every step's boundaries: they end, and each step happens once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kaasq import Graph, Module, codec
+from kaasq.flows.model import Asked, FlowCall, FlowInput, FlowReply, FlowSpec, FlowStep, From, MapSpec
+from kaasq.rabbit.broker import RabbitBroker
+from kaasq_storage import open_store
+from tests.support.deaths import Deaths
+from tests.support.graphs import saxpy, sum_of_squares
+from tests.support.raw_flows import RawFlows
+from tests.support.workers import RunningWorker, running_worker
+
+N, ITEMS = 8, 3
+TENANT = "guest"
+X = FlowInput(name="x", dtype="float32", shape=(N,))
+XS = FlowInput(name="xs", dtype="float32", shape=(N,), many=True)
+
+
+def wrong() -> Graph:
+    """Names a kernel that its module does not have."""
+    graph = Graph("wrong")
+    x = graph.input("x", shape=N, dtype="float32", const=True)
+    out = graph.output("out", shape=N, dtype="float32")
+    module = Module.from_source('extern "C" __global__ void other(const float* x, float* out) {}')
+    graph.launch(module.kernel("absent"), grid=1, block=1, args=[x, out])
+    return graph
+
+
+GRAPHS = {"add": saxpy(N, "add").freeze(), "join": sum_of_squares(N * ITEMS).freeze(), "wrong": wrong().freeze()}
+
+
+def out(step: str, *, each: bool = False) -> From:
+    return From(step=step, output="out", each=each)
+
+
+def add(name: str, x: From, y: From, **fields: Any) -> FlowStep:
+    return FlowStep(name=name, graph="add", bind={"x": x, "y": y}, **fields)
+
+
+def spec(*steps: FlowStep, **fields: Any) -> FlowSpec:
+    used = {each.graph: GRAPHS[each.graph] for each in steps}
+    return FlowSpec(name="test.deaths", graphs=used, steps=steps, **fields)
+
+
+def fan(prefix: str) -> FlowSpec:
+    """A step, a map over what it gave, a join: numbers 1, 2 to 4, 5; and 6 concludes."""
+    return spec(
+        add("a", From(input="x"), From(input="x"), keep={"out": f"{prefix}/a"}),
+        add("m", out("a"), From(input="xs", each=True), map="m", keep={"out": f"{prefix}/m/{{item}}"}),
+        FlowStep(name="j", graph="join", bind={"x": out("m")}, keep={"out": f"{prefix}/j"}),
+        inputs=(X, XS),
+        maps={"m": MapSpec(input="xs")},
+        outputs={"j": out("j"), "m": out("m")},
+    )
+
+
+def undone(prefix: str) -> FlowSpec:
+    """A step, one that fails, the error step: numbers 1, 2, 3; and 4 concludes."""
+    return spec(
+        add("a", From(input="x"), From(input="x"), keep={"out": f"{prefix}/a"}),
+        FlowStep(name="b", graph="wrong", bind={"x": out("a")}),
+        add("undo", From(input="x"), out("a"), on="failed", after=("b",), keep={"out": f"{prefix}/undo"}),
+        inputs=(X,),
+        outputs={"b": out("b")},
+    )
+
+
+def ones(value: float = 1.0) -> bytes:
+    return np.full(N, value, np.float32).tobytes()
+
+
+FAN: dict[str, Any] = {"x": ones(), "xs": tuple(ones(each) for each in range(ITEMS))}
+MAPPED = [6.0 + item for item in range(ITEMS)]
+KEPT = {"a": 3.0, "j": sum(N * each**2 for each in MAPPED)} | {f"m/{item}": each for item, each in enumerate(MAPPED)}
+
+
+class Waiting:
+    """Both workflows under way, each waited for by its start or by who asked."""
+
+    def __init__(self, raw: RawFlows, prefix: str, deaths: Deaths) -> None:
+        self._raw, self._prefix, self._deaths = raw, prefix, deaths
+        self.fan = raw.start(fan(f"{prefix}/fan"), bind=FAN, keep={"m": f"{prefix}/all"})
+        self.undone = raw.start(undone(f"{prefix}/undone"), bind={"x": ones()}, reply="started")
+        began = raw.reply(self.undone)
+        assert began.status == "ok", began.error
+        self._asked = raw.send(FlowCall(flow=Asked(id=self.undone, do="wait")))
+
+    def check(self, store_path: Path, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Both end, everybody is told how, and each step happened once, on what the ones before it gave."""
+        good, bad = self._raw.reply(self.fan, meanwhile), self._raw.reply(self._asked, meanwhile)
+        self._deaths.never()
+        assert (good.status, good.error) == ("ok", None)
+        assert states(good) == ["completed"] * 3
+        assert (bad.status, bad.error and bad.error.code) == ("error", "module_rejected")
+        assert states(bad) == ["completed", "failed", "completed"]
+        for flow, items in ((self.fan, 5), (self.undone, 3)):
+            status = self._raw.ask(flow, "status", items=True).flow
+            assert status is not None
+            assert [each.attempt for each in status.items] == [1] * items, "a death of a process cost an attempt"
+        kept = {f"{self._prefix}/fan/{name}": value for name, value in KEPT.items()}
+        kept |= {f"{self._prefix}/undone/a": 3.0, f"{self._prefix}/undone/undo": 5.0}
+        with open_store(store_path, sync=False) as store:
+            found = {each.name: each for each in store.names(TENANT, f"{self._prefix}/")}
+            assert {name: each.version for name, each in found.items()} == dict.fromkeys(
+                [*kept, f"{self._prefix}/all"], 1
+            )
+            for name, value in kept.items():
+                with store.open(TENANT, found[name].object.ref) as reading:
+                    assert np.all(np.frombuffer(bytes(reading.data), np.float32) == value), name
+
+
+def states(reply: FlowReply) -> list[str]:
+    assert reply.flow is not None
+    return [each.state for each in reply.flow.steps]
+
+
+def ends_told(raw: RawFlows, ids: set[str]) -> None:
+    """Each of the workflows has its event."""
+    deadline = time.monotonic() + 30
+    while ids:
+        event = raw.events.get(timeout=max(0.1, deadline - time.monotonic())).message
+        ids.discard(codec.decode_reply(event.body, codec.JSON).id)
+
+
+class Workers:
+    """Two of one pool. Who has died is started again by ``look``."""
+
+    def __init__(self, url: str, pool: str, store: Path) -> None:
+        self._given = (url, pool, store)
+        self.ended = 0
+        self._workers = [self._start(number) for number in range(2)]
+        for each in self._workers:
+            each.wait_for("worker.started")
+
+    def _start(self, number: int) -> RunningWorker:
+        return RunningWorker(*self._given, "--slot", f"w{number}")
+
+    def look(self) -> None:
+        for number, worker in enumerate(self._workers):
+            if worker.process.poll() is not None:
+                worker.stop()
+                self.ended += 1
+                self._workers[number] = self._start(number)
+
+    def stop(self) -> None:
+        for each in self._workers:
+            each.stop()
+
+
+def test_executors_that_die_at_boundaries_of_steps_cost_and_double_nothing(
+    broker_url: str, pool: str, tmp_path: Path, deaths: Deaths
+) -> None:
+    store = tmp_path / "store"
+    with running_worker(broker_url, pool, store), RawFlows(RabbitBroker(broker_url), pool) as raw:
+        deaths.at("begun 1 5", "ended 0 3", "committed 0 4 6")
+        waiting = Waiting(raw, "kept", deaths)
+        waiting.check(store)
+        assert min(deaths.count(each) for each in ("begun", "ended", "committed")) >= 2
+
+
+def test_workers_that_die_at_boundaries_of_steps_cost_and_double_nothing(
+    broker_url: str, pool: str, tmp_path: Path, deaths: Deaths
+) -> None:
+    store = tmp_path / "store"
+    workers = Workers(broker_url, pool, store)
+    try:
+        with RawFlows(RabbitBroker(broker_url), pool) as raw:
+            deaths.at("unpublished 0 5", "between 1 6", "confirmed 1", "acked 1 4")
+            waiting = Waiting(raw, "kept", deaths)
+            waiting.check(store, meanwhile=workers.look)
+            assert min(deaths.count(each) for each in ("unpublished", "between", "confirmed", "acked")) >= 1
+            ends_told(raw, {waiting.fan, waiting.undone})
+    finally:
+        deaths.never()
+        workers.stop()
