@@ -35,6 +35,9 @@ class Verdict:
     """Counts, and every breach in words."""
 
     asked: int = 0
+    flows: int = 0
+    """Workflows among them, and their steps."""
+    steps: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     orphans: Counter[str] = field(default_factory=Counter)
     """Of killed clients' requests: what the store says of them, for nobody heard."""
@@ -43,6 +46,8 @@ class Verdict:
     def merge(self, other: Verdict) -> None:
         """Add what another run gave."""
         self.asked += other.asked
+        self.flows += other.flows
+        self.steps += other.steps
         self.ends += other.ends
         self.orphans += other.orphans
         self.problems += other.problems
@@ -80,6 +85,8 @@ def audit(files: Mapping[str, Sequence[Entry]], stored: Stored, allowed: Mapping
             verdict.problems.append(f"client {client} did not finish")
         for request in requests:
             verdict.asked += 1
+            verdict.flows += bool(request.asked.steps)
+            verdict.steps += len(request.asked.steps)
             verdict.problems += _judge(request, stored, verdict)
             asked = request.asked
             if asked.shared and asked.name is not None:
@@ -127,6 +134,12 @@ def _judge(request: Request, stored: Stored, verdict: Verdict) -> list[str]:
             wrong.append(f"{key} ({request.id}) was told {ended.end}, the store says {outcome}")
         if own and version != done:
             wrong.append(f"{key} ({request.id}) was told {ended.end}, and its name has version {version}")
+    for name, want in asked.steps.items():
+        times, first = stored.names.get(name, (0, 0.0))
+        if times > 1 or (done and not times):
+            wrong.append(f"{key} ({request.id}): its step that keeps {name} was done {times} times")
+        if times and first != want:
+            wrong.append(f"{key}: its step that keeps {name} kept {first}, not {want}")
     if own and version and value != asked.want:
         wrong.append(f"{key} kept {value}, not {asked.want}")
     if own and version > 1:

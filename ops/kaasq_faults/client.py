@@ -1,7 +1,8 @@
 """A client process of the load: asks at a steady rate, writes the ledger, ends once told to and answered.
 
-``python -m kaasq_faults.client KIND ...``, where KIND is threads, asyncio or amqp: kaasq's two clients, and a program
-that knows only RabbitMQ (``amqp_client``) and asks again under the same ids after it was killed.
+``python -m kaasq_faults.client KIND ...``; KIND is threads, asyncio, amqp or flows: kaasq's two clients, a program
+that knows only RabbitMQ (``amqp_client``) and one that runs workflows (``flow_client``); these two ask again under the
+same ids after they were killed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from kaasq.errors import KaasqError
 from kaasq.log import configure
 from kaasq_faults import amqp_client
 from kaasq_faults.asks import Ask, ask, graph, inputs
+from kaasq_faults.flow_client import FlowClient
 from kaasq_faults.ledger import OK, Asked, Book, Ended, Finished, Known, Started, now, read
 
 WIDTH = 6  # requests of one client at a time
@@ -123,7 +125,7 @@ async def run_asyncio(url: str, options: Mapping[str, Any], asker: Asker, stop: 
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["threads", "asyncio", "amqp"])
+    parser.add_argument("kind", choices=["threads", "asyncio", "amqp", "flows"])
     for name in ("--url", "--pool", "--name", "--seed"):
         parser.add_argument(name, required=True)
     parser.add_argument("--store", type=Path, required=True)
@@ -141,7 +143,7 @@ def main() -> None:
     earlier = list(read(given.ledger)) if given.ledger.exists() else []
     incarnation = 1 + sum(isinstance(each, Started) for each in earlier)
     with Book(given.ledger) as book:
-        book.write(Started(os.getpid(), resumes=given.kind == "amqp"))
+        book.write(Started(os.getpid(), resumes=given.kind in {"amqp", "flows"}))
         if given.kind == "amqp":
             amqp_client.run(given, book, earlier, incarnation, stop)
         else:
@@ -152,7 +154,10 @@ def main() -> None:
             else:
                 with kaasq.Client(given.url, **options) as client:
                     connect(client, stop)
-                    run_threads(client, asker, stop, rate=given.rate, timeout_s=given.timeout)
+                    if given.kind == "flows":
+                        FlowClient(given, book, earlier, incarnation).serve(client, stop)
+                    else:
+                        run_threads(client, asker, stop, rate=given.rate, timeout_s=given.timeout)
         book.write(Finished(os.getpid()))
 
 

@@ -36,6 +36,8 @@ class Asked(msgspec.Struct, frozen=True, tag="asked", kw_only=True):
     """Where its output is kept; None: it comes with the reply."""
     shared: bool = False
     """Whether others keep theirs under the same name."""
+    steps: dict[str, float] = {}
+    """Of a workflow: of each step, the name that it keeps its output under, and the first element of that."""
     code: str | None = None
     """The error that it must end with instead."""
     id: str | None = None

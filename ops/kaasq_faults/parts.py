@@ -18,7 +18,7 @@ from kaasq_bench.rabbitmq.node import RabbitNode
 from kaasq_faults import campaign, conditions, hostile, kernels, leaders, soak
 from kaasq_faults.audit import Verdict
 from kaasq_faults.faults import DISTURBANCES
-from kaasq_faults.rig import Rig, Size
+from kaasq_faults.rig import WITH_FLOWS, Rig, Size
 from real_broker import node_root
 
 KILL_SHARES = {"kill executor": 0.5, "kill front": 0.2, "kill client": 0.2, "kill broker": 0.1}
@@ -66,7 +66,8 @@ def kills(run: Run) -> Iterator[Row]:
     """Kill -9 of everything."""
     wanted = run.count(300)
     counts = {name: max(1, round(wanted * share)) for name, share in KILL_SHARES.items()}
-    with broker() as node, Rig(run.place("kills"), f"{run.seed}-kills", node, run.size()) as rig:
+    size = run.size(kinds=WITH_FLOWS)
+    with broker() as node, Rig(run.place("kills"), f"{run.seed}-kills", node, size) as rig:
         report = campaign.run(rig, counts, pause_s=1.0)
     yield _campaign("kill -9 of executor, front, client, broker", report)
 
@@ -194,4 +195,5 @@ def _condition(fault: str, report: conditions.ConditionReport) -> Row:
 def _told(verdict: Verdict) -> str:
     ends = ", ".join(f"{count} {code}" for code, count in sorted(verdict.ends.items(), key=lambda each: -each[1]))
     orphans = f", {verdict.orphans.total()} of killed clients" if verdict.orphans else ""
-    return f"{verdict.asked} requests: {ends}{orphans}"
+    flows = f", {verdict.flows} of them workflows of {verdict.steps} steps" if verdict.flows else ""
+    return f"{verdict.asked} requests{flows}: {ends}{orphans}"

@@ -28,6 +28,7 @@ STARTED = "worker.started"
 READY_TIMEOUT_S = 90.0
 OPS = Path(__file__).parents[1]
 KINDS = ("threads", "threads", "asyncio", "amqp")
+WITH_FLOWS = (*KINDS, "flows")
 
 MAY_END = {"broker_lost", "broker_refused", "slot_taken", "killed"}
 """Why a worker may give up by itself: its broker is away, or its executor was killed before it ever served. Whoever

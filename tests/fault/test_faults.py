@@ -9,12 +9,13 @@ import pytest
 from kaasq_bench.rabbitmq.cluster import RabbitCluster
 from kaasq_faults import campaign, conditions, hostile, kernels, leaders
 from kaasq_faults.faults import DISTURBANCES
-from kaasq_faults.rig import Rig, Size
+from kaasq_faults.rig import WITH_FLOWS, Rig, Size
 from real_broker import node_root
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
 SIZE = Size(rate=8.0)
+FLOWS = Size(rate=8.0, kinds=WITH_FLOWS)
 ONE = Size(rate=8.0, workers=1)
 AWAY_S = 15.0
 MOST_GAP_S = 6.0  # twice the long form's bar: the machine may be busy. Who waits for a dead node waits for AWAY_S
@@ -22,10 +23,11 @@ MOST_GAP_S = 6.0  # twice the long form's bar: the machine may be busy. Who wait
 
 def test_nothing_is_lost_or_done_twice_whoever_is_killed(node, tmp_path, seed):
     counts = {"kill executor": 6, "kill front": 3, "kill client": 3, "kill broker": 1}
-    with Rig(tmp_path / "rig", seed, node, SIZE) as rig:
+    with Rig(tmp_path / "rig", seed, node, FLOWS) as rig:
         report = campaign.run(rig, counts, pause_s=0.8)
     assert report.problems == [], f"seed {seed}"
     assert report.verdict.asked > 100
+    assert report.verdict.flows > 5
     assert report.faults.total() >= 10
 
 

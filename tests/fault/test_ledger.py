@@ -16,6 +16,9 @@ KNOWN = Known("k", "id")
 OK = Ended(key="k", end="ok", at=1.0)
 DONE = Stored({"own/k": (1, 4.0)}, {"id": "ok"})
 NOTHING = Stored({}, {})
+FLOW = Asked(key="f", want=2.0, steps={"a": 1.0, "b": 2.0}, id="f", at=0.0)
+FLOW_OK = Ended(key="f", end="ok", at=1.0)
+STEPS_DONE = Stored({"a": (1, 1.0), "b": (1, 2.0)}, {"f": "ok"})
 
 
 def judged(*entries: Entry, stored: Stored = DONE, **allowed: int | None) -> Verdict:
@@ -26,6 +29,12 @@ def test_a_request_done_once_and_told_so_is_no_breach():
     verdict = judged(ASKED, KNOWN, OK)
     assert verdict.problems == []
     assert (verdict.asked, verdict.ends["ok"]) == (1, 1)
+
+
+def test_a_workflow_each_of_whose_steps_was_done_once_is_no_breach():
+    verdict = judged(FLOW, FLOW_OK, stored=STEPS_DONE)
+    assert verdict.problems == []
+    assert (verdict.flows, verdict.steps) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +52,11 @@ def test_a_request_done_once_and_told_so_is_no_breach():
         ([ASKED, KNOWN, Started(2, resumes=False)], Stored({}, {"id": "ok"}), "version 0"),
         ([ASKED, KNOWN, Started(2, resumes=False)], Stored({"own/k": (1, 4.0)}, {}), "outcome None"),
         ([ASKED, KNOWN, Started(2, resumes=True)], DONE, "told nothing"),
+        ([FLOW, FLOW_OK], Stored({"a": (1, 1.0)}, {"f": "ok"}), "keeps b was done 0 times"),
+        ([FLOW, FLOW_OK], Stored({"a": (1, 1.0), "b": (2, 2.0)}, {"f": "ok"}), "keeps b was done 2 times"),
+        ([FLOW, FLOW_OK], Stored({"a": (1, 1.0), "b": (1, 1.0)}, {"f": "ok"}), "keeps b kept 1.0, not 2.0"),
+        ([FLOW], STEPS_DONE, "told nothing"),
+        ([FLOW, FLOW_OK, FLOW_OK], STEPS_DONE, "told ok, ok"),
     ],
 )
 def test_what_is_lost_doubled_wrong_or_told_otherwise_is_a_breach(entries, stored, words):
