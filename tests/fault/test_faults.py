@@ -28,7 +28,8 @@ def test_nothing_is_lost_or_done_twice_whoever_is_killed(node, tmp_path, seed):
     assert report.problems == [], f"seed {seed}"
     assert report.verdict.asked > 100
     assert report.verdict.flows > 5
-    assert report.faults.total() >= 10
+    assert counts.keys() <= (+report.faults).keys(), "each kind of process was killed, some of them more than once"
+    assert report.faults.total() > len(counts)
 
 
 def test_nothing_is_lost_or_done_twice_whatever_stands_still_or_breaks_off(node, tmp_path, seed):

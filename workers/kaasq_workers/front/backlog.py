@@ -23,6 +23,7 @@ class Backlog:
         """Tags of what the executor has, in order."""
         self._waiting: list[int] = []  # the executor is starting, or a suspect runs alone
         self._suspicions: dict[int, Suspicion] = {}
+        self._verdicts: set[int] = set()  # of those that only have that to be recorded
 
     def take(self, job: Job) -> None:
         """A request more."""
@@ -42,7 +43,9 @@ class Backlog:
 
     def hand_over(self) -> list[Job]:
         """What the executor may get now; it counts as sent."""
-        if not self._waiting or (self._suspicions and any(self._is_alone(tag) for tag in self.sent)):
+        if not self._waiting:
+            return []
+        if (self._suspicions or self._verdicts) and any(self._is_alone(tag) for tag in self.sent):
             return []
         batch: list[Job] = []
         while self._waiting:
@@ -62,6 +65,7 @@ class Backlog:
         """It has ended."""
         self.sent.pop(tag, None)
         self._suspicions.pop(tag, None)
+        self._verdicts.discard(tag)
         return self.jobs.pop(tag, None)
 
     def forget_waiting(self) -> list[int]:
@@ -93,7 +97,11 @@ class Backlog:
         return [(self.jobs[tag], self._suspicions.pop(tag).kills) for tag in verdict.dead]
 
     def sentence(self, job: Job) -> None:
-        """It has its verdict, and goes to the executor once more for that to be recorded, before all others."""
+        """It has its verdict, and goes to the executor once more for that to be recorded, before all others.
+
+        And without them: on a device that waits for each request, a long one would hold up the news.
+        """
+        self._verdicts.add(job.tag)
         self.jobs[job.tag] = job
         self._waiting.insert(0, job.tag)
 
@@ -104,4 +112,4 @@ class Backlog:
 
     def _is_alone(self, tag: int) -> bool:
         suspicion = self._suspicions.get(tag)
-        return suspicion is not None and suspicion.alone
+        return tag in self._verdicts or (suspicion is not None and suspicion.alone)
