@@ -51,6 +51,10 @@ class GraphLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of a workflow."""
     items: int = 10_000
     """Of one map of a workflow."""
+    items_together: int = 100_000
+    """Of all steps of a workflow; a step that is in no map has one."""
+    waiting: int = 64
+    """Who wait for one workflow, besides who started it; the earliest is told to ask again when one more comes."""
     listed: int = 100_000
     """Of all lists together that are bound to a workflow when it starts."""
     retries: int = 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 import msgspec
@@ -75,6 +75,11 @@ def sized_by(spec: FlowSpec) -> dict[str, str]:
                 found[current] = current
         found |= dict.fromkeys(path, found[current])
     return found
+
+
+def items_together(spec: FlowSpec, counts: Mapping[str, int | None]) -> int:
+    """How many items all steps have, as far as it is known how many their maps have."""
+    return sum(1 if each.map is None else counts.get(each.map) or 0 for each in spec.steps)
 
 
 def in_same_map(spec: FlowSpec, step: FlowStep, other: str) -> bool:

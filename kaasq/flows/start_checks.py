@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kaasq.checks import GraphLimits
 from kaasq.dtypes import pack_number
 from kaasq.errors import BadRequest, BufferMissing, BufferSize
 from kaasq.flows.checks import check_placeholders
-from kaasq.flows.edges import place, sized_by
+from kaasq.flows.edges import items_together, place, sized_by
 from kaasq.flows.known import the_input, the_scalar, unknown
 from kaasq.flows.model import FlowInput, FlowSpec, FlowStart, FlowStep, From, Value
 from kaasq.flows.sources import Items, bound_size, check_stored
+from kaasq.ids import split_id
 from kaasq.messages import Binding, Stored
 from kaasq.model import Number
-from kaasq.names import check_name
+from kaasq.names import REQUEST_ID_BYTES, check_name, check_request_id
+
+LONGEST_NUMBER = 9  # digits, in the id of a step
 
 
 def check_start(start: FlowStart, spec: FlowSpec, limits: GraphLimits) -> None:
@@ -102,12 +107,37 @@ def _check_items(start: FlowStart, spec: FlowSpec, limits: GraphLimits) -> None:
         most = limits.items if each.most is None else min(each.most, limits.items)
         if count is not None and not 0 <= count <= most:
             raise BadRequest(f"map {name!r} would have {count} items; the limit is {most}", at=_counted(spec, name))
+    check_together(spec, items.maps, limits.items_together)
     for number, step in enumerate(spec.steps):
         for name, source in step.bind.items():
             if isinstance(source, From):
                 at = f"{place(spec, number)}.bind.{name}"
                 bound_size(spec, items, step, name, source, at)
                 _check_length(items, step, source, at)
+
+
+def check_together(spec: FlowSpec, counts: Mapping[str, int | None], most: int) -> None:
+    """Whether not too much would run. Raises BadRequest, which names the step that has most of it."""
+    together = items_together(spec, counts)
+    if together > most:
+        largest = max(range(len(spec.steps)), key=lambda number: counts.get(spec.steps[number].map or "") or 1)
+        raise BadRequest(
+            f"all steps together would run {together} times, this one {counts.get(spec.steps[largest].map or '') or 1} "
+            f"times; the limit is {most} (graph_limits.items_together)",
+            at=place(spec, largest),
+        )
+
+
+def check_flow_id(flow_id: str, at: str) -> None:
+    """Whether that can be the id of a workflow, and those that follow from it those of its steps. Raises BadRequest."""
+    if split_id(flow_id) != (flow_id, 0):
+        raise BadRequest(f"{flow_id[:64]!r} is the id of a step: that of a workflow does not end in +number", at=at)
+    given, most = len(check_request_id(flow_id)), REQUEST_ID_BYTES - LONGEST_NUMBER - 1
+    if given > most:
+        raise BadRequest(
+            f"the id of a workflow has at most {most} bytes, for those of its steps are longer; this one has {given}",
+            at=at,
+        )
 
 
 def _check_length(items: Items, step: FlowStep, source: From, at: str) -> None:

@@ -7,7 +7,7 @@ be reminded: ``due`` finds the requests that somebody should look at.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import lmdb
@@ -112,14 +112,15 @@ def note_key(tenant: str, request_id: str, key: bytes) -> bytes:
     return _prefix(tenant, request_id) + key
 
 
-def due(txn: lmdb.Transaction[bytes], now: float, limit: int) -> list[Noted]:
-    """Requests whose reminder is for now or earlier, the earliest first."""
+def due(txn: lmdb.Transaction[bytes], now: float, limit: int, tenants: Collection[str] | None = None) -> list[Noted]:
+    """Requests whose reminder is for now or earlier, the earliest first. ``tenants``: only theirs."""
     found: list[Noted] = []
     for index, _ in scan(txn, REMINDER):
         if index[1 : 1 + _TIME.size] > _time(now) or len(found) == limit:
             break
         tenant, request_id = split(index[1 + _TIME.size :])
-        found.append(Noted(tenant, request_id.decode(errors="surrogatepass")))
+        if tenants is None or tenant in tenants:
+            found.append(Noted(tenant, request_id.decode(errors="surrogatepass")))
     return found
 
 

@@ -10,7 +10,7 @@ brings the bytes to their place, invisible yet; ``Transaction.publish`` makes th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -251,8 +251,8 @@ class BufferStore(Protocol):
     def notes(self, tenant: str, request_id: str) -> dict[bytes, bytes]:
         """All notes beside that request, as of one moment; empty if it has none."""
 
-    def reminders(self, limit: int) -> list[Noted]:
-        """The requests of all tenants whose reminder is due, at most so many, the earliest first."""
+    def reminders(self, limit: int, tenants: Collection[str] | None = None) -> list[Noted]:
+        """The requests whose reminder is due, at most so many, the earliest first. ``tenants``: only theirs."""
 
     def names(self, tenant: str, prefix: str = "") -> Iterator[Named]:
         """The tenant's names that start so, in order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -181,11 +181,11 @@ class LmdbStore:
         with env.faults(), env.read() as txn:
             return notes.read(txn, tenant, request_id)
 
-    def reminders(self, limit: int) -> list[Noted]:
+    def reminders(self, limit: int, tenants: Collection[str] | None = None) -> list[Noted]:
         """See the protocol."""
         env = self._env
         with env.faults(), env.read() as txn:
-            return notes.due(txn, self._clock(), limit)
+            return notes.due(txn, self._clock(), limit, tenants)
 
     def names(self, tenant: str, prefix: str = "") -> Iterator[Named]:
         """See the protocol. Fetched some at a time: what changes meanwhile may or may not be seen."""

@@ -101,6 +101,7 @@ def test_reminders_come_when_they_are_due_the_earliest_first(store: BufferStore,
     clock.now += 20
     assert store.reminders(10) == [Noted("bob", "early"), Noted("ada", "late")]
     assert store.reminders(1) == [Noted("bob", "early")]
+    assert store.reminders(1, {"ada"}) == [Noted("ada", "late")], "others' do not keep it from being seen"
     with store.transaction() as transaction:
         transaction.notes("bob", "early").remind(clock.now + 5)
         transaction.notes("ada", "late").remind(None)

@@ -14,6 +14,7 @@ import pytest
 
 from kaasq import Graph, Module, codec
 from kaasq.broker import Delivery
+from kaasq.checks import GraphLimits
 from kaasq.errors import NameNotFound
 from kaasq.flows.model import (
     Asked,
@@ -32,6 +33,7 @@ from kaasq.flows.model import (
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Condition, Repeat, Source, Stored
 from kaasq.model import Scalar
+from kaasq.quotas import Quotas
 from kaasq.settings import Settings
 from kaasq.topology import work_queue
 from kaasq_storage import BufferStore, open_store
@@ -297,6 +299,65 @@ def test_what_is_wrong_is_refused_before_anything_runs(raw: RawFlows, system: Sy
         assert (reply.status, reply.error.code) == ("error", code)
     with pytest.raises(NameNotFound):
         system.store.lookup(TENANT, name="kept")
+
+
+@pytest.mark.parametrize(
+    ("flow_id", "message"),
+    [("f+1", "message_id: 'f+1' is the id of a step"), ("f" * 119, "the id of a workflow has at most 118 bytes")],
+)
+def test_an_id_that_leaves_its_steps_none_of_their_own_is_refused(raw: RawFlows, flow_id: str, message: str) -> None:
+    reply = raw.run(flow(add("a", From(input="x"))), bind={"x": ones()}, request_id=flow_id)
+    assert reply.error is not None
+    assert reply.error.code == "bad_request"
+    assert message in reply.error.message
+
+
+def test_more_items_of_all_steps_than_may_be_are_refused(system: System) -> None:
+    system.start(graph_limits=GraphLimits(items_together=7))
+    maps = {"m": MapSpec(count=3)}
+    each = add("a", From(input="x"), map="m"), add("b", From(input="x"), map="m")
+    with system.raw() as raw:
+        assert raw.run(flow(*each, add("c", From(input="x")), maps=maps), bind={"x": ones()}).status == "ok"
+        more = flow(*each, add("c", From(input="x")), add("d", From(input="x")), maps=maps)
+        error = raw.run(more, bind={"x": ones()}).error
+        assert error is not None
+        assert error.code == "bad_request"
+        assert "steps[0] (a): all steps together would run 8 times, this one 3 times; the limit is 7" in error.message
+
+
+def test_whoever_waited_longest_is_told_when_more_wait_than_may(system: System) -> None:
+    with system.raw() as raw:
+        lose_a_step(system, raw, flow(add("a", From(input="x"))), graph_limits=GraphLimits(waiting=2))
+        asked = [raw.send(FlowCall(flow=Asked(id="f", do="wait"))) for _ in range(2)]
+        error = raw.reply("f").error
+        assert error is not None
+        assert error.code == "quota_exceeded"
+        assert "more wait for this workflow than the 2 that may" in error.message
+        raw.cancel("f")
+        assert [raw.reply(each).status for each in asked] == ["cancelled"] * 2
+
+
+def test_a_cancelled_workflow_has_its_event_and_nothing_of_it_runs_any_more(system: System) -> None:
+    with system.raw() as raw:
+        lose_a_step(system, raw, flow(add("a", From(input="x"), keep={"out": "a"}), add("b", out("a"))))
+        raw.cancel("f")
+        assert raw.reply("f").status == "cancelled"
+        assert raw.told() == f"{TENANT}.test.flow.cancelled"
+        raw.send(StepCall(step=Due(flow="f", step="a")), "f+1")
+        error = raw.reply("f+1").error
+        assert error is not None
+        assert error.code == "cancelled"
+    with pytest.raises(NameNotFound):
+        system.store.lookup(TENANT, name="a")
+
+
+def test_a_fan_out_beyond_what_a_worker_may_hold_of_a_tenant_takes_longer_and_no_harm(system: System) -> None:
+    system.start(quotas=Quotas(queued=2), chain_spill=0.0)
+    spec = flow(add("a", From(input="x"), map="m"), maps={"m": MapSpec(count=12)})
+    with system.raw() as raw:
+        reply = raw.run(spec, bind={"x": ones()})
+        assert reply.status == "ok", reply.error
+        assert len(floats(reply.outputs["out"])) == 12 * N
 
 
 def test_the_same_start_again_is_the_same_workflow_and_another_under_its_id_is_refused(raw: RawFlows) -> None:

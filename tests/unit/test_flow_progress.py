@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaasq.errors import BadRequest, KernelFailed, OutOfMemory
+from kaasq.checks import GraphLimits
+from kaasq.errors import BadRequest, KernelFailed, OutOfMemory, QuotaExceeded
 from kaasq.flows.edges import dependencies
 from kaasq.flows.model import ENDED, FlowSpec, FlowStep, From, MapSpec, StepCondition, Value
 from kaasq.messages import ErrorBody
@@ -21,6 +22,9 @@ from kaasq_workers.flows.records import Book, Pages
 FAILED = ErrorBody.of(KernelFailed("it crashed"))
 WRONG = ErrorBody.of(BadRequest("no such kernel"))
 FULL = ErrorBody.of(OutOfMemory("no room"))
+
+
+LIMITS = GraphLimits(items=100, items_together=200)
 
 
 class Flow:
@@ -46,7 +50,7 @@ class Flow:
     def change(self, act: Any) -> list[Ready]:
         self.now_ms += 1
         self.book = Book(self.pages)
-        progress = Progress(self.spec, dependencies(self.spec), self.book, self.read, now_ms=self.now_ms, most=100)
+        progress = Progress(self.spec, dependencies(self.spec), self.book, self.read, now_ms=self.now_ms, limits=LIMITS)
         ready: list[Ready] = act(progress)
         self.book.save()
         return ready
@@ -90,7 +94,7 @@ class Flow:
     @property
     def verdict(self) -> tuple[str, str | None]:
         book = Book(self.pages)
-        progress = Progress(self.spec, dependencies(self.spec), book, self.read, now_ms=self.now_ms, most=100)
+        progress = Progress(self.spec, dependencies(self.spec), book, self.read, now_ms=self.now_ms, limits=LIMITS)
         state, error = progress.verdict()
         return state, None if error is None else error.message
 
@@ -290,6 +294,29 @@ def test_a_condition_inside_a_map_is_each_items_own() -> None:
     assert flow.end("a.0") == []
     assert flow.end("a.1") == ["b.1"]
     assert flow.end("b.1") == ["j"]
+
+
+def test_a_map_that_would_make_too_many_items_of_all_steps_fails_where_its_number_is_known() -> None:
+    many = {"m": MapSpec(count=Value(step="n", output="n"))}
+    flow = Flow(step("n"), item("a"), item("b", "a"), item("c"), maps=many)
+    flow.numbers["n", 0] = 67
+    assert flow.end("n") == ["end"]
+    state, message = flow.verdict
+    assert state == "failed"
+    assert "all steps together would run 202 times, this one 67 times; the limit is 200" in (message or "")
+
+
+@pytest.mark.parametrize("which", ["queued", "device_seconds"])
+def test_a_quota_that_passes_by_itself_puts_a_step_off_and_costs_no_attempt(which: str) -> None:
+    flow = Flow(step("a"))
+    full = ErrorBody.of(QuotaExceeded("too many", which=which, limit=1, used=1))
+    for _ in range(20):
+        assert flow.end("a", full) == ["a"]
+        latest = flow.ready[max(flow.ready)]
+        assert latest.attempt == 1
+        assert latest.due_ms is not None
+    assert flow.end("a") == ["end"]
+    assert flow.verdict == ("completed", None)
 
 
 def test_an_item_is_run_again_alone() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from kaasq import codec
 from kaasq.errors import BadRequest, BufferMissing
 from kaasq.flows.model import FlowSpec, FlowStart
+from kaasq.flows.start_checks import check_flow_id as check_id
 from kaasq.flows.start_checks import check_start
-from kaasq.ids import split_id
 from kaasq.messages import Binding, Stored
 from kaasq.model import Buffer, Number
 from kaasq.names import check_request_id
@@ -132,8 +132,7 @@ def check_flow_id(flow_id: object) -> str:
     if not isinstance(flow_id, str):
         raise BadRequest(f"expected the id of a workflow, given a {type(flow_id).__name__}", at="id")
     check_request_id(flow_id)
-    if split_id(flow_id) != (flow_id, 0):
-        raise BadRequest(f"{flow_id[:64]!r} is the id of a step: that of a workflow does not end in +number", at="id")
+    check_id(flow_id, "id")
     return flow_id
 
 

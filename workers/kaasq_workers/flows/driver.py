@@ -14,7 +14,7 @@ import msgspec
 from kaasq import codec
 from kaasq.errors import BadRequest, BufferMissing, Conflict
 from kaasq.flows.model import Asked, Due, FlowStart, FlowStep, StepCall
-from kaasq.flows.start_checks import check_start
+from kaasq.flows.start_checks import check_flow_id, check_start
 from kaasq.ids import following_id, split_id
 from kaasq.log import get_logger
 from kaasq.messages import Binding, Output, Request, RequestOf, Stored, WorkerInfo
@@ -57,6 +57,7 @@ class Flows:
         digest = digest_of(start)
         book = Book(Looked(self._store, job.tenant, job.id))
         if not book.known:
+            check_flow_id(job.id, "message_id")
             check_start(start, start.workflow, self._rules.limits)
             self._check_stored(job.tenant, start)
         elif book.head.digest != digest:
@@ -158,7 +159,7 @@ class Flows:
         start, edges, _ = definition
         sources = Sources(self._replies, self._store, job.tenant, flow, start, book)
         now_ms = time.time_ns() // 1_000_000
-        progress = Progress(start.workflow, edges, book, sources.number, now_ms=now_ms, most=self._rules.limits.items)
+        progress = Progress(start.workflow, edges, book, sources.number, now_ms=now_ms, limits=self._rules.limits)
         state, _ = progress.verdict()
         outputs: list[tuple[str, Output, Staged | None]] = []
         room = self._rules.inline_limit
@@ -174,9 +175,7 @@ class Flows:
         ``tenants``: only theirs.
         """
         driven: list[Driven] = []
-        for tenant, flow in self._store.reminders(LOOKED_AT):
-            if tenants is not None and tenant not in tenants:
-                continue
+        for tenant, flow in self._store.reminders(LOOKED_AT, tenants):
             with self._store.transaction() as transaction:
                 settling = self.settling(transaction, {})
                 follow = settling.look(tenant, flow)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from kaasq.checks import GraphLimits
 from kaasq.continuations import compare
 from kaasq.errors import (
     BadArguments,
@@ -28,6 +29,7 @@ from kaasq.errors import (
 )
 from kaasq.flows.edges import Edges
 from kaasq.flows.model import ENDED, FAILED, FlowSpec, FlowStep, State, StepCondition, Value
+from kaasq.flows.start_checks import check_together
 from kaasq.messages import ErrorBody
 from kaasq.model import Number
 from kaasq_workers.flows.pending import Ready, all_due, caused_by
@@ -35,6 +37,8 @@ from kaasq_workers.flows.records import Book, ItemRecord
 
 SHOWN = 500  # characters of an error's message in the records; the whole of it is in the item's outcome
 PASSING_MOST = 6  # attempts where the fault is not the step's and may pass
+PUT_OFF = frozenset({"queued", "device_seconds"})  # quotas that pass by themselves: it comes again until they have
+PUT_OFF_MS = 2000
 PASSING_PAUSE_MS = 500  # before the second attempt; doubled for each later one
 
 # Doing the same again gives the same.
@@ -56,15 +60,17 @@ Raises KaasqError.
 
 
 class Progress:
-    """Changes the records of one workflow. ``most``: items that a map may have."""
+    """Changes the records of one workflow."""
 
-    def __init__(self, spec: FlowSpec, edges: Edges, book: Book, read: Read, *, now_ms: int, most: int) -> None:
+    def __init__(
+        self, spec: FlowSpec, edges: Edges, book: Book, read: Read, *, now_ms: int, limits: GraphLimits
+    ) -> None:
         self._spec = spec
         self._edges = edges
         self._book = book
         self._read = read
         self._now_ms = now_ms
-        self._most = most
+        self._limits = limits
         self._ready: list[Ready] = []
         self._cause = 0
         self._steps: deque[int] = deque()  # to look at: something that they wait for has ended
@@ -182,9 +188,10 @@ class Progress:
         if name not in head.counts:
             assert spec.count is not None, "the number of a list's items is known from the start"
             count = self._number(spec.count, 0) if isinstance(spec.count, Value) else spec.count
-            most = self._most if spec.most is None else min(self._most, spec.most)
+            most = self._limits.items if spec.most is None else min(self._limits.items, spec.most)
             if count != count or not 0 <= count <= most or count != int(count):  # noqa: PLR0124 - NaN
                 raise BadRequest(f"the map has {count} items; from 0 to {most} are possible", at=f"maps.{name}.count")
+            check_together(self._spec, {**head.counts, name: int(count)}, self._limits.items_together)
             head.counts[name] = int(count)
         return head.counts[name]
 
@@ -227,18 +234,26 @@ class Progress:
 
     def _tries_again(self, step: int, item: int, record: ItemRecord, error: ErrorBody) -> bool:
         """Whether it is run once more; if so, it is due, now or later."""
+        if error.code == QuotaExceeded.code and error.detail.get("which") in PUT_OFF:
+            self._again_at(step, item, record, error, self._now_ms + PUT_OFF_MS)
+            return True
         passing = error.code in PASSING
         if error.code in FINAL or record.attempt > self._spec.steps[step].retries + (PASSING_MOST - 1) * passing:
             return False
-        head, record = self._book.head, self._book.change(step, item)
+        due_ms = self._now_ms + PASSING_PAUSE_MS * 2 ** (record.attempt - 1) if passing else None
+        self._again_at(step, item, record, error, due_ms)
+        record.attempt += 1
+        self._ready[-1] = self._ready[-1]._replace(attempt=record.attempt)
+        return True
+
+    def _again_at(self, step: int, item: int, record: ItemRecord, error: ErrorBody, due_ms: int | None) -> None:
+        """It gets another number, and is due then."""
+        head = self._book.head
+        self._book.change(step, item)
         head.number += 1
         record.cause, record.number = record.number, head.number
-        record.since_ms = self._now_ms
-        record.due_ms = self._now_ms + PASSING_PAUSE_MS * 2 ** (record.attempt - 1) if passing else None
-        record.attempt += 1
-        record.error = _short(error)
-        self._ready.append(Ready(record.number, step, item, record.attempt, record.due_ms))
-        return True
+        record.since_ms, record.due_ms, record.error = self._now_ms, due_ms, _short(error)
+        self._ready.append(Ready(record.number, step, item, record.attempt, due_ms))
 
     def _end_item(self, step: int, item: int, state: State, error: ErrorBody | None) -> None:
         of, record = self._book.step(step), self._book.change(step, item)

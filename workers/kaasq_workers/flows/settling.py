@@ -9,7 +9,7 @@ import msgspec
 
 from kaasq import codec
 from kaasq.checks import GraphLimits
-from kaasq.errors import Cancelled, KaasqError, NameNotFound
+from kaasq.errors import Cancelled, KaasqError, NameNotFound, QuotaExceeded
 from kaasq.flows.model import ENDED, Due, FlowReply, StepCall
 from kaasq.flows.start_checks import items_at_start
 from kaasq.ids import chain_id, following_id
@@ -26,7 +26,6 @@ from kaasq_workers.flows.standing import standing
 from kaasq_workers.flows.tasks import Again, Asking, Concluding, Settled, Starting, Step, Task, Waiting
 from kaasq_workers.link import Following, Job, Told
 
-WAITERS = 64  # who wait for one workflow; the earliest are forgotten, and ask again if they are still there
 DOUBLINGS = 6  # of the patience with what is due
 KEPT_S = 24 * 3600.0  # for so long a definition is kept beyond the last look at its workflow: at most DOUBLINGS later
 
@@ -136,7 +135,9 @@ class Settling:
         head.number += 1
         head.concluding = head.number
         self._remind(tenant, flow, head, self._now_ms + self._patience_ms(head), sooner=False)
-        return _told(tenant, head, reply), self._due(tenant, flow, book, [Ready(head.concluding)], codec.MSGPACK)
+        return _told(tenant, head.waiting, reply), self._due(
+            tenant, flow, book, [Ready(head.concluding)], codec.MSGPACK
+        )
 
     def look(self, tenant: str, flow: str) -> list[Following]:
         """What has been due for too long, or was to be published later: all that is to be published now."""
@@ -205,8 +206,7 @@ class Settling:
         if start.reply == "started":
             status = standing(job.id, self._of(book, job.tenant), book)
             return Settled(FlowReply(id=job.id, status="ok", flow=status, worker=self._worker), follow)
-        self._add_waiter(book.head, job, content_type)
-        return Settled(follow=follow)
+        return Settled(follow=follow, told=self._add_waiter(book.head, job, content_type))
 
     def _wait(self, job: Job, waiting: Waiting, content_type: str) -> Settled:
         outcome = self._transaction.outcome(job.tenant, waiting.flow)
@@ -217,8 +217,7 @@ class Settling:
         if not book.known:  # its records have expired since it was looked for
             error = ErrorBody.of(unknown(waiting.flow))
             return Settled(FlowReply(id=job.id, status="error", error=error, worker=self._worker))
-        self._add_waiter(book.head, job, content_type)
-        return Settled()
+        return Settled(told=self._add_waiter(book.head, job, content_type))
 
     def _conclude(self, job: Job, concluding: Concluding, error: KaasqError | None) -> Settled:
         tenant, flow = job.tenant, concluding.flow
@@ -231,7 +230,9 @@ class Settling:
             if outcome is None:
                 return Settled()
             reply = codec.decode(outcome.reply, codec.MSGPACK, FlowReply)
-            return Settled(told=tuple(_told(tenant, book.head, reply)), event=reply, flow=flow, name=book.head.name)
+            return Settled(
+                told=tuple(_told(tenant, book.head.waiting, reply)), event=reply, flow=flow, name=book.head.name
+            )
         head = book.head
         if error is not None and error.code in PASSING and head.tries < PASSING_MOST:
             head.tries += 1
@@ -250,7 +251,7 @@ class Settling:
                 )
                 outputs[name] = msgspec.structs.replace(output, ref=stored.ref, name=keep.get(name), version=version)
         reply = self._end(tenant, flow, book, state, cause, outputs)
-        return Settled(told=tuple(_told(tenant, head, reply)), event=reply, flow=flow, name=head.name)
+        return Settled(told=tuple(_told(tenant, head.waiting, reply)), event=reply, flow=flow, name=head.name)
 
     def _give_up(self, tenant: str, flow: str, book: Book, error: KaasqError) -> None:
         """Nothing can be known of it any more but that it has failed."""
@@ -328,15 +329,24 @@ class Settling:
             book,
             sources.number,
             now_ms=self._now_ms,
-            most=self._rules.limits.items,
+            limits=self._rules.limits,
         )
 
-    @staticmethod
-    def _add_waiter(head: Head, job: Job, content_type: str) -> None:
-        if job.to is not None:
-            waiter = Waiter(job.id, job.to.correlation_id, job.to.exchange, job.to.routing_key, content_type)
-            others = [each for each in head.waiting if each.id != job.id]
-            head.waiting = (*others, waiter)[-WAITERS:]
+    def _add_waiter(self, head: Head, job: Job, content_type: str) -> tuple[Told, ...]:
+        """Whoever has waited longest is told so, if there are too many."""
+        if job.to is None:
+            return ()
+        waiter = Waiter(job.id, job.to.correlation_id, job.to.exchange, job.to.routing_key, content_type)
+        waiting, most = [*(each for each in head.waiting if each.id != job.id), waiter], self._rules.limits.waiting
+        head.waiting, forgotten = tuple(waiting[-most:]), waiting[:-most]
+        error = QuotaExceeded(
+            f"more wait for this workflow than the {most} that may (graph_limits.waiting): ask again",
+            which="waiting",
+            limit=most,
+            used=len(waiting),
+        )
+        reply = FlowReply(id=job.id, status="error", error=ErrorBody.of(error), worker=self._worker)
+        return tuple(_told(job.tenant, forgotten, reply))
 
 
 def unknown(flow: str) -> NameNotFound:
@@ -352,7 +362,7 @@ def digest_of_step(due: Due) -> str:
     return content_hash(codec.canonical(due))
 
 
-def _told(tenant: str, head: Head, reply: FlowReply) -> list[Told]:
+def _told(tenant: str, waiting: Iterable[Waiter], reply: FlowReply) -> list[Told]:
     """The reply for each who waits."""
     return [
         Told(
@@ -364,5 +374,5 @@ def _told(tenant: str, head: Head, reply: FlowReply) -> list[Told]:
             each.content_type,
             codec.encode(msgspec.structs.replace(reply, id=each.id), each.content_type),
         )
-        for each in head.waiting
+        for each in waiting
     ]

@@ -9,7 +9,7 @@ from kaasq.broker import Message
 from kaasq.errors import DeadlineExceeded
 from kaasq.events import trace_context
 from kaasq.messages import ErrorBody, Reply, Status
-from kaasq.topology import REQUESTS, request_key
+from kaasq.topology import REQUESTS, STEP, request_key
 from kaasq_workers.front.intake import Accepted
 from kaasq_workers.link import Following
 
@@ -31,6 +31,7 @@ def request_of(before: Message, accepted: Accepted, following: Following) -> tup
         timestamp_ms=time.time_ns() // 1_000_000,
         headers=trace_context(before.headers),
         persistent=before.persistent,
+        type=STEP if following.quiet else None,
     )
     return message, REQUESTS, request_key(accepted.tenant, following.pool)
 
@@ -44,6 +45,7 @@ def step_of(tenant: str, following: Following) -> tuple[Message, str, str]:
         correlation_id=following.id,
         user_id=tenant,
         timestamp_ms=time.time_ns() // 1_000_000,
+        type=STEP,
     )
     return message, REQUESTS, request_key(tenant, following.pool)
 

@@ -19,7 +19,7 @@ from kaasq.log import get_logger
 from kaasq.messages import EVENT_WORDS, ErrorBody, Reply, Status
 from kaasq.quotas import LimitsByTenant
 from kaasq.settings import Settings
-from kaasq.topology import SLOT_WANTED
+from kaasq.topology import SLOT_WANTED, STEP
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.executors import Executors
 from kaasq_workers.front.following import request_of
@@ -129,20 +129,16 @@ class Front:
                 )
                 limit, held = self._limits.of(job.tenant).queued, self._pending.of(job.tenant)
                 if limit and held >= limit:
-                    self._over_quota(job, accepted, delivery, limit, held)
-                    return
+                    error = _over_quota(job.tenant, limit, held)
+                    if message.type != STEP:
+                        self._turn_away(job, accepted, delivery, error)
+                        return
+                    job = msgspec.structs.replace(job, verdict=ErrorBody.of(error))  # so its workflow knows it, too
                 self._pending.add(job.tag, Pending(accepted, delivery))
                 self._executors.take(job)
 
-    def _over_quota(self, job: Job, accepted: Accepted, delivery: Delivery, limit: int, held: int) -> None:
+    def _turn_away(self, job: Job, accepted: Accepted, delivery: Delivery, error: QuotaExceeded) -> None:
         """Answered at once: what is held back here would hold up the others behind it in the queue."""
-        error = QuotaExceeded(
-            f"this worker holds {held} requests of tenant {job.tenant!r}, its quota is {limit}: try again once some of "
-            "them have ended",
-            which="queued",
-            limit=limit,
-            used=held,
-        )
         log.info("request.failed", request=job.id, tenant=job.tenant, code=error.code, error=error.message)
         self._answers.answer(delivery, accepted, _error_answer(job, ErrorBody.of(error), "error"), self._check_idle)
 
@@ -262,6 +258,16 @@ class Front:
             callbacks, self._idle_callbacks = self._idle_callbacks, []
             for callback in callbacks:
                 callback()
+
+
+def _over_quota(tenant: str, limit: int, held: int) -> QuotaExceeded:
+    return QuotaExceeded(
+        f"this worker holds {held} requests of tenant {tenant!r}, its quota is {limit}: try again once some of "
+        "them have ended",
+        which="queued",
+        limit=limit,
+        used=held,
+    )
 
 
 def _redelivered(delivery: Delivery) -> bool:
