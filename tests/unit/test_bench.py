@@ -12,14 +12,19 @@ import numpy as np
 import pytest
 
 from kaasq import local
+from kaasq.settings import Settings
 from kaasq_bench.answers import WrongAnswer, check
 from kaasq_bench.figures import Row, Spread, alone, at_least, at_most, compare
-from kaasq_bench.graphs import chain_arrays, jacobi, product_chain, small_launches
+from kaasq_bench.graphs import chain_arrays, halving, jacobi, product_chain, small_launches
+from kaasq_bench.host_copies import counted
 from kaasq_bench.loads import Load, Meter, Window
+from kaasq_bench.parts.workflows import FanOut, Halvings, InARow
 from kaasq_bench.rounds import interleaved
 from kaasq_bench.setting import NotHere, Setting
 from kaasq_bench.suite import PARTS, Case, PartReport, cases_of, run_cases
 from kaasq_bench.table import number, table, verdict
+
+N = 1 << 12
 
 
 def no_broker() -> Any:
@@ -176,3 +181,31 @@ def test_what_is_measured_computes_what_it_says():
     np.testing.assert_allclose(solver.resident["a"].T @ solution, solver.given["b"], rtol=1e-3)
     np.testing.assert_allclose(halves, 2 - 2.0**-9)
     np.testing.assert_allclose(product, weights[0] @ weights[1] @ weights[2] @ x, rtol=1e-3, atol=1e-4)
+
+
+def test_the_workflows_that_are_measured_compute_what_they_say():
+    x = np.ones(N, np.float32)
+    with local(device="cpu") as client:
+        assert InARow(client, 3).run() == 1.0
+        assert FanOut(client, 5).run() == 5.0
+        chain = Halvings(client, 3, 3 * x, N)
+        assert set(chain.run()) == {2.125}
+        took = chain.took()
+    assert 0 <= took.kernel <= took.device <= took.step
+
+
+def test_what_a_device_copies_through_the_host_is_counted(setting):
+    x = np.ones(N, np.float32)
+    with counted(setting) as copies:
+        with local(device="cpu") as client:
+            once = copies.during(Halvings(client, 1, x, N).run)
+            in_a_row = copies.during(Halvings(client, 3, x, N).run)
+        with local(device="cpu", settings=Settings(chain_spill=0.0)) as client:
+            one_by_one = copies.during(Halvings(client, 3, x, N).run)
+    after = copies.nbytes
+    with local(device="cpu") as client:
+        client.run(halving(N), x=x)
+    assert once >= 2 * x.nbytes  # in and out
+    assert in_a_row == once
+    assert one_by_one >= once + 4 * x.nbytes
+    assert copies.nbytes == after

@@ -30,6 +30,7 @@ HELP = """Measure kaasq beside what it stands on and beside its peers; all PARTS
 \b
 messaging   a no-op and a small saxpy beside an echo, workers by hand, Celery
 chains      a step of a chain beside a client's round trip, and beside Celery's chain
+workflows   steps in a row, a fan-out, large buffers beside a client's requests and Celery
 overhead    graphs of launches, a solver, products beside the same by hand
 engine      the engine by itself beside the same kernels by hand
 copies      store to device and back beside the memory's own speed

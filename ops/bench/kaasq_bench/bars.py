@@ -15,8 +15,13 @@ CELERY_THROUGHPUT = at_least(3.0)
 SAXPY_P50 = at_most(1.3)
 SAXPY_THROUGHPUT = at_least(1.2)
 
-# A step of a chain that the worker goes on with, beside a round trip of the client that sends the same requests itself.
+# A step of a chain or of a workflow that the worker goes on with, beside a round trip of the client that sends the same
+# requests itself.
 STEP_BESIDE_CLIENT = at_most(0.6)
+# A workflow: so many items at once and what joins them, beside the items as plain requests; and what a step that takes
+# the output of the one before copies through the host.
+FAN_OUT_BESIDE_REQUESTS = at_most(1.5)
+BYTES_BETWEEN_STEPS = at_most(0.0, of="value")
 
 # A graph's launches: the device's own time, then whole requests.
 LAUNCHES_BESIDE_CAPTURED = at_most(1.1)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kaasq import Graph, Module
 from kaasq.model import Buffer
-from kaasq_bench.sources import FILL, HALVE, JACOBI, NOOP, SAXPY, SPIN, TOUCH
+from kaasq_bench.sources import FILL, HALVE, HALVE_INTO, JACOBI, NOOP, PASS_ON, SAXPY, SPIN, TOUCH
 
 Floats = npt.NDArray[np.float32]
 
@@ -65,6 +65,32 @@ def noop() -> Graph:
     """One empty kernel."""
     graph = Graph("bench.noop")
     graph.launch(Module.from_source(NOOP).kernel("noop"), grid=1, block=1, args=[])
+    return graph
+
+
+def passing_on() -> Graph:
+    """One empty kernel, and a number that comes and goes unchanged: a no-op that others can follow."""
+    graph = Graph("bench.passing-on")
+    x = graph.inout("x", shape=1, dtype="float32")
+    graph.launch(Module.from_source(PASS_ON).kernel("pass_on"), grid=1, block=1, args=[x])
+    return graph
+
+
+def adding_up(items: int) -> Graph:
+    """The graph of sum = all of so many numbers."""
+    graph = Graph("bench.adding-up")
+    parts = graph.input("parts", shape=(items, 1), dtype="float32", const=True)
+    graph.call("reduce", parts, graph.output("sum", shape=(1, 1), dtype="float32"), op="sum", keepdims=True)
+    return graph
+
+
+def halving(n: int) -> Graph:
+    """The graph of out = x / 2 + 1 over n floats."""
+    graph = Graph("bench.halving")
+    x = graph.input("x", shape=n, dtype="float32", const=True)
+    out = graph.output("out", shape=n, dtype="float32")
+    kernel = Module.from_source(HALVE_INTO).kernel("halve_into")
+    graph.launch(kernel, grid=-(-n // 256), block=256, args=[x, out, np.int32(n)])
     return graph
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 NOOP = 'extern "C" __global__ void noop() {}'
+PASS_ON = 'extern "C" __global__ void pass_on(float* x) {}'
 
 SAXPY = r"""
 extern "C" __global__ void saxpy(float a, const float* x, const float* y, float* out, int n)
@@ -12,6 +13,11 @@ extern "C" __global__ void saxpy(float a, const float* x, const float* y, float*
 HALVE = r"""
 extern "C" __global__ void halve(float* x, int n)
 { int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) x[i] = 0.5f * x[i] + 1.0f; }
+"""
+
+HALVE_INTO = r"""
+extern "C" __global__ void halve_into(const float* x, float* out, int n)
+{ int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) out[i] = 0.5f * x[i] + 1.0f; }
 """
 
 # One thread a row; the matrix lies column by column, so that the threads of a warp read side by side.

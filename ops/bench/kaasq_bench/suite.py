@@ -16,6 +16,7 @@ from kaasq_bench.setting import NotHere, Setting
 PARTS = {
     "messaging": "a no-op graph and a small saxpy beside a bare echo, workers written by hand, and Celery",
     "chains": "a step of a chain beside a client's round trip, and beside Celery's chain",
+    "workflows": "steps in a row, a fan-out and its join, large buffers, beside a client's requests and Celery",
     "overhead": "graphs of many launches, a solver and a chain of products beside the same kernels by hand",
     "engine": "the engine by itself, without broker and processes, beside the same kernels by hand",
     "copies": "inputs and outputs between store and device beside the memory's own speed",

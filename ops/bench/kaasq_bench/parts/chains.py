@@ -92,7 +92,7 @@ def celery_case(setting: Setting) -> Iterator[Row]:
         try:
             celery.run()
             sides = {"kaasq": ByWorker(ours.client, noop(), {}).run, CELERY: celery.run}
-            steps = _steps_us(setting, sides)
+            steps = steps_us(setting, sides)
         finally:
             celery.close()
     remove_queues(url, [queue])
@@ -104,14 +104,14 @@ def _row(what: str, setting: Setting, client: Client, graph: Graph, onward: Mapp
         "kaasq": ByWorker(client, graph, onward, **given).run,
         CLIENT: ByClient(client, graph, onward, **given).run,
     }
-    steps = _steps_us(setting, sides)
+    steps = steps_us(setting, sides)
     return compare(f"{what}: a step of {STEPS}", "us", steps["kaasq"], CLIENT, steps[CLIENT], bars.STEP_BESIDE_CLIENT)
 
 
-def _steps_us(setting: Setting, sides: Mapping[str, Callable[[], None]]) -> dict[str, list[float]]:
+def steps_us(setting: Setting, sides: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
     """Of each side and round, the time of a chain by the number of its steps."""
 
-    def step(run: Callable[[], None]) -> Callable[[], float]:
+    def step(run: Callable[[], object]) -> Callable[[], float]:
         return lambda: median_us(run, REPEATS) / STEPS
 
     return interleaved(setting.rounds, {name: step(run) for name, run in sides.items()})
