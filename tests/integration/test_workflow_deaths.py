@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+import kaasq
 from kaasq import Graph, Module, codec
 from kaasq.flows.model import Asked, FlowCall, FlowInput, FlowReply, FlowSpec, FlowStep, From, MapSpec
 from kaasq.rabbit.broker import RabbitBroker
 from kaasq_storage import open_store
+from real_broker import Broker
 from tests.support.deaths import Deaths
 from tests.support.graphs import saxpy, sum_of_squares
 from tests.support.raw_flows import RawFlows
@@ -181,3 +184,22 @@ def test_workers_that_die_at_boundaries_of_steps_cost_and_double_nothing(
     finally:
         deaths.never()
         workers.stop()
+
+
+def test_workflows_go_on_when_the_broker_has_restarted(
+    own_rabbit: Broker, pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    monkeypatch.setenv("KAASQ_CHAIN_SPILL", "0")  # each step goes through the broker
+    with (
+        running_worker(own_rabbit.url, pool, store),
+        kaasq.Client(own_rabbit.url, pool=pool, store=store, timeout=60) as client,
+    ):
+        inputs = {"x": np.ones(N, np.float32), "xs": [np.full(N, item, np.float32) for item in range(ITEMS)]}
+        runs = [client.start(fan(f"kept/{number}"), **inputs) for number in range(6)]
+        own_rabbit.restart()
+        for each in runs:
+            assert each.wait(60)["j"][0] == KEPT["j"]
+    with open_store(store, sync=False) as opened:
+        versions = {each.name: each.version for each in opened.names(TENANT, "kept/")}
+    assert versions == {f"kept/{number}/{name}": 1 for number in range(6) for name in KEPT}

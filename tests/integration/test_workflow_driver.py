@@ -360,6 +360,18 @@ def test_a_fan_out_beyond_what_a_worker_may_hold_of_a_tenant_takes_longer_and_no
         assert len(floats(reply.outputs["out"])) == 12 * N
 
 
+def test_where_each_tenant_has_an_executor_both_have_their_workflows_under_one_id(system: System) -> None:
+    system.start(isolate=True, isolation="tenant")
+    spec = flow(add("a", From(input="x"), keep={"out": "a"}), total("b", out("a")))
+    with system.raw() as ada, RawFlows(MemoryBroker(system.node, "bob"), POOL) as bob:
+        for value, each in ((1.0, ada), (2.0, bob)):
+            each.start(spec, bind={"x": ones(value)}, request_id="f")
+        assert floats(ada.reply("f").outputs["out"]) == [N * 9.0]
+        assert floats(bob.reply("f").outputs["out"]) == [N * 36.0]
+    for tenant in (TENANT, "bob"):
+        assert [each.version for each in system.store.names(tenant)] == [1]
+
+
 def test_the_same_start_again_is_the_same_workflow_and_another_under_its_id_is_refused(raw: RawFlows) -> None:
     spec = flow(add("a", From(input="x")))
     first = raw.run(spec, bind={"x": ones()}, request_id="f")
