@@ -17,7 +17,7 @@ from kaasq.rabbit.broker import RabbitBroker
 from kaasq_storage import open_store
 from real_broker import Broker
 from tests.support.deaths import Deaths
-from tests.support.graphs import saxpy, sum_of_squares
+from tests.support.graphs import held, saxpy, sum_of_squares
 from tests.support.raw_flows import RawFlows
 from tests.support.workers import RunningWorker, running_worker
 
@@ -203,3 +203,32 @@ def test_workflows_go_on_when_the_broker_has_restarted(
     with open_store(store, sync=False) as opened:
         versions = {each.name: each.version for each in opened.names(TENANT, "kept/")}
     assert versions == {f"kept/{number}/{name}": 1 for number in range(6) for name in KEPT}
+
+
+def test_steps_that_a_full_queue_rejects_come_again(
+    own_rabbit: Broker, pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAASQ_WORKFLOW_PATIENCE", "1")
+    monkeypatch.setenv("KAASQ_QUEUE_TYPE", "classic")  # a quorum queue takes some more before it says that it is full
+    store, count = tmp_path / "store", 5
+    limit = '{"max-length": 1, "overflow": "reject-publish"}'
+    own_rabbit.ctl("set_policy", "--apply-to", "queues", "full", rf"^kaasq\.work\.{pool}$", limit)
+    held_flow = FlowSpec(
+        name="test.held",
+        graphs={"held": held(tmp_path).freeze()},
+        maps={"m": MapSpec(count=count)},
+        steps=(FlowStep(name="m", graph="held", map="m", keep={"out": "held/{item}"}),),
+        outputs={"m": out("m")},
+    )
+    with (
+        running_worker(own_rabbit.url, pool, store, "--prefetch", "1") as worker,
+        RawFlows(RabbitBroker(own_rabbit.url), pool) as raw,
+    ):
+        flow = raw.start(held_flow)
+        worker.wait_for("step.not_published")
+        (tmp_path / "end").touch()
+        reply = raw.reply(flow)
+        assert (reply.status, reply.error) == ("ok", None)
+    with open_store(store, sync=False) as opened:
+        versions = {each.name: each.version for each in opened.names(TENANT, "held/")}
+    assert versions == {f"held/{item}": 1 for item in range(count)}
