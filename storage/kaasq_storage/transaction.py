@@ -49,6 +49,7 @@ class LmdbTransaction:
         self._staged: dict[bytes, StagedData] = {}
         self._duplicates: list[StagedData] = []
         self._replies: dict[bytes, bytes] = {}
+        self._notes: dict[tuple[str, str], LmdbNotes] = {}
         self._reserved: int | None = None
 
     def __enter__(self) -> Self:
@@ -177,8 +178,11 @@ class LmdbTransaction:
 
     def notes(self, tenant: str, request_id: str) -> LmdbNotes:
         """See the protocol."""
-        with self._env.faults():
-            return LmdbNotes(self._meta, self.ledger.accounts, tenant, request_id)
+        key = (tenant, request_id)
+        if key not in self._notes:
+            with self._env.faults():
+                self._notes[key] = LmdbNotes(self._meta, self.ledger.accounts, tenant, request_id)
+        return self._notes[key]
 
     # ------------------------------------------------------------------------------------------------- the store's
 

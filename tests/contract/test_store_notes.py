@@ -110,6 +110,26 @@ def test_reminders_come_when_they_are_due_the_earliest_first(store: BufferStore,
     assert store.reminders(10) == [Noted("bob", "early")]
 
 
+def test_notes_that_are_asked_for_twice_in_a_transaction_are_the_same(store: BufferStore, clock: Clock) -> None:
+    for at in (10, 20, 30):
+        with store.transaction() as transaction:
+            first = transaction.notes("ada", "r")
+            first.put(b"a", b"%d" % at)
+            second = transaction.notes("ada", "r")
+            second.remind(clock.now + at)
+            second.keep(clock.now + 100)
+            first.put(b"b", b"%d" % at)
+    clock.now += 40
+    assert store.reminders(10) == [Noted("ada", "r")]
+    with store.transaction() as transaction:
+        transaction.notes("ada", "r").remind(None)
+    assert store.reminders(10) == []
+    clock.now += 100
+    store.gc()
+    assert store.notes("ada", "r") == {}
+    assert store.usage().used == 0
+
+
 def test_notes_without_an_end_stay(store: BufferStore, clock: Clock) -> None:
     with store.transaction() as transaction:
         transaction.notes("ada", "r").put(b"a", b"1")

@@ -528,6 +528,18 @@ def test_a_workflow_whose_definition_is_gone_ends_as_failed(system: System) -> N
         assert (reply.status, reply.error and reply.error.code) == ("error", "internal")
 
 
+def test_records_that_cannot_be_read_hold_up_nobody(system: System) -> None:
+    with system.store.transaction() as transaction:
+        transaction.notes(TENANT, "broken").put(b"h", b"\xc1")
+        transaction.notes(TENANT, "broken").remind(time.time())
+    with system.raw() as raw:
+        lose_a_step(system, raw, flow(add("a", From(input="x"))), workflow_patience=0.3)
+        assert raw.reply("f").status == "ok"  # so workflows are looked after
+        assert system.store.reminders(10) == []
+        reply = raw.ask("broken", "status")
+        assert (reply.status, reply.error and reply.error.code) == ("error", "internal")
+
+
 def test_its_records_go_with_its_outcome(system: System) -> None:
     system.start(result_ttl=1.0)
     with system.raw() as raw:

@@ -31,6 +31,7 @@ from kaasq_workers.flows.tasks import Asking, Concluding, Starting, Step, Waitin
 from kaasq_workers.link import Driven, Following, Job
 
 AFTERWARDS_MS = 60_000  # what runs because something failed has at least so long
+UNREADABLE_S = 3600.0  # until records that cannot be read are looked at again
 LOOKED_AT = 16  # workflows that may stand still, in one go
 
 log = get_logger()
@@ -176,16 +177,26 @@ class Flows:
         """
         driven: list[Driven] = []
         for tenant, flow in self._store.reminders(LOOKED_AT, tenants):
-            with self._store.transaction() as transaction:
-                settling = self.settling(transaction, {})
-                follow = settling.look(tenant, flow)
-                settling.save()
+            try:
+                follow = self._look(tenant, flow)
+            except msgspec.MsgspecError as error:  # a later version's, or broken: nothing that can be mended here
+                log.error("workflow.unreadable", workflow=flow, tenant=tenant, error=str(error))
+                with self._store.transaction() as transaction:
+                    transaction.notes(tenant, flow).remind(time.time() + UNREADABLE_S)
+                continue
             if follow:
                 log.info("workflow.again", workflow=flow, tenant=tenant, due=len(follow))
                 driven.append(Driven(tenant, follow))
         return driven
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _look(self, tenant: str, flow: str) -> list[Following]:
+        with self._store.transaction() as transaction:
+            settling = self.settling(transaction, {})
+            follow = settling.look(tenant, flow)
+            settling.save()
+        return follow
 
     @staticmethod
     def _number(job: Job, due: Due) -> tuple[str, int]:

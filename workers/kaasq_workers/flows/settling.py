@@ -9,7 +9,7 @@ import msgspec
 
 from kaasq import codec
 from kaasq.checks import GraphLimits
-from kaasq.errors import Cancelled, KaasqError, NameNotFound, QuotaExceeded
+from kaasq.errors import Cancelled, KaasqError, NameNotFound
 from kaasq.flows.model import ENDED, Due, FlowReply, StepCall
 from kaasq.flows.start_checks import items_at_start
 from kaasq.ids import chain_id, following_id
@@ -20,10 +20,11 @@ from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
 from kaasq_workers.flows.definitions import Definition, Definitions
 from kaasq_workers.flows.pending import Ready
 from kaasq_workers.flows.progress import PASSING, PASSING_MOST, PASSING_PAUSE_MS, Progress
-from kaasq_workers.flows.records import Book, Head, Waiter
+from kaasq_workers.flows.records import Book, Head
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
 from kaasq_workers.flows.standing import standing
 from kaasq_workers.flows.tasks import Again, Asking, Concluding, Settled, Starting, Step, Task, Waiting
+from kaasq_workers.flows.waiting import remember, told
 from kaasq_workers.link import Following, Job, Told
 
 DOUBLINGS = 6  # of the patience with what is due
@@ -135,7 +136,7 @@ class Settling:
         head.number += 1
         head.concluding = head.number
         self._remind(tenant, flow, head, self._now_ms + self._patience_ms(head), sooner=False)
-        return _told(tenant, head.waiting, reply), self._due(
+        return list(told(tenant, head.waiting, reply)), self._due(
             tenant, flow, book, [Ready(head.concluding)], codec.MSGPACK
         )
 
@@ -206,7 +207,7 @@ class Settling:
         if start.reply == "started":
             status = standing(job.id, self._of(book, job.tenant), book)
             return Settled(FlowReply(id=job.id, status="ok", flow=status, worker=self._worker), follow)
-        return Settled(follow=follow, told=self._add_waiter(book.head, job, content_type))
+        return Settled(follow=follow, told=self._remember(book.head, job, content_type))
 
     def _wait(self, job: Job, waiting: Waiting, content_type: str) -> Settled:
         outcome = self._transaction.outcome(job.tenant, waiting.flow)
@@ -217,7 +218,7 @@ class Settling:
         if not book.known:  # its records have expired since it was looked for
             error = ErrorBody.of(unknown(waiting.flow))
             return Settled(FlowReply(id=job.id, status="error", error=error, worker=self._worker))
-        return Settled(told=self._add_waiter(book.head, job, content_type))
+        return Settled(told=self._remember(book.head, job, content_type))
 
     def _conclude(self, job: Job, concluding: Concluding, error: KaasqError | None) -> Settled:
         tenant, flow = job.tenant, concluding.flow
@@ -230,9 +231,7 @@ class Settling:
             if outcome is None:
                 return Settled()
             reply = codec.decode(outcome.reply, codec.MSGPACK, FlowReply)
-            return Settled(
-                told=tuple(_told(tenant, book.head.waiting, reply)), event=reply, flow=flow, name=book.head.name
-            )
+            return Settled(told=told(tenant, book.head.waiting, reply), event=reply, flow=flow, name=book.head.name)
         head = book.head
         if error is not None and error.code in PASSING and head.tries < PASSING_MOST:
             head.tries += 1
@@ -251,7 +250,7 @@ class Settling:
                 )
                 outputs[name] = msgspec.structs.replace(output, ref=stored.ref, name=keep.get(name), version=version)
         reply = self._end(tenant, flow, book, state, cause, outputs)
-        return Settled(told=tuple(_told(tenant, head.waiting, reply)), event=reply, flow=flow, name=head.name)
+        return Settled(told=told(tenant, head.waiting, reply), event=reply, flow=flow, name=head.name)
 
     def _give_up(self, tenant: str, flow: str, book: Book, error: KaasqError) -> None:
         """Nothing can be known of it any more but that it has failed."""
@@ -332,21 +331,8 @@ class Settling:
             limits=self._rules.limits,
         )
 
-    def _add_waiter(self, head: Head, job: Job, content_type: str) -> tuple[Told, ...]:
-        """Whoever has waited longest is told so, if there are too many."""
-        if job.to is None:
-            return ()
-        waiter = Waiter(job.id, job.to.correlation_id, job.to.exchange, job.to.routing_key, content_type)
-        waiting, most = [*(each for each in head.waiting if each.id != job.id), waiter], self._rules.limits.waiting
-        head.waiting, forgotten = tuple(waiting[-most:]), waiting[:-most]
-        error = QuotaExceeded(
-            f"more wait for this workflow than the {most} that may (graph_limits.waiting): ask again",
-            which="waiting",
-            limit=most,
-            used=len(waiting),
-        )
-        reply = FlowReply(id=job.id, status="error", error=ErrorBody.of(error), worker=self._worker)
-        return tuple(_told(job.tenant, forgotten, reply))
+    def _remember(self, head: Head, job: Job, content_type: str) -> tuple[Told, ...]:
+        return remember(head, job, content_type, self._rules.limits.waiting, self._worker)
 
 
 def unknown(flow: str) -> NameNotFound:
@@ -360,19 +346,3 @@ def unknown(flow: str) -> NameNotFound:
 def digest_of_step(due: Due) -> str:
     """What makes two messages under one id the same step."""
     return content_hash(codec.canonical(due))
-
-
-def _told(tenant: str, waiting: Iterable[Waiter], reply: FlowReply) -> list[Told]:
-    """The reply for each who waits."""
-    return [
-        Told(
-            tenant,
-            each.id,
-            each.correlation_id,
-            each.exchange,
-            each.routing_key,
-            each.content_type,
-            codec.encode(msgspec.structs.replace(reply, id=each.id), each.content_type),
-        )
-        for each in waiting
-    ]
