@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import kaasq
+from kaasq import topology
 from kaasq.broker import Message
 from kaasq.errors import KaasqError
 from kaasq.messages import Reply, Request
@@ -25,6 +26,7 @@ from kaasq_faults.proxy import Proxy
 from real_broker import Broker
 from tests.support import graphs
 from tests.support.fake_worker import FakeWorker, Held, saxpy, sends_hash
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 X = np.arange(4, dtype=np.float32)
@@ -157,6 +159,8 @@ def test_replies_lost_with_the_connection_are_asked_for_again(broker_url: str, s
         for request, message in taken:
             worker.reply(message, saxpy(request, message), done=told.put)
         assert [told.get(timeout=20) for _ in futures] == [None] * 5
+        replies = topology.reply_queue(client.tenant, taken[0][1].reply_to or "")
+        until(lambda: worker.left_in(replies) == 0)  # what is left there would come after all
         proxy.reset()
         proxy.resume()
         again = [held.next() for _ in futures]

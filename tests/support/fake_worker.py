@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from kaasq import codec, topology
-from kaasq.broker import Broker, Delivery, Done, Message
+from kaasq.broker import Broker, Delivery, Done, Inspected, Message
 from kaasq.checks import GraphLimits
-from kaasq.errors import UnknownGraph
+from kaasq.errors import KaasqError, UnknownGraph
 from kaasq.flows.model import FlowCall, FlowStart
 from kaasq.messages import ErrorBody, Output, Reply, Request, WorkerInfo
 from kaasq.model import GraphSpec
@@ -50,7 +50,7 @@ class Held:
         self.taken.put((request, message))
 
     def next(self) -> tuple[Request, Message]:
-        return self.taken.get(timeout=5)
+        return self.taken.get(timeout=20)
 
 
 class FakeWorker:
@@ -71,6 +71,14 @@ class FakeWorker:
         self._broker.declare(topology.pool_topology(pool, "fake"), lambda _: ready.set())
         assert ready.wait(10)
         self._broker.consume(topology.work_queue(pool), self._serve, prefetch=0)
+
+    def left_in(self, queue_name: str) -> int:
+        """How many messages wait in that queue for who consumes from it."""
+        found: queue.SimpleQueue[Inspected | KaasqError] = queue.SimpleQueue()
+        self._broker.inspect(queue_name, found.put)
+        inspected = found.get(timeout=20)
+        assert isinstance(inspected, Inspected)
+        return inspected.messages
 
     def reply(
         self,
