@@ -75,6 +75,7 @@ class RawFlows:
             correlation_id=request_id,
             user_id=self.broker.tenant,
             reply_to=self.reply_id,
+            timestamp_ms=time.time_ns() // 1_000_000,  # from which its time counts
         )
         key = request_key(self.broker.tenant, self.pool)
         wait_for(
