@@ -155,12 +155,13 @@ def test_replies_lost_with_the_connection_are_asked_for_again(broker_url: str, s
     ):
         futures = [client.submit(GRAPH, x=X, y=X) for _ in range(5)]
         taken = [held.next() for _ in futures]
+        replies = topology.reply_queue(client.tenant, taken[0][1].reply_to or "")
+        until(lambda: worker.inspect(replies).consumers == 1)
         proxy.silence()
         for request, message in taken:
             worker.reply(message, saxpy(request, message), done=told.put)
         assert [told.get(timeout=20) for _ in futures] == [None] * 5
-        replies = topology.reply_queue(client.tenant, taken[0][1].reply_to or "")
-        until(lambda: worker.left_in(replies) == 0)  # what is left there would come after all
+        until(lambda: worker.inspect(replies).messages == 0)  # what is left there would come after all
         proxy.reset()
         proxy.resume()
         again = [held.next() for _ in futures]

@@ -72,13 +72,13 @@ class FakeWorker:
         assert ready.wait(10)
         self._broker.consume(topology.work_queue(pool), self._serve, prefetch=0)
 
-    def left_in(self, queue_name: str) -> int:
-        """How many messages wait in that queue for who consumes from it."""
+    def inspect(self, queue_name: str) -> Inspected:
+        """How many messages wait in that queue, and who consumes from it."""
         found: queue.SimpleQueue[Inspected | KaasqError] = queue.SimpleQueue()
         self._broker.inspect(queue_name, found.put)
         inspected = found.get(timeout=20)
         assert isinstance(inspected, Inspected)
-        return inspected.messages
+        return inspected
 
     def reply(
         self,
