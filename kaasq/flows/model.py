@@ -8,7 +8,7 @@ builds these from Python; a program in another language writes them as JSON.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -276,8 +276,3 @@ class FlowReply(Reply, frozen=True, kw_only=True, omit_defaults=True):
     """A reply; where it is about a workflow, ``flow`` says how that stands or has ended, without ``items``."""
 
     flow: FlowStatus | None = None
-
-
-def placed(value: Any) -> bool:
-    """Whether an input or scalar is taken from somewhere rather than given."""
-    return isinstance(value, (From, Value))

@@ -23,7 +23,6 @@ main(["worker"])
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such switch")
 @pytest.mark.parametrize(("traceable", "seen"), [("false", ["closed", "open"]), ("true", ["open", "open"])])
 def test_a_front_is_closed_to_processes_of_its_user_unless_it_is_traceable(traceable: str, seen: list[str]) -> None:
     done = subprocess.run(

@@ -279,6 +279,7 @@ def test_a_join_that_tolerates_gets_zeros_of_what_failed(raw: RawFlows) -> None:
 
 
 def test_what_is_wrong_is_refused_before_anything_runs(raw: RawFlows, system: System) -> None:
+    system.store.put(TENANT, b"1234", name="short")
     good = flow(add("a", From(input="x"), keep={"out": "kept"}), add("b", out("a")))
     cases: list[tuple[Any, str, str]] = [
         (msgspec.structs.replace(good, steps=(add("a", out("b")), add("b", out("a")))), "bad_request", "a -> b -> a"),
@@ -293,6 +294,8 @@ def test_what_is_wrong_is_refused_before_anything_runs(raw: RawFlows, system: Sy
         ({}, "buffer_missing"),
         ({"x": b"1"}, "buffer_size"),
         ({"x": Stored(name="no")}, "buffer_missing"),
+        ({"x": Stored(name="short")}, "buffer_size"),
+        ({"x": Stored(name="short", offset=0)}, "buffer_size"),
     ):
         reply = raw.run(good, bind=bind)
         assert reply.error is not None
@@ -532,6 +535,21 @@ def test_a_workflow_whose_definition_is_gone_ends_as_failed(system: System) -> N
             time.sleep(0.05)
         reply = raw.ask("f", "wait")
         assert (reply.status, reply.error and reply.error.code) == ("error", "internal")
+
+
+def test_cancelling_a_workflow_whose_definition_is_gone_ends_it_and_holds_up_no_other_cancellation(
+    system: System,
+) -> None:
+    with system.raw() as raw:
+        lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))))
+        system.stop()
+        (definition,) = [each.ref for each in system.store.objects(TENANT)]
+        system.store.delete(TENANT, ref=definition)
+        raw.cancel("f")
+        raw.cancel("other")
+        system.start()
+        until(lambda: system.store.outcome(TENANT, "f") and system.store.outcome(TENANT, "other"))
+        assert raw.ask("f", "wait").status == "error"
 
 
 def test_records_that_cannot_be_read_hold_up_nobody(system: System) -> None:

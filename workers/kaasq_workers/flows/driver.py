@@ -12,7 +12,7 @@ from collections.abc import Collection
 import msgspec
 
 from kaasq import codec
-from kaasq.errors import BadRequest, BufferMissing, Conflict
+from kaasq.errors import BadRequest, BufferMissing, BufferSize, Conflict
 from kaasq.flows.model import Asked, Due, FlowStart, FlowStep, StepCall
 from kaasq.flows.start_checks import check_flow_id, check_start
 from kaasq.ids import following_id, split_id
@@ -213,15 +213,30 @@ class Flows:
 
     def _check_stored(self, tenant: str, start: FlowStart) -> None:
         """Whether what is bound in the store is there, before anything runs. Raises BufferMissing, BufferSize."""
-        for name, bound in start.bind.items():
-            for each in bound if isinstance(bound, tuple) else (bound,):
-                if isinstance(each, Stored):
-                    (found,) = self._store.lookup_all(tenant, [Wanted(each.ref, each.name)])
-                    if found is None:
-                        what = f"name {each.name!r}" if each.ref is None else f"object {each.ref}"
-                        raise BufferMissing(
-                            f"input {name!r} is bound to {what}, which the worker's store does not hold", buffer=name
-                        )
+        stored = [
+            (name, each)
+            for name, bound in start.bind.items()
+            for each in (bound if isinstance(bound, tuple) else (bound,))
+            if isinstance(each, Stored)
+        ]
+        found = self._store.lookup_all(tenant, [Wanted(each.ref, each.name) for _, each in stored])
+        for (name, each), there in zip(stored, found, strict=True):
+            what = f"name {each.name!r}" if each.ref is None else f"object {each.ref}"
+            if there is None:
+                raise BufferMissing(
+                    f"input {name!r} is bound to {what}, which the worker's store does not hold", buffer=name
+                )
+            declared = start.workflow.input(name)
+            assert declared is not None
+            least = declared.nbytes + (each.offset or 0)
+            if there.nbytes < least or (each.offset is None and there.nbytes != least):
+                raise BufferSize(
+                    f"input {name!r} takes {declared.nbytes} bytes from offset {each.offset or 0} on, but {what} has "
+                    f"{there.nbytes}",
+                    buffer=name,
+                    expected=least,
+                    given=there.nbytes,
+                )
 
     def _gathered(
         self, tenant: str, start: FlowStart, sources: Sources, name: str, room: int

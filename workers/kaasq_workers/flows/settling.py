@@ -10,7 +10,7 @@ import msgspec
 from kaasq import codec
 from kaasq.checks import GraphLimits
 from kaasq.errors import Cancelled, KaasqError, NameNotFound
-from kaasq.flows.model import ENDED, Due, FlowReply, StepCall
+from kaasq.flows.model import ENDED, Due, FlowReply, State, StepCall
 from kaasq.flows.start_checks import items_at_start
 from kaasq.ids import chain_id, following_id
 from kaasq.log import get_logger
@@ -123,15 +123,18 @@ class Settling:
         book = self._book(tenant, flow)
         if not book.known or book.head.state != "running":
             return None
+        try:
+            self._of(book, tenant)
+        except KaasqError as gone:  # others' withdrawals in this transaction are to hold all the same
+            self._give_up(tenant, flow, book, gone)
+            return [], []
         error = ErrorBody.of(Cancelled(f"workflow {flow} was cancelled", id=flow))
         for number in range(len(self._of(book, tenant).start.workflow.steps)):
             record = book.step(number)
             if record.state not in ENDED:
                 record.state, record.ended_ms = "cancelled", self._now_ms
         reply = self._end(tenant, flow, book, "cancelled", error, {})
-        now = time.time()
-        cancelled = Outcome(body="", reply=codec.encode(reply), created=now, expires=now + self._rules.ttl_s)
-        self._transaction.record(tenant, chain_id(flow), cancelled)
+        self._record(tenant, chain_id(flow), "", reply)
         head = book.head
         head.number += 1
         head.concluding = head.number
@@ -254,25 +257,29 @@ class Settling:
 
     def _give_up(self, tenant: str, flow: str, book: Book, error: KaasqError) -> None:
         """Nothing can be known of it any more but that it has failed."""
-        head, now = book.head, time.time()
-        head.state, head.ended_ms, head.error = "failed", self._now_ms, ErrorBody.of(error)
-        notes = self._transaction.notes(tenant, flow)
-        notes.remind(None)
-        notes.keep(now + self._rules.ttl_s)
-        reply = FlowReply(id=flow, status="error", error=head.error, worker=self._worker)
-        outcome = Outcome(body=head.digest, reply=codec.encode(reply), created=now, expires=now + self._rules.ttl_s)
-        self._transaction.record(tenant, flow, outcome)
+        self._close(tenant, flow, book.head, "failed", ErrorBody.of(error))
+        reply = FlowReply(id=flow, status="error", error=book.head.error, worker=self._worker)
+        self._record(tenant, flow, book.head.digest, reply)
         log.error("workflow.lost", workflow=flow, tenant=tenant, error=error.message)
 
-    def _end(
-        self, tenant: str, flow: str, book: Book, state: str, error: ErrorBody | None, outputs: dict[str, Output]
-    ) -> FlowReply:
-        """The workflow has ended: its outcome is recorded, and its records expire with that."""
-        head, now = book.head, time.time()
-        head.state, head.ended_ms, head.error = state, self._now_ms, error  # type: ignore[assignment]
+    def _close(self, tenant: str, flow: str, head: Head, state: State, error: ErrorBody | None) -> None:
+        """It has ended so; its records expire with its outcome."""
+        head.state, head.ended_ms, head.error = state, self._now_ms, error
         notes = self._transaction.notes(tenant, flow)
         notes.remind(None)
-        notes.keep(now + self._rules.ttl_s)
+        notes.keep(time.time() + self._rules.ttl_s)
+
+    def _record(self, tenant: str, request_id: str, body: str, reply: FlowReply) -> None:
+        now = time.time()
+        outcome = Outcome(body=body, reply=codec.encode(reply), created=now, expires=now + self._rules.ttl_s)
+        self._transaction.record(tenant, request_id, outcome)
+
+    def _end(
+        self, tenant: str, flow: str, book: Book, state: State, error: ErrorBody | None, outputs: dict[str, Output]
+    ) -> FlowReply:
+        """The workflow has ended: its outcome is recorded, and its records expire with that."""
+        head = book.head
+        self._close(tenant, flow, head, state, error)
         self._transaction.prolong(tenant, Wanted(ref=head.definition), self._rules.ttl_s)
         reply = FlowReply(
             id=flow,
@@ -282,8 +289,7 @@ class Settling:
             worker=self._worker,
             flow=standing(flow, self._of(book, tenant), book),
         )
-        outcome = Outcome(body=head.digest, reply=codec.encode(reply), created=now, expires=now + self._rules.ttl_s)
-        self._transaction.record(tenant, flow, outcome)
+        self._record(tenant, flow, head.digest, reply)
         took_ms = self._now_ms - head.started_ms
         log.info("workflow.ended", workflow=flow, tenant=tenant, name=head.name, state=state, ms=took_ms)
         return reply
