@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kaasq_bench.children import tied
+
 POLL_S = 0.05
 AGAIN_S = 0.3  # between an end and the next start
 
@@ -41,7 +43,12 @@ class Member:
         self._wanted = True
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+                tied(*self._command),
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
             )
 
     def look(self) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from kaasq_bench.children import tied
 from kaasq_bench.rabbitmq.ports import free_ports
 from kaasq_storage import open_store
 from tests.support.workers import running_worker
@@ -28,7 +29,7 @@ main(sys.argv[1:])
 def started(*arguments: str, folder, program: tuple[str, ...] = ("-m", "kaasq")) -> subprocess.Popen:
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(folder)}
     return subprocess.Popen(
-        [sys.executable, *program, "bench", *arguments],
+        tied(sys.executable, *program, "bench", *arguments),
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -21,6 +21,7 @@ from kaasq import cli
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings
 from kaasq.topology import pool_topology
+from kaasq_bench.children import tied
 from real_broker import Broker as Server
 from tests.support.chain_steps import X, graph
 from tests.support.events import tell
@@ -37,7 +38,7 @@ def _hear_interrupts() -> None:
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "kaasq", *arguments],
+        tied(sys.executable, "-m", "kaasq", *arguments),
         cwd=ROOT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
         stdout=subprocess.PIPE,

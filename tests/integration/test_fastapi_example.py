@@ -23,6 +23,7 @@ from examples.fastapi_service import failures
 from examples.fastapi_service.app import MAX_BATCH, WINDOW, create_app
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.settings import Settings
+from kaasq_bench.children import tied
 from tests.support.async_clients import Bench, bench
 from tests.support.loops import play, until
 from tests.support.workers import running_worker
@@ -175,7 +176,7 @@ def uvicorn(port: int, log: Path, **environment: str) -> Iterator[str]:
     command = ["-m", "uvicorn", "--factory", "examples.fastapi_service.app:create_app", "--port", str(port)]
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env={**os.environ, **environment}, stderr=errors
+            tied(sys.executable, *command), cwd=ROOT, env={**os.environ, **environment}, stderr=errors
         )
     url = f"http://127.0.0.1:{port}"
     try:

@@ -17,6 +17,7 @@ import pytest
 
 from kaasq import errors
 from kaasq.model import content_hash
+from kaasq_bench.children import tied
 from kaasq_storage import BufferStore, Outcome, open_store
 from kaasq_storage.reading import SNAPSHOT_S
 
@@ -26,7 +27,10 @@ CRASH_POINTS = ("before blobs", "before meta", "after meta")
 
 def start(role: str, *args: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, __file__, role, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        tied(sys.executable, __file__, role, *map(str, args)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kaasq_bench.children import tied
+
 START_TIMEOUT_S = 60.0
 
 
@@ -24,7 +26,8 @@ class RunningWorker:
         self._log = self.log_path.open("wb")
         arguments = ["--broker", url, "--pool", pool, "--store", str(store), "--device", device]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kaasq", "worker", *arguments, "--log-format", "json", *extra], stderr=self._log
+            tied(sys.executable, "-m", "kaasq", "worker", *arguments, "--log-format", "json", *extra),
+            stderr=self._log,
         )
 
     def events(self) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from kaasq import BufferRef, Client, ReplyTimeout, Unroutable, local
 from kaasq.ids import new_id
 from kaasq.settings import Settings
 from kaasq.topology import QueueType
+from kaasq_bench.children import tied
 from kaasq_bench.graphs import noop
 from kaasq_bench.rabbitmq.traces import TidyBroker, pool_queues, remove_queues
 from kaasq_bench.setting import Setting
@@ -64,7 +65,11 @@ def child(setting: Setting, arguments: Sequence[str], environ: Mapping[str, str]
     log = setting.disk / f"{new_id()}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=_environ(environ)
+            tied(sys.executable, *arguments),
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+            env=_environ(environ),
         )
     try:
         yield Child(process, log)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from kaasq_bench.children import tied
 from kaasq_bench.rabbitmq.api import Management, ManagementError
 from kaasq_bench.rabbitmq.node import RabbitNode
 from kaasq_bench.rabbitmq.ports import free_ports
@@ -78,7 +79,7 @@ class RabbitCluster:
 
     def __enter__(self) -> Self:
         # Of its own: that of a node would end with that node, and the others would not find each other again.
-        self._epmd = subprocess.Popen(["epmd", "-address", "127.0.0.1", "-port", str(self._epmd_port)])
+        self._epmd = subprocess.Popen(tied("epmd", "-address", "127.0.0.1", "-port", str(self._epmd_port)))
         try:
             return self.start()  # at once: on 4.x each waits for the others
         except BaseException:
