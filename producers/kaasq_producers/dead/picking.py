@@ -1,4 +1,4 @@
-"""What the commands for dead letters have in common: the letters that are meant, how far it is, what was done."""
+"""The letters that commands for dead letters mean, and how far they came with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kaasq.broker import Delivery
 from kaasq.dead_letter import DeadLetter, read
 from kaasq.errors import BadRequest, BrokerLost, KaasqError
 from kaasq.rabbit.dead import MOST, DeadQueue, Letter
-from kaasq_producers.dead.selection import SHORT_ID, Selection, is_meant
+from kaasq_producers.dead.selection import Selection, is_meant
 
 REPORT_EVERY = 100
 
@@ -78,15 +78,6 @@ def reading(queue: DeadQueue, read: Callable[[Delivery], DeadLetter] = read) -> 
                 status.update(f"read {seen} of {queue.count} dead letters")
 
         yield Letters(queue, step, read)
-
-
-def check_choice(ids: tuple[str, ...], all_: bool) -> None:
-    """Raises UsageError unless letters are named, or all are meant."""
-    if bool(ids) == all_:
-        raise click.UsageError("Name dead letters by their IDs, or choose them with --all.")
-    for each in ids:
-        if len(each) < SHORT_ID:
-            raise click.UsageError(f"{each!r} is too short: give {SHORT_ID} characters or more.")
 
 
 @contextmanager
