@@ -12,7 +12,7 @@ from kaasq.checks import GraphLimits
 from kaasq.dtypes import shown
 from kaasq.errors import BadRequest
 from kaasq.flows.checks import check_counts, check_steps
-from kaasq.flows.model import FlowCall, FlowReply, FlowSpec, FlowStart, StepCall
+from kaasq.flows.model import FlowCall, FlowReply, FlowsCall, FlowSpec, FlowStart, StepCall
 from kaasq.kaas.format import Envelope
 from kaasq.kaas.loading import complete
 from kaasq.kaas.request import KaasRequest
@@ -42,6 +42,7 @@ class _Body(Envelope, frozen=True, kw_only=True, omit_defaults=True):
     bind: dict[str, Binding | tuple[bytes | counting.Item, ...]] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
     workflow: msgspec.Raw = _ABSENT
     flow: msgspec.Raw = _ABSENT
+    flows: msgspec.Raw = _ABSENT
     step: msgspec.Raw = _ABSENT
 
 
@@ -66,6 +67,7 @@ _thens = Reader(tuple[Continuation, ...])
 _starts = Reader(_Start)
 _flows = Reader(_Flow)
 _calls = Reader(FlowCall)
+_lists = Reader(FlowsCall)
 _steps = Reader(StepCall)
 
 
@@ -118,7 +120,7 @@ class Decoded(NamedTuple):
     whole: bool
 
 
-Received = Decoded | FlowStart | FlowCall | StepCall
+Received = Decoded | FlowStart | FlowCall | FlowsCall | StepCall
 
 
 class RequestDecoder:
@@ -155,7 +157,7 @@ class RequestDecoder:
             raise BadRequest(
                 f"version {shown(envelope.kaasq)} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
             )
-        if not (envelope.workflow is envelope.flow is envelope.step is _ABSENT):
+        if not (envelope.workflow is envelope.flow is envelope.flows is envelope.step is _ABSENT):
             return self._about_a_workflow(body, envelope, tenant, json=json)
         for bound in envelope.bind.values():
             if type(bound) is tuple:
@@ -208,11 +210,12 @@ class RequestDecoder:
 
     def _about_a_workflow(
         self, body: bytes | memoryview, envelope: _Body, tenant: str, *, json: bool
-    ) -> FlowStart | FlowCall | StepCall:
+    ) -> FlowStart | FlowCall | FlowsCall | StepCall:
         _check_alone(envelope)
         if envelope.workflow is not _ABSENT:
             return self._start(body, bytes(envelope.workflow), tenant, json=json)
-        asked: FlowCall | StepCall = (_steps if envelope.flow is _ABSENT else _calls).read(body, json=json)
+        reader = _calls if envelope.flow is not _ABSENT else _lists if envelope.flows is not _ABSENT else _steps
+        asked: FlowCall | FlowsCall | StepCall = reader.read(body, json=json)
         return asked
 
     def _start(self, body: bytes | memoryview, workflow: bytes, tenant: str, *, json: bool) -> FlowStart:
@@ -256,7 +259,9 @@ class RequestDecoder:
 
 def _check_alone(envelope: _Body) -> None:
     """Whether what is about a workflow is that only. Raises BadRequest."""
-    kinds = [name for name in ("workflow", "flow", "step", "graph", "kernels") if bytes(getattr(envelope, name))]
+    kinds = [
+        name for name in ("workflow", "flow", "flows", "step", "graph", "kernels") if bytes(getattr(envelope, name))
+    ]
     if len(kinds) > 1:
         raise BadRequest(f"has both {kinds[0]} and {kinds[1]}: a message is one of the two", at=kinds[1])
     if bytes(envelope.then) or envelope.repeat is not None:

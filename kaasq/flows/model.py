@@ -32,6 +32,8 @@ On = Literal["completed", "failed", "always"]
 State = Literal["waiting", "running", "completed", "failed", "cancelled", "expired", "skipped"]
 """Of a workflow, a step and an item. A workflow is never ``waiting`` or ``skipped``."""
 
+FlowState = Literal["running", "completed", "failed", "cancelled", "expired"]
+
 ENDED: frozenset[State] = frozenset({"completed", "failed", "cancelled", "expired", "skipped"})
 FAILED: frozenset[State] = frozenset({"failed", "cancelled", "expired"})
 
@@ -208,6 +210,24 @@ class FlowCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     flow: Asked
 
 
+class Sought(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which workflows of the tenant are asked for: those in that ``state``, or all that the pool knows.
+
+    The latest first, ``most`` of them; ``after`` leaves out those up to there: a list had it in ``next``.
+    """
+
+    state: FlowState | None = None
+    most: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 100
+    after: str = ""
+
+
+class FlowsCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """To one worker of a pool: it is asked which workflows there are."""
+
+    kaasq: int = msgspec.field(default_factory=lambda: PROTOCOL_VERSION)
+    flows: Sought
+
+
 class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which step of which workflow is to run; of a map, which item. Without a ``step``: it is to be concluded."""
 
@@ -272,7 +292,31 @@ class FlowStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     more: bool = False
 
 
+class FlowLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A workflow among others. ``steps`` it has, of which so many have ``ended`` by themselves."""
+
+    id: str
+    name: str
+    state: State
+    started_ms: int
+    ended_ms: int | None = None
+    steps: int = 0
+    ended: int = 0
+
+
+class FlowList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Workflows of a tenant, the latest first, of so many in all. ``next``: there are others, behind these."""
+
+    found: tuple[FlowLine, ...] = ()
+    total: int = 0
+    next: str = ""
+
+
 class FlowReply(Reply, frozen=True, kw_only=True, omit_defaults=True):
-    """A reply; where it is about a workflow, ``flow`` says how that stands or has ended, without ``items``."""
+    """A reply; where it is about a workflow, ``flow`` says how that stands or has ended, without ``items``.
+
+    ``flows``: which there are, where that was asked.
+    """
 
     flow: FlowStatus | None = None
+    flows: FlowList | None = None

@@ -19,7 +19,7 @@ VERSION = "3.0.0"
 _BINDING = "0.3.0"  # of AMQP 0-9-1
 _PLACE = "#/components/schemas"
 _DIRECT = "amq.rabbitmq.reply-to"
-_TAKEN = ("request", "kaasRequest", "workflow", "flow", "step")
+_TAKEN = ("request", "kaasRequest", "workflow", "flow", "flows", "step")
 """The messages that one worker of a pool takes."""
 
 
@@ -153,6 +153,12 @@ def _operations() -> Schema:
             "summary": "The reply comes at once with its status, or when it has ended.",
             "reply": _reply("replies"),
         },
+        "list": {
+            **_received("flows"),
+            "title": "List workflows",
+            "summary": "The reply comes at once, with those of the tenant that the pool knows, the latest first.",
+            "reply": _reply("replies"),
+        },
         "step": {
             **_received("step"),
             "title": "Run a step of a workflow",
@@ -210,6 +216,7 @@ def _messages() -> Schema:
         ),
         "workflow": message("workflow", "The start of a workflow", properties.REQUEST, {"$ref": f"{_PLACE}/FlowStart"}),
         "flow": message("flow", "A question about a workflow", properties.REQUEST, {"$ref": f"{_PLACE}/FlowCall"}),
+        "flows": message("flows", "Which workflows are there?", properties.REQUEST, {"$ref": f"{_PLACE}/FlowsCall"}),
         "step": message("step", "A step of a workflow that is due", properties.REQUEST, {"$ref": f"{_PLACE}/StepCall"}),
         "cancel": message("cancel", "A cancellation", properties.CANCEL, {"$ref": f"{_PLACE}/Cancel"}),
         "reply": message("reply", "Its reply", properties.REPLY, {"$ref": f"{_PLACE}/Reply"}),

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from kaasq.flows.model import FlowCall, FlowReply, FlowStart, StepCall
+from kaasq.flows.model import FlowCall, FlowReply, FlowsCall, FlowStart, StepCall
 from kaasq.messages import Cancel, RequestOf
 from kaasq.model import GraphSpec
 from kaasq.schema.calls import call_launches
@@ -27,7 +27,7 @@ _BASE64 = "^[A-Za-z0-9+/]*={0,2}$"
 def definitions(place: str) -> dict[str, Schema]:
     """Every type by name. ``place`` is where the document keeps them, such as ``#/$defs``: they refer to each other."""
     template = place + "/{name}"
-    roots = (RequestOf[GraphSpec | str], REQUEST, FlowReply, Cancel, FlowStart, FlowCall, StepCall)
+    roots = (RequestOf[GraphSpec | str], REQUEST, FlowReply, Cancel, FlowStart, FlowCall, FlowsCall, StepCall)
     (request, _, reply, *_), found = msgspec.json.schema_components(roots, ref_template=template)
     types: dict[str, Schema] = _strict_base64(found)
     for name, root in (("Request", request), ("Reply", reply)):

@@ -10,7 +10,7 @@ from kaasq.schema.definitions import definitions
 Schema = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-NAMES = ("request", "kaas-request", "workflow", "flow", "step", "reply", "event", "cancel")
+NAMES = ("request", "kaas-request", "workflow", "flow", "flows", "step", "reply", "event", "cancel")
 
 _PLACE = "#/$defs"
 _NO_BYTES: Schema = {"additionalProperties": {"properties": {"inline": {"type": "null"}}}}
@@ -24,6 +24,7 @@ def json_schema(name: str) -> Schema:
         "kaas-request": {"$ref": f"{_PLACE}/KaasRequest"},
         "workflow": {"$ref": f"{_PLACE}/FlowStart"},
         "flow": {"$ref": f"{_PLACE}/FlowCall"},
+        "flows": {"$ref": f"{_PLACE}/FlowsCall"},
         "step": {"$ref": f"{_PLACE}/StepCall"},
         "reply": {"$ref": f"{_PLACE}/Reply"},
         "cancel": {"$ref": f"{_PLACE}/Cancel"},

@@ -15,13 +15,17 @@ from kaasq.flows.model import (
     Due,
     FlowCall,
     FlowInput,
+    FlowLine,
+    FlowList,
     FlowReply,
+    FlowsCall,
     FlowSpec,
     FlowStart,
     FlowStatus,
     FlowStep,
     From,
     MapSpec,
+    Sought,
     StepCall,
     StepStatus,
     Value,
@@ -122,6 +126,12 @@ _STATUS = FlowStatus(
     ),
 )
 
+_LIST = FlowList(
+    found=(FlowLine(id=_ID, name=_STATUS.name, state="running", started_ms=_STATUS.started_ms, steps=2, ended=1),),
+    total=31,
+    next=f"{_STATUS.started_ms}-{_ID}",
+)
+
 
 def _message(name: str, headers: dict[str, Any], body: msgspec.Struct) -> dict[str, Any]:
     return {"name": name, "headers": headers, "payload": json.loads(codec.encode(body, codec.JSON))}
@@ -148,6 +158,7 @@ def examples() -> dict[str, list[dict[str, Any]]]:
     due = {**asking, "message_id": f"{_ID}+3"}
     told = {"message_id": _ASKING, **properties, "correlation_id": _ASKING}
     status = FlowReply(id=_ASKING, status="ok", worker=reply.worker, flow=_STATUS)
+    listed = FlowReply(id=_ASKING, status="ok", worker=reply.worker, flows=_LIST)
     return {
         "request": [_message("scale", asking, request)],
         "kaasRequest": [{"name": "kernels", "headers": asking, "payload": _KAAS}],
@@ -156,9 +167,14 @@ def examples() -> dict[str, list[dict[str, Any]]]:
             _message("status", about, FlowCall(flow=Asked(id=_ID, do="status"))),
             _message("wait", about, FlowCall(flow=Asked(id=_ID, do="wait"))),
         ],
+        "flows": [_message("running", about, FlowsCall(flows=Sought(state="running", most=20)))],
         "step": [_message("due", due, StepCall(step=Due(flow=_ID, step="again", item=1)))],
         "cancel": [_message("cancel", {"user_id": _TENANT, "content_type": codec.JSON}, Cancel(cancel=_ID))],
-        "reply": [_message("scaled", {"message_id": _ID, **properties}, reply), _message("running", told, status)],
+        "reply": [
+            _message("scaled", {"message_id": _ID, **properties}, reply),
+            _message("running", told, status),
+            _message("list", told, listed),
+        ],
         "event": [
             _message(
                 "completed",

@@ -202,6 +202,7 @@ FIELDS: dict[str, dict[str, Schema]] = {
         "repeat": _says("How its loop ended, if it is one."),
         "then": _says("What became of its continuations, those that were nested in them left out.", default=[]),
         "flow": _says("How the workflow stands or has ended that it is about."),
+        "flows": _says("Which workflows there are."),
     },
     "Output": {
         "nbytes": _says("Size in bytes.", minimum=1),

@@ -126,6 +126,12 @@ FLOW_FIELDS: dict[str, dict[str, Schema]] = {
         "items": _says("With the status of each item."),
         "after": _says("Of many items: leave out those up to this number."),
     },
+    "FlowsCall": {"kaasq": _VERSION, "flows": _says("Which workflows of yours are asked for.")},
+    "Sought": {
+        "state": _says("Those that stand so only."),
+        "most": _says("So many at most, the latest first; the worker may send fewer at once."),
+        "after": _says("Those behind that place in the list: what an earlier reply had in `next`."),
+    },
     "StepCall": {"kaasq": _VERSION, "step": _says("What is due.")},
     "Due": {
         "flow": _FLOW,
@@ -145,6 +151,20 @@ FLOW_FIELDS: dict[str, dict[str, Schema]] = {
             "If they were asked for: steps and items that have begun, in the order of their numbers.", default=[]
         ),
         "more": _says("There are others: ask again, with `after` the last number."),
+    },
+    "FlowList": {
+        "found": _says("The latest first.", default=[]),
+        "total": _says("How many there are in all."),
+        "next": _says("There are others behind these: ask again, with this as `after`."),
+    },
+    "FlowLine": {
+        "id": _FLOW,
+        "name": _says("The workflow's name; empty if its records cannot be read."),
+        "state": _says("How it stands."),
+        "started_ms": _says("When it started, in milliseconds since the epoch."),
+        "ended_ms": _says("When it ended."),
+        "steps": _says("How many steps it has."),
+        "ended": _says("How many of them have ended, if not because the workflow was."),
     },
     "StepStatus": {
         "name": _says("The step's name."),

@@ -11,6 +11,7 @@ from typing import Any, Self, overload
 
 from kaasq.broker import Broker
 from kaasq.errors import BadRequest, BrokerLost, KaasqError
+from kaasq.flows.model import FlowState
 from kaasq.messages import Repeat
 from kaasq.names import check_request_id, check_word
 from kaasq.settings import Settings
@@ -28,6 +29,7 @@ from kaasq_producers.events.subscription import PREFETCH, Wanted
 from kaasq_producers.events.subscriptions import look, remove
 from kaasq_producers.flows.calls import Question
 from kaasq_producers.flows.known import AnyFlow
+from kaasq_producers.flows.listing import LISTED, Looking, Search, Workflows
 from kaasq_producers.flows.prepare import check_flow_id
 from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.flows.run import AsyncRun
@@ -190,6 +192,13 @@ class AsyncClient(ClientBase):
         """A workflow of this tenant that has begun, by its id; see Client.attach."""
         return AsyncRun(check_flow_id(flow_id), self._ask, self.cancel, self.settings.timeout)
 
+    async def workflows(self, state: FlowState | None = None, *, limit: int = LISTED) -> Workflows:
+        """The tenant's workflows that the pool knows; see Client.workflows."""
+        looking = Looking(state, limit, self.settings.timeout)
+        while looking.search is not None:
+            looking.add(await self._sent(looking.search))
+        return looking.found
+
     def map(
         self,
         graph: AnyGraph,
@@ -344,9 +353,12 @@ class AsyncClient(ClientBase):
             )
 
     async def _ask(self, question: Question) -> FlowResult:
-        answer = await self._here().send(lambda: question, lambda: True)
+        answer = await self._sent(question)
         assert isinstance(answer, FlowResult)
         return answer
+
+    async def _sent(self, question: Question | Search) -> Result:
+        return await self._here().send(lambda: question, lambda: True)
 
     async def _core_of_loop(self) -> ClientCore:
         return await asyncio.shield(self._here().connected())

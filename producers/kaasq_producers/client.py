@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self, overload
 
 from kaasq.errors import BadRequest
+from kaasq.flows.model import FlowState
 from kaasq.messages import Repeat
 from kaasq.names import check_request_id, check_word
 from kaasq_producers.base import ClientBase
@@ -24,6 +25,7 @@ from kaasq_producers.events.subscription import PREFETCH, Wanted
 from kaasq_producers.events.subscriptions import look, remove
 from kaasq_producers.flows.calls import Question
 from kaasq_producers.flows.known import AnyFlow
+from kaasq_producers.flows.listing import LISTED, Looking, Workflows
 from kaasq_producers.flows.prepare import check_flow_id
 from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.flows.run import Run
@@ -172,6 +174,19 @@ class Client(ClientBase):
     def attach(self, flow_id: str) -> Run:
         """A workflow of this tenant that has begun, by its id: to see how it stands, wait for it, or cancel it."""
         return Run(check_flow_id(flow_id), self._ask, self.cancel, self.settings.timeout)
+
+    def workflows(self, state: FlowState | None = None, *, limit: int = LISTED) -> Workflows:
+        """The tenant's workflows that the pool knows (until ``result_ttl`` after their end), the latest first, at most
+        ``limit`` of them; ``found.total`` is how many there are. ``state``: those that stand so.
+
+        Each has its ``id``, to ``attach`` to, ``name``, ``state``, ``started_ms`` and ``ended_ms`` since the epoch, how
+        many ``steps`` it has, and how many of them have ``ended``.
+        """
+        looking = Looking(state, limit, self.settings.timeout)
+        core = self._waitable("workflows", "another thread")
+        while looking.search is not None:
+            looking.add(self._result(core, looking.search))
+        return looking.found
 
     def cancel(self, request_id: str) -> None:
         """Have the pool's workers not run a request of this tenant, or not any further, nor what follows it.

@@ -5,6 +5,7 @@ from kaasq_storage.protocol import (
     BufferStore,
     Claim,
     Collected,
+    Labelled,
     Named,
     Object,
     Outcome,
@@ -29,6 +30,7 @@ __all__ = [
     "Claim",
     "Usage",
     "Wanted",
+    "Labelled",
     "Collected",
     "DEFAULT_TTL_S",
 ]

@@ -6,6 +6,7 @@ be reminded: ``due`` finds the requests that somebody should look at.
 
 from __future__ import annotations
 
+import heapq
 import struct
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -15,7 +16,7 @@ import msgspec
 
 from kaasq.names import check_request_id
 from kaasq_storage.accounts import Accounts
-from kaasq_storage.protocol import Noted
+from kaasq_storage.protocol import Labelled, Noted
 from kaasq_storage.records import NOTE, NOTED, REMINDER, encode, expiry_key, scan, scope, split
 
 _TIME = struct.Struct(">Q")
@@ -23,11 +24,13 @@ _ENTRY_BYTES: Final = 64  # about what LMDB needs for each besides the value
 
 
 class NotedRecord(msgspec.Struct, array_like=True):
-    """Of all notes of a request: until when they are kept, their bytes, when to look at it (0: never)."""
+    """Of all notes of a request: until when they are kept, their bytes, when to look at it (0: never), its label."""
 
     expires: float = 0.0
     nbytes: int = 0
     remind: float = 0.0
+    label: str = ""
+    since: float = 0.0
 
 
 decode_noted = msgspec.msgpack.Decoder(NotedRecord).decode
@@ -70,6 +73,11 @@ class LmdbNotes:
             self._txn.delete(expiry_key(self._record.expires, self._key))
         self._record.expires = until
         self._txn.put(expiry_key(until, self._key), b"")
+        self._save()
+
+    def label(self, label: str, since: float) -> None:
+        """See the protocol."""
+        self._record.label, self._record.since = label, since
         self._save()
 
     def remind(self, at: float | None) -> None:
@@ -122,6 +130,28 @@ def due(txn: lmdb.Transaction[bytes], now: float, limit: int, tenants: Collectio
         if tenants is None or tenant in tenants:
             found.append(Noted(tenant, request_id.decode(errors="surrogatepass")))
     return found
+
+
+def labelled(
+    txn: lmdb.Transaction[bytes],
+    now: float,
+    tenant: str,
+    limit: int,
+    label: str | None = None,
+    before: tuple[float, str] | None = None,
+) -> tuple[list[Labelled], int]:
+    """The tenant's requests with that label, or any, the latest first; and how many there are. See the protocol."""
+    prefix, total = scope(NOTED, tenant), 0
+    found: list[tuple[float, str, str]] = []
+    for key, raw in scan(txn, prefix):
+        record = decode_noted(raw)
+        if not record.label or label not in {None, record.label} or 0 < record.expires <= now:
+            continue
+        total += 1
+        place = (record.since, key[len(prefix) :].decode(errors="surrogatepass"))
+        if before is None or place < before:
+            found.append((*place, record.label))
+    return [Labelled(name, word, since) for since, name, word in heapq.nlargest(limit, found)], total
 
 
 def _scanned(txn: lmdb.Transaction[bytes], whole: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -97,6 +97,14 @@ class Noted(NamedTuple):
     id: str
 
 
+class Labelled(NamedTuple):
+    """A request with notes that have a label; since when it is there, in seconds since the epoch."""
+
+    id: str
+    label: str
+    since: float
+
+
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
     """What a garbage collection removed."""
 
@@ -161,6 +169,9 @@ class Notes(Protocol):
 
     def keep(self, until: float) -> None:
         """All of them are removed then (seconds since the epoch). Without it they stay for ever."""
+
+    def label(self, label: str, since: float) -> None:
+        """Have ``labelled`` find the request under that word, as one that is there since then."""
 
     def remind(self, at: float | None) -> None:
         """``reminders`` has the request from then on (seconds since the epoch); None: it has it no more."""
@@ -253,6 +264,13 @@ class BufferStore(Protocol):
 
     def reminders(self, limit: int, tenants: Collection[str] | None = None) -> list[Noted]:
         """The requests whose reminder is due, at most so many, the earliest first. ``tenants``: only theirs."""
+
+    def labelled(
+        self, tenant: str, limit: int, *, label: str | None = None, before: tuple[float, str] | None = None
+    ) -> tuple[list[Labelled], int]:
+        """The tenant's requests whose notes have that label, or any: at most so many, the latest first; and how many
+        there are in all. ``before``: those after the one of that time and id only, in this order.
+        """
 
     def names(self, tenant: str, prefix: str = "") -> Iterator[Named]:
         """The tenant's names that start so, in order."""

@@ -9,7 +9,7 @@ import pytest
 
 from kaasq.errors import BadRequest
 from kaasq_storage import BufferStore, open_store
-from kaasq_storage.protocol import Noted
+from kaasq_storage.protocol import Labelled, Noted
 
 
 class Clock:
@@ -108,6 +108,28 @@ def test_reminders_come_when_they_are_due_the_earliest_first(store: BufferStore,
     assert store.reminders(10) == []
     clock.now += 5
     assert store.reminders(10) == [Noted("bob", "early")]
+
+
+def test_requests_are_found_by_their_label_the_latest_first_and_in_parts(store: BufferStore, clock: Clock) -> None:
+    began = clock.now
+    with store.transaction() as transaction:
+        for number, name in enumerate(("a", "b", "c", "b2")):
+            transaction.notes("ada", name).label("going", began + min(number, 2))
+        transaction.notes("ada", "unlabelled").put(b"k", b"1")
+        transaction.notes("bob", "d").label("going", began)
+    found, total = store.labelled("ada", 2)
+    assert (found, total) == ([Labelled("c", "going", began + 2), Labelled("b2", "going", began + 2)], 4)
+    rest, total = store.labelled("ada", 9, before=(found[-1].since, found[-1].id))
+    assert ([each.id for each in rest], total) == (["b", "a"], 4)
+    with store.transaction() as transaction:
+        notes = transaction.notes("ada", "b")
+        notes.label("over", began + 1)
+        notes.keep(began + 10)
+    assert store.labelled("ada", 9, label="over") == ([Labelled("b", "over", began + 1)], 1)
+    assert [each.id for each in store.labelled("ada", 9, label="going")[0]] == ["c", "b2", "a"]
+    clock.now += 11  # nobody has collected it yet
+    assert store.labelled("ada", 9, label="over") == ([], 0)
+    assert store.labelled("nobody", 9) == ([], 0)
 
 
 def test_notes_that_are_asked_for_twice_in_a_transaction_are_the_same(store: BufferStore, clock: Clock) -> None:

@@ -268,4 +268,5 @@ def test_the_command_starts_shows_and_awaits_workflows(pool: Pool, tmp_path: Pat
     assert json.loads((tmp_path / "flow.json").read_text())["otherData"]["state"] == "completed"
     command("wait", flow_id, "--output", "scaled=out.npy", *store)
     assert np.load(tmp_path / "out.npy").shape == (6, N)
+    assert flow_id in command("ls", "--state", "completed")
     assert command("cancel", flow_id) == f"workflow {flow_id} has ended already: completed\n"

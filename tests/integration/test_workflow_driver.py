@@ -20,6 +20,7 @@ from kaasq.flows.model import (
     Due,
     FlowCall,
     FlowInput,
+    FlowList,
     FlowSpec,
     FlowStart,
     FlowStep,
@@ -488,6 +489,49 @@ def test_another_tenants_workflow_cannot_be_seen(raw: RawFlows, system: System) 
             error = other.ask(flow_id, do).error
             assert error is not None
             assert error.code == "name_not_found"
+
+
+def test_a_tenants_workflows_are_listed_the_latest_first_as_they_stand(raw: RawFlows, system: System) -> None:
+    assert raw.list().flows == FlowList()
+    spec = flow(add("a", From(input="x")), add("b", out("a")))
+    for name in ("one", "two"):
+        assert raw.run(spec, bind={"x": ones()}, request_id=name).status == "ok"
+    raw.run(flow(broken("a", From(input="x")), add("b", out("a"))), bind={"x": ones()}, request_id="bad")
+    with RawFlows(MemoryBroker(system.node, "bob"), POOL) as bob:
+        bob.run(spec, bind={"x": ones()}, request_id="three")
+        listed = bob.list().flows
+        assert listed is not None
+        assert ([each.id for each in listed.found], listed.total) == (["three"], 1)
+    first, rest = raw.list(most=1).flows, raw.list(most=2, state="completed").flows
+    assert first is not None
+    assert rest is not None
+    (line,) = first.found
+    assert (line.id, line.name, line.state) == ("bad", "test.flow", "failed")
+    assert (line.steps, line.ended, line.ended_ms is None, first.total) == (2, 2, False, 3)
+    assert [(each.id, each.state, each.ended) for each in rest.found] == [
+        ("two", "completed", 2),
+        ("one", "completed", 2),
+    ]
+    assert (rest.total, rest.next) == (2, "")
+    second = raw.list(most=1, after=first.next).flows
+    assert second is not None
+    assert [each.id for each in second.found] == ["two"]
+    error = raw.list(after="nonsense").error
+    assert error is not None
+    assert (error.code, error.message[:15]) == ("bad_request", "flows.after: ex")
+
+
+def test_a_list_has_workflows_that_run_and_those_whose_records_cannot_be_read(system: System) -> None:
+    with system.store.transaction() as transaction:
+        transaction.notes(TENANT, "broken").put(b"h", b"\xc1")
+        transaction.notes(TENANT, "broken").label("running", 1.0)
+    with system.raw() as raw:
+        lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))))
+        listed = raw.list(state="running").flows
+        assert listed is not None
+        going, broken = listed.found
+        assert (going.id, going.state, going.ended, going.steps, going.ended_ms) == ("f", "running", 0, 2, None)
+        assert (broken.id, broken.name, broken.state) == ("broken", "", "running")
 
 
 class Lossy(MemoryBroker):

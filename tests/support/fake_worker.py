@@ -14,15 +14,19 @@ from kaasq import codec, topology
 from kaasq.broker import Broker, Delivery, Done, Inspected, Message
 from kaasq.checks import GraphLimits
 from kaasq.errors import KaasqError, UnknownGraph
-from kaasq.flows.model import FlowCall, FlowStart
+from kaasq.flows.model import FlowCall, FlowsCall, FlowStart
 from kaasq.messages import ErrorBody, Output, Reply, Request, WorkerInfo
 from kaasq.model import GraphSpec
 
-_FLOWS: dict[str, type[FlowStart | FlowCall]] = {"workflow": FlowStart, "flow": FlowCall}
+_FLOWS: dict[str, type[FlowStart | FlowCall | FlowsCall]] = {
+    "workflow": FlowStart,
+    "flow": FlowCall,
+    "flows": FlowsCall,
+}
 INFO = WorkerInfo(host="fake", pid=1, device="none")
 
 Answer = Callable[[Any, Message], "Reply | None"]
-"""Of a request, or of what is said about workflows: a FlowStart or FlowCall."""
+"""Of a request, or of what is said about workflows: a FlowStart, FlowCall or FlowsCall."""
 
 
 def saxpy(request: Request, message: Message) -> Reply:

@@ -11,7 +11,7 @@ import msgspec
 
 from kaasq import codec
 from kaasq.broker import Broker, Delivery, Message, wait_for
-from kaasq.flows.model import Asked, FlowCall, FlowReply, FlowSpec, FlowStart
+from kaasq.flows.model import Asked, FlowCall, FlowReply, FlowsCall, FlowSpec, FlowStart, Sought
 from kaasq.ids import new_id
 from kaasq.messages import Cancel
 from kaasq.topology import (
@@ -109,6 +109,10 @@ class RawFlows:
     def ask(self, flow: str, do: Any, **fields: Any) -> FlowReply:
         """Ask something of it."""
         return self.reply(self.send(FlowCall(flow=Asked(id=flow, do=do, **fields))))
+
+    def list(self, **sought: Any) -> FlowReply:
+        """Which there are."""
+        return self.reply(self.send(FlowsCall(flows=Sought(**sought))))
 
     def cancel(self, request_id: str) -> None:
         """Cancel a workflow, or a step of one."""

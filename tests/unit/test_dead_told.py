@@ -9,7 +9,7 @@ from kaasq import codec
 from kaasq.broker import Message
 from kaasq.checks import GraphLimits
 from kaasq.dead_letter import DeadLetter
-from kaasq.flows.model import Asked, Due, FlowCall, StepCall
+from kaasq.flows.model import Asked, Due, FlowCall, FlowsCall, Sought, StepCall
 from kaasq_producers.dead import told
 from tests.support.flows import START
 
@@ -28,6 +28,7 @@ from tests.support.flows import START
             ],
         ),
         (FlowCall(flow=Asked(id="f", do="wait")), ["  asks for workflow 'f': wait"]),
+        (FlowsCall(flows=Sought(state="failed")), ["  asks which workflows there are: those failed"]),
         (StepCall(step=Due(flow="f", step="a", item=2)), ["  step 'a', item 2, of workflow 'f'"]),
         (StepCall(step=Due(flow="f")), ["  the end of workflow 'f'"]),
     ],

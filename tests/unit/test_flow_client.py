@@ -18,7 +18,20 @@ import pytest
 from kaasq import BadRequest, BufferMissing, BufferSize, Keep, Output, Then, Workflow, topology
 from kaasq.broker import Message, State
 from kaasq.errors import BrokerLost, Conflict, KaasqError, KernelFailed, NameNotFound, ReplyTimeout
-from kaasq.flows.model import Asked, FlowCall, FlowInput, FlowReply, FlowStart, FlowStatus, ItemStatus, StepStatus
+from kaasq.flows.model import (
+    Asked,
+    FlowCall,
+    FlowInput,
+    FlowLine,
+    FlowList,
+    FlowReply,
+    FlowsCall,
+    FlowStart,
+    FlowStatus,
+    ItemStatus,
+    Sought,
+    StepStatus,
+)
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Cancel, ErrorBody, Stored
 from kaasq.messages import Output as Sent
@@ -457,6 +470,57 @@ def test_items_come_in_pages_and_are_put_together(client: Client, worker: FakeWo
     assert not found.more
 
 
+def lines(*ids: str) -> tuple[FlowLine, ...]:
+    return tuple(FlowLine(id=each, name="tiles", state="running", started_ms=1, steps=2, ended=1) for each in ids)
+
+
+def paged(pages: dict[str, FlowList], asked: list[Sought]) -> Callable[[FlowsCall, Message], FlowReply]:
+    """A worker that has those pages, by what they come after."""
+
+    def page(call: FlowsCall, message: Message) -> FlowReply:
+        asked.append(call.flows)
+        found = pages[call.flows.after]
+        shown = msgspec.structs.replace(found, found=found.found[: call.flows.most])
+        return FlowReply(id=str(message.message_id), status="ok", flows=shown, worker=INFO)
+
+    return page
+
+
+PAGES = {
+    "": FlowList(found=lines("e", "d"), total=5, next="1-d"),
+    "1-d": FlowList(found=lines("c", "b"), total=5, next="1-b"),
+    "1-b": FlowList(found=lines("a"), total=5),
+}
+
+
+@pytest.mark.parametrize(("limit", "ids", "asked"), [(9, "edcba", 3), (5, "edcba", 3), (3, "edc", 2), (2, "ed", 1)])
+def test_workflows_are_listed_page_by_page_up_to_a_limit(
+    client: Client, worker: FakeWorker, limit: int, ids: str, asked: int
+) -> None:
+    sought: list[Sought] = []
+    worker.answer = paged(PAGES, sought)
+    found = client.workflows("running", limit=limit)
+    assert [each.id for each in found] == list(ids)
+    assert (found.total, found[0].steps, found[0].ended) == (5, 2, 1)
+    assert repr(found) == f"<{len(ids)} of 5 workflows>"
+    assert len(sought) == asked
+    assert sought[0] == Sought(state="running", most=limit)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"state": "waiting"}, "state: expected 'running', 'completed', 'failed', 'cancelled', 'expired' or None"),
+        ({"limit": 0}, "limit: expected a number of workflows, 1 or more, given 0"),
+        ({"limit": "9"}, "limit: expected a whole number from 0 on, given '9'"),
+    ],
+)
+def test_what_is_no_list_of_workflows_is_refused(client: Client, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        client.workflows(**given)
+    assert caught.value.message.startswith(message)
+
+
 def test_asking_after_a_workflow_that_there_is_not_says_so(client: Client, worker: FakeWorker) -> None:
     error = ErrorBody.of(NameNotFound("there is no workflow 'f' in this pool"))
     worker.answer = lambda _, message: FlowReply(id=str(message.message_id), status="error", error=error)
@@ -591,6 +655,8 @@ def test_an_async_client_runs_workflows(ann: MemoryBroker, settings: Settings, w
             assert (await run.status()).state == "completed"
             assert list((await client.attach("nightly").wait())["sum"]) == [6]
             assert repr(run) == "<AsyncRun of workflow nightly>"
+            worker.answer = paged(PAGES, [])
+            assert [each.id for each in await client.workflows(limit=4)] == ["e", "d", "c", "b"]
 
     play(main)
 

@@ -16,7 +16,7 @@ import kaasq.rabbit
 from kaasq import Workflow, topology
 from kaasq.broker import Message
 from kaasq.errors import NameNotFound
-from kaasq.flows.model import FlowCall, FlowReply, FlowStart, FlowStatus
+from kaasq.flows.model import FlowCall, FlowLine, FlowList, FlowReply, FlowsCall, FlowStart, FlowStatus, Sought
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Cancel, ErrorBody, Output, Stored
 from tests.support import flow_statuses
@@ -25,6 +25,7 @@ from tests.support.fake_worker import INFO, FakeWorker
 from tests.support.flows import GRAPHS
 
 ONES = np.ones(4, np.float32)
+BEGAN_MS = 1_795_685_400_000
 TILES = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
@@ -49,9 +50,14 @@ class Answers:
         self.calls: list[FlowCall] = []
         self.standing: list[FlowStatus] = [flow_statuses.tiles(3)]  # the last one for ever
         self.error: ErrorBody | None = None
+        self.sought: list[Sought] = []
+        self.listed = FlowList()
 
-    def __call__(self, call: FlowStart | FlowCall, message: Message) -> FlowReply:
+    def __call__(self, call: FlowStart | FlowCall | FlowsCall, message: Message) -> FlowReply:
         flow = str(message.message_id)
+        if isinstance(call, FlowsCall):
+            self.sought.append(call.flows)
+            return FlowReply(id=flow, status="ok", flows=self.listed, worker=INFO)
         if isinstance(call, FlowStart):
             self.starts.append((call, flow))
         else:
@@ -173,6 +179,37 @@ def test_show_prints_the_tree_with_items_where_asked_for(cli: Run, worker: FakeW
     assert "  [2]   completed" in cli("flow", "show", "nightly-1", "--items", "3")[1]
 
 
+def test_ls_lists_workflows_and_says_how_many_there_are(cli: Run, worker: FakeWorker, answers: Answers) -> None:
+    assert cli("flow", "ls")[1] == "0 of 0 workflows\n"
+    going = FlowLine(id="nightly-2", name="tiles", state="running", started_ms=BEGAN_MS, steps=4, ended=1)
+    over = FlowLine(
+        id="[red]\x1b", name="tiles", state="completed", started_ms=BEGAN_MS, ended_ms=BEGAN_MS + 7050, steps=4, ended=4
+    )
+    answers.listed = FlowList(found=(going, over), total=31)
+    code, out, _ = cli("flow", "ls", "--limit", "2")
+    head, first, second, foot = [line.split() for line in out.splitlines()]
+    assert (code, head) == (0, ["ID", "NAME", "STATE", "STEPS", "STARTED", "TOOK"])
+    assert first[:4] == ["nightly-2", "tiles", "running", "1/4"]
+    assert (second[0], second[3], second[-2:]) == ("[red]\\x1b", "4/4", ["7.05", "s"])
+    assert " ".join(foot) == "2 of 31 workflows"
+    cli("flow", "ls", "--state", "running")
+    assert answers.sought == [Sought(), Sought(most=2), Sought(state="running")]
+
+
+def test_ls_prints_json_for_programs(cli: Run, worker: FakeWorker, answers: Answers) -> None:
+    line = FlowLine(id="f", name="tiles", state="failed", started_ms=1, ended_ms=3, steps=2, ended=2)
+    answers.listed = FlowList(found=(line,), total=1)
+    code, out, _ = cli("flow", "ls", "--state", "failed", "--json")
+    assert (code, json.loads(out)) == (0, {"workflows": [msgspec.to_builtins(line)], "total": 1})
+
+
+@pytest.mark.parametrize("options", [("--state", "waiting"), ("--limit", "0")])
+def test_ls_refuses_what_it_does_not_know(cli: Run, options: tuple[str, str]) -> None:
+    code, _, err = cli("flow", "ls", *options)
+    assert code == 2
+    assert "Invalid value for '--" in err
+
+
 def test_show_draws_into_files(cli: Run, worker: FakeWorker, answers: Answers, tmp_path: Path) -> None:
     options = ("--svg", "f.svg", "--html", "f.html", "--trace", "f.json")
     assert cli("flow", "show", "nightly-1", *options)[0] == 0
@@ -270,7 +307,7 @@ def test_an_output_that_there_is_not_or_has_no_folder_is_refused_before_anything
     assert not answers.starts
 
 
-@pytest.mark.parametrize("command", ["run", "start", "show", "wait", "cancel"])
+@pytest.mark.parametrize("command", ["run", "start", "ls", "show", "wait", "cancel"])
 def test_help_shows_each_example_on_a_line_of_its_own(cli: Run, command: str) -> None:
     code, out, _ = cli("flow", command, "--help")
     assert code == 0

@@ -13,7 +13,18 @@ from kaasq.checks import GraphLimits
 from kaasq.codec import JSON, MSGPACK, RequestDecoder
 from kaasq.errors import BadRequest, BufferSize, KaasqError
 from kaasq.flows.checks import check_flow
-from kaasq.flows.model import Asked, Due, FlowCall, FlowReply, FlowStart, FlowStatus, StepCall, StepStatus
+from kaasq.flows.model import (
+    Asked,
+    Due,
+    FlowCall,
+    FlowReply,
+    FlowsCall,
+    FlowStart,
+    FlowStatus,
+    Sought,
+    StepCall,
+    StepStatus,
+)
 from kaasq.messages import Reply, Request, Stored
 from kaasq.remembered import Remembered
 from tests.support.flows import FLOW, GRAPHS, START
@@ -38,6 +49,7 @@ def read(body: dict[str, Any] | msgspec.Struct, content_type: str = JSON) -> Any
 def test_each_message_is_read_as_what_it_is(content_type: str) -> None:
     for sent in (
         FlowCall(flow=Asked(id="f", do="status", items=True, after=3)),
+        FlowsCall(flows=Sought(state="failed", most=3, after="1-f")),
         StepCall(step=Due(flow="f", step="a")),
     ):
         assert read(sent, content_type) == sent
@@ -100,6 +112,9 @@ def test_a_start_that_is_something_else_too_or_none_is_refused(more: dict[str, A
         ({"flow": {"id": "f"}}, "flow: Object missing required field `do`"),
         ({"flow": {"id": "f", "do": "stop"}}, "flow.do: Invalid enum value 'stop'"),
         ({"flow": {"id": "f", "do": "wait"}, "graph": "x"}, "graph: has both flow and graph"),
+        ({"flows": {"state": "skipped"}}, "flows.state: Invalid enum value 'skipped'"),
+        ({"flows": {"most": 0}}, "flows.most: Expected `int` >= 1"),
+        ({"flows": {}, "flow": {"id": "f", "do": "wait"}}, "flows: has both flow and flows"),
         ({"step": {"flow": "f", "item": -1}}, "step.item: Expected `int` >= 0"),
         ({"step": {"flow": "f"}, "flow": {}}, "step: has both flow and step"),
         ({"graph": "ab" * 32, "bind": {"x": [""]}}, "bind.x: Expected `bytes (base64) | object`, got `array`"),

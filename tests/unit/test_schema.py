@@ -25,11 +25,15 @@ from kaasq.flows.model import (
     Asked,
     Due,
     FlowCall,
+    FlowLine,
+    FlowList,
     FlowReply,
+    FlowsCall,
     FlowSpec,
     FlowStart,
     FlowStatus,
     ItemStatus,
+    Sought,
     State,
     StepCall,
     StepStatus,
@@ -114,7 +118,7 @@ def test_every_field_says_what_it_is(name: str) -> None:
 
 def test_asyncapi_examples_fit_their_messages() -> None:
     document = asyncapi()
-    messages = {"request", "kaasRequest", "workflow", "flow", "step", "reply", "event", "cancel"}
+    messages = {"request", "kaasRequest", "workflow", "flow", "flows", "step", "reply", "event", "cancel"}
     assert set(document["components"]["messages"]) == messages
     for message in document["components"]["messages"].values():
         for part in ("headers", "payload"):
@@ -301,6 +305,7 @@ def test_every_workflow_that_kaasq_encodes_fits_the_schema(flow: FlowSpec) -> No
 
 def test_every_message_about_workflows_fits_its_schema() -> None:
     validate("flow", as_json(FlowCall(flow=Asked(id="f", do="status", items=True, after=7))))
+    validate("flows", as_json(FlowsCall(flows=Sought(state="failed", most=7, after="1-f"))))
     validate("step", as_json(StepCall(step=Due(flow="f"))))
     error = ErrorBody(code="kernel_failed", message="step 'a': it crashed", detail={"step": "a"})
     item = ItemStatus(step="a", item=1, id="f+2", number=2, attempt=3, state="failed", ended_ms=2, error=error)
@@ -308,6 +313,8 @@ def test_every_message_about_workflows_fits_its_schema() -> None:
     for state in get_args(State):
         flow = FlowStatus(id="f", name="g", state=state, started_ms=1, steps=(step,), items=(item,), more=True)
         validate("reply", as_json(FlowReply(id="f", status="error", error=error, flow=flow)))
+        line = FlowLine(id="f", name="g", state=state, started_ms=1, ended_ms=2, steps=3, ended=2)
+        validate("reply", as_json(FlowReply(id="f", status="ok", flows=FlowList(found=(line,), total=2, next="1-f"))))
 
 
 # ------------------------------------------------------------------------------- what kaasq refuses is not valid
@@ -471,7 +478,7 @@ def test_asyncapi_examples_of_workflows_are_some() -> None:
     messages = asyncapi()["components"]["messages"]
     (start,) = messages["workflow"]["examples"]
     read_start(start["payload"])
-    for name, kind in (("flow", FlowCall), ("step", StepCall)):
+    for name, kind in (("flow", FlowCall), ("flows", FlowsCall), ("step", StepCall)):
         for each in messages[name]["examples"]:
             assert isinstance(RequestDecoder(GraphLimits()).read(json.dumps(each["payload"]).encode(), JSON), kind)
 

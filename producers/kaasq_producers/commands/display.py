@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kaasq.units import age, duration, size
+from kaasq.flows.model import FlowLine
+from kaasq.units import age, duration, moment, size
+from kaasq_producers.flows.display.tree import STYLES
+from kaasq_producers.flows.display.words import plainly
 from kaasq_producers.result import Result
 from kaasq_storage.protocol import Named, Object, Usage
 
@@ -44,6 +48,21 @@ def objects_table(objects: list[Object]) -> Table:
     for each in objects:
         expires = "named" if each.expires is None else age(each.expires - now)
         made.add_row(each.ref, *_array(each), age(now - each.created), expires)
+    return made
+
+
+def flows_table(flows: Sequence[FlowLine]) -> Table:
+    """What ``kaasq flow ls`` shows."""
+    now_ms = time.time_ns() // 1_000_000
+    made = table("ID", "NAME", "STATE", ">STEPS", "STARTED", ">TOOK")
+    for each in flows:
+        took_ms = max(0, (now_ms if each.ended_ms is None else each.ended_ms) - each.started_ms)
+        state = Text(each.state, STYLES[each.state])
+        steps = f"{each.ended}/{each.steps}"
+        made.add_row(
+            *(Text(plainly(each.id)), Text(plainly(each.name)), state, steps, moment(each.started_ms)),
+            duration(took_ms * 1000),
+        )
     return made
 
 

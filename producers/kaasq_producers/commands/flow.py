@@ -1,4 +1,4 @@
-"""``kaasq flow``: run, start, watch, wait for and cancel workflows."""
+"""``kaasq flow``: run, start, list, watch, wait for and cancel workflows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -17,7 +17,7 @@ from rich.live import Live
 
 from kaasq.cli import settings_options
 from kaasq.errors import BadRequest, KaasqError
-from kaasq.flows.model import ENDED, FlowInput, FlowStart, FlowStatus
+from kaasq.flows.model import ENDED, FlowInput, FlowStart, FlowState, FlowStatus
 from kaasq.log import configure
 from kaasq.settings import Settings, load_settings
 from kaasq.units import duration
@@ -30,6 +30,7 @@ from kaasq_producers.flows.display.timeline import html, svg
 from kaasq_producers.flows.display.trace import trace
 from kaasq_producers.flows.display.tree import tree
 from kaasq_producers.flows.display.words import tally
+from kaasq_producers.flows.listing import LISTED
 from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.flows.run import Run
 
@@ -66,13 +67,14 @@ def _with(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-@click.group(short_help="Run, start, watch and cancel workflows.")
+@click.group(short_help="Run, start, list, watch and cancel workflows.")
 def flow() -> None:
-    r"""Run, start, watch and cancel workflows.
+    r"""Run, start, list, watch and cancel workflows.
 
     \b
     kaasq flow run tiles.json --input tiles=tiles.npy --output total=total.npy
     id=$(kaasq flow start tiles.json --input tiles=tiles.npy)
+    kaasq flow ls --state running
     kaasq flow show $id --watch
     kaasq flow wait $id --output total=total.npy
     """
@@ -144,6 +146,34 @@ def start(
         bound = _given(given, inputs, scalars, keep)
         made = client.start(given.workflow, id=flow_id, timeout=_timeout(timeout, given), **bound)
     click.echo(made.id)
+
+
+@flow.command()
+@settings_options("broker_url", "pool")
+@click.option("--state", type=click.Choice(get_args(FlowState)), help="Those that stand so only.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=LISTED, show_default=True, help="Show so many, the latest first."
+)
+@settings_options("connect_timeout")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def ls(*, state: FlowState | None, limit: int, as_json: bool, **flags: Any) -> None:
+    r"""List your workflows, the latest first: those that run, and those that ended less than result_ttl ago.
+
+    STEPS is how many of its steps have ended.
+
+    \b
+    kaasq flow ls --state running
+    kaasq flow ls --state failed --json | jq -r .workflows[].id
+    """
+    settings = _settings(flags)
+    with _client(settings) as client:
+        found = client.workflows(state, limit=limit)
+    if as_json:
+        click.echo(json.dumps({"workflows": display.plain(found), "total": found.total}))
+        return
+    if found:
+        display.console().print(display.flows_table(found))
+    click.echo(f"{len(found)} of {found.total} {f'{state} ' if state else ''}workflows")
 
 
 @flow.command()

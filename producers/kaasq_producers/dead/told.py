@@ -14,7 +14,7 @@ from kaasq import codec
 from kaasq.checks import GraphLimits
 from kaasq.dead_letter import DeadLetter
 from kaasq.errors import KaasqError
-from kaasq.flows.model import FlowCall, FlowStart, StepCall
+from kaasq.flows.model import FlowCall, FlowsCall, FlowStart, StepCall
 from kaasq.messages import Binding, Request, Stored
 from kaasq.units import age, moment, size
 from kaasq_producers.commands import display
@@ -117,6 +117,8 @@ def _asked(received: codec.Received) -> Iterator[str]:
             yield from _kept(keep)
         case FlowCall(flow=asked):
             yield f"  asks for workflow {asked.id!r}: {asked.do}"
+        case FlowsCall(flows=sought):
+            yield f"  asks which workflows there are{'' if sought.state is None else f': those {sought.state}'}"
         case StepCall(step=due):
             what = "the end" if due.step is None else f"step {due.step!r}, item {due.item},"
             yield f"  {what} of workflow {due.flow!r}"

@@ -22,7 +22,7 @@ from kaasq.errors import (
     UnknownGraph,
     WorkerFailed,
 )
-from kaasq.flows.model import FlowCall, FlowStart, StepCall
+from kaasq.flows.model import FlowCall, FlowsCall, FlowStart, StepCall
 from kaasq.ids import chain_id, split_id
 from kaasq.log import get_logger
 from kaasq.messages import Binding, Request
@@ -248,6 +248,8 @@ class Attempts:
                 self._take_start(job, ended, start)
             case FlowCall(flow=asked):
                 ended.task = self._flows.asked(job, asked)
+            case FlowsCall(flows=sought):
+                ended.task = self._flows.listed(job, sought)
 
     def _has_ended(self, job: Job, ended: Ended) -> bool:
         """Whether there is an earlier outcome to answer it with, or another attempt in its place. Raises Conflict."""

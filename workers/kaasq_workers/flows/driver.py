@@ -13,7 +13,7 @@ import msgspec
 
 from kaasq import codec
 from kaasq.errors import BadRequest, BufferMissing, BufferSize, Conflict
-from kaasq.flows.model import Asked, Due, FlowStart, FlowStep, StepCall
+from kaasq.flows.model import Asked, Due, FlowStart, FlowStep, Sought, StepCall
 from kaasq.flows.start_checks import check_flow_id, check_start
 from kaasq.ids import following_id, split_id
 from kaasq.log import get_logger
@@ -21,13 +21,14 @@ from kaasq.messages import Binding, Output, Request, RequestOf, Stored, WorkerIn
 from kaasq.model import Number, content_hash
 from kaasq_storage import BufferStore, Staged, Transaction, Wanted
 from kaasq_workers.flows.definitions import Definitions
+from kaasq_workers.flows.listing import listing
 from kaasq_workers.flows.progress import Progress
 from kaasq_workers.flows.records import Book, Head, ItemRecord, Looked, Pages
 from kaasq_workers.flows.row import Row
 from kaasq_workers.flows.settling import Rules, Settling, unknown
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
 from kaasq_workers.flows.standing import standing, with_items
-from kaasq_workers.flows.tasks import Asking, Concluding, Starting, Step, Waiting
+from kaasq_workers.flows.tasks import Asking, Concluding, Listing, Starting, Step, Waiting
 from kaasq_workers.link import Driven, Following, Job
 
 AFTERWARDS_MS = 60_000  # what runs because something failed has at least so long
@@ -90,6 +91,10 @@ class Flows:
         if asked.items:
             status = with_items(status, definition, book, self._replies, job.tenant, asked.after)
         return Asking(status)
+
+    def listed(self, job: Job, sought: Sought) -> Listing:
+        """The tenant's workflows. Raises BadRequest."""
+        return Listing(listing(self._store, job.tenant, sought))
 
     def step(self, job: Job, due: Due) -> Step:
         """The step that a job is for. Raises BadRequest, NameNotFound."""

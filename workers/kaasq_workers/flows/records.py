@@ -30,9 +30,9 @@ class Waiter(msgspec.Struct, frozen=True, array_like=True):
 class Head(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Of the workflow as a whole. ``definition`` is the stored object that it began with, whose start said ``digest``.
 
-    ``number`` is the last one that a due step got. ``open``: steps that have not ended. ``concluding``: the number
-    under which it is to be concluded, since ``cause`` ended. ``counts``: items of maps, as far as they are known.
-    ``looked``: how often something was published again; ``tries``: to conclude it, that failed.
+    ``number`` is the last one that a due step got. ``open``: of its ``steps`` those that have not ended.
+    ``concluding``: the number under which it is to be concluded, since ``cause`` ended. ``counts``: items of maps, as
+    far as they are known. ``looked``: how often something was published again; ``tries``: to conclude it, that failed.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Head(msgspec.Struct, omit_defaults=True, kw_only=True):
     remind_ms: int = 0
     looked: int = 0
     tries: int = 0
+    steps: int = 0
 
 
 class StepRecord(msgspec.Struct, omit_defaults=True):

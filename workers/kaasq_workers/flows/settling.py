@@ -23,7 +23,7 @@ from kaasq_workers.flows.progress import PASSING, PASSING_MOST, PASSING_PAUSE_MS
 from kaasq_workers.flows.records import Book, Head
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
 from kaasq_workers.flows.standing import standing
-from kaasq_workers.flows.tasks import Again, Asking, Concluding, Settled, Starting, Step, Task, Waiting
+from kaasq_workers.flows.tasks import Again, Asking, Concluding, Listing, Settled, Starting, Step, Task, Waiting
 from kaasq_workers.flows.waiting import remember, told
 from kaasq_workers.link import Following, Job, Told
 
@@ -78,6 +78,8 @@ class Settling:
                 return self._wait(job, task, content_type)
             case Asking():
                 return Settled(FlowReply(id=job.id, status="ok", flow=task.status, worker=self._worker))
+            case Listing():
+                return Settled(FlowReply(id=job.id, status="ok", flows=task.flows, worker=self._worker))
             case Concluding():
                 return self._conclude(job, task, error)
             case Again(step=step):
@@ -200,9 +202,11 @@ class Settling:
                 digest=starting.digest,
                 started_ms=self._now_ms,
                 deadline_ms=None if start.timeout_ms is None else began_ms + start.timeout_ms,
+                steps=len(spec.steps),
                 counts={name: items for name, items in items_at_start(start, spec).items() if items is not None},
             )
             book.known = True
+            self._transaction.notes(job.tenant, job.id).label(book.head.state, self._now_ms / 1000)
             log.info("workflow.began", workflow=job.id, tenant=job.tenant, name=spec.name, steps=len(spec.steps))
             ready = self._progress(book, job.tenant, job.id, definition).begin()
             self._remind(job.tenant, job.id, book.head, self._now_ms + self._patience_ms(book.head))
@@ -267,6 +271,7 @@ class Settling:
         head.state, head.ended_ms, head.error = state, self._now_ms, error
         notes = self._transaction.notes(tenant, flow)
         notes.remind(None)
+        notes.label(state, head.started_ms / 1000)
         notes.keep(time.time() + self._rules.ttl_s)
 
     def _record(self, tenant: str, request_id: str, body: str, reply: FlowReply) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kaasq.flows.model import FlowReply, FlowStart, FlowStatus
+from kaasq.flows.model import FlowList, FlowReply, FlowStart, FlowStatus
 from kaasq.messages import Output
 from kaasq_storage import Staged
 from kaasq_workers.link import Following, Told
@@ -45,6 +45,12 @@ class Asking(NamedTuple):
     status: FlowStatus
 
 
+class Listing(NamedTuple):
+    """Somebody is told which workflows there are."""
+
+    flows: FlowList
+
+
 class Concluding(NamedTuple):
     """A workflow all of whose steps have ended, and what it gives: bytes, staged, or in the store already."""
 
@@ -59,7 +65,7 @@ class Again(NamedTuple):
     step: Step
 
 
-Task = Starting | Waiting | Asking | Concluding | Again
+Task = Starting | Waiting | Asking | Listing | Concluding | Again
 """What is not run on the device."""
 
 
