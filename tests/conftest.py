@@ -124,12 +124,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark the tests that use the broker; skip those for a GPU where there is none."""
     if hasattr(config, "workerinput"):  # the longest file first, or the other processes would wait for it in the end
         items.sort(key=lambda item: "fault" not in item.path.parts)
-    no_gpu = not _has_gpu()
+    gpus = _gpus()
     for item in items:
         if BROKER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("broker")
-        if no_gpu and item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="no GPU here"))
+        asks = item.get_closest_marker("gpu")
+        wanted = (asks.args[0] if asks.args else 1) if asks else 0
+        if gpus < wanted:
+            item.add_marker(pytest.mark.skip(reason=f"takes {wanted} GPUs, {gpus} here" if gpus else "no GPU here"))
 
 
 def pytest_report_header() -> str:
@@ -149,6 +151,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{count} {'test' if count == 1 else 'tests'} ran against {where}")
 
 
-def _has_gpu() -> bool:
-    """Whether the kernel shows an NVIDIA device: with a GPU but no working CUDA the tests must fail, not skip."""
-    return Path("/dev/dxg").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
+def _gpus() -> int:
+    """The NVIDIA devices that the kernel shows: with a GPU but no working CUDA the tests must fail, not skip."""
+    return max(len(list(Path("/dev").glob("nvidia[0-9]*"))), int(Path("/dev/dxg").exists()))
