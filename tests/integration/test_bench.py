@@ -22,6 +22,7 @@ LEFT_OUT = {
     ("messaging", "no-op, classic, synced"): ONLY_FULL,
     ("messaging", "no-op, quorum, not synced"): ONLY_FULL,
     ("chains", "no-op, quorum, not synced"): ONLY_FULL,
+    ("sharing", "several GPUs"): "needs several GPUs: 0 here",
     ("engine", "Jacobi"): NO_GPU,
     ("engine", "small kernels in flight"): NO_GPU,
     **{(part, case.name): NO_GPU for part, case in CASES if part in {"device", "builtins"}},

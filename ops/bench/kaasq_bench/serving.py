@@ -141,8 +141,12 @@ def serving(
     inline_limit: int | None = None,
     device_memory: int | None = None,
     spare: Spare | None = None,
+    device: str | None = None,
 ) -> Iterator[Serving]:
-    """A worker of our own, with its client. ``folder``: where its store lies, on disk unless it says otherwise."""
+    """A worker of our own, with its client, for the setting's device unless it says otherwise.
+
+    ``folder``: where its store lies, on disk unless it says otherwise.
+    """
     place = Path(tempfile.mkdtemp(prefix="store-", dir=folder or setting.disk))
     settings = Settings(
         pool=f"bench-{new_id()[-10:]}",
@@ -150,7 +154,7 @@ def serving(
         store_sync=sync,
         timeout=120.0,
         inline_limit=Settings().inline_limit if inline_limit is None else inline_limit,
-        device=setting.device,
+        device=device or setting.device,
         device_memory=device_memory or 0,
         queue_type=queue_type,
         spare=spare or Settings().spare,
@@ -158,7 +162,7 @@ def serving(
     )
     try:
         if setting.embedded:
-            with local(setting.device, store=settings.store, settings=settings) as client:
+            with local(settings.device, store=settings.store, settings=settings) as client:
                 yield Serving(client, settings)
         else:
             settings = msgspec.structs.replace(settings, broker_url=setting.broker().url)

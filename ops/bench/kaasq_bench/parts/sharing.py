@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -21,9 +22,10 @@ from kaasq_bench.parts.pressure import pressure_case
 from kaasq_bench.peers.tenants import SideBySide, restarted_s, save
 from kaasq_bench.rabbitmq.api import ManagementError
 from kaasq_bench.rounds import interleaved
-from kaasq_bench.serving import Serving, served, serving
+from kaasq_bench.serving import START_TIMEOUT_S, ChildFailed, Serving, served, serving
 from kaasq_bench.setting import NotHere, Setting
 from kaasq_bench.suite import Case
+from kaasq_workers.devices.gpus import count_gpus
 
 PASSWORD = "bench"
 OUTSTANDING = 32  # of all tenants together: only how many share the device changes
@@ -120,6 +122,41 @@ def small_grids_case(setting: Setting) -> Iterator[Row]:
         yield compare(what, "/s", given[str(n)], "kaasq, 1 in flight", given["1"], bar)
 
 
+def devices_case(setting: Setting) -> Iterator[Row]:
+    """One tenant's products on all GPUs of this host, by a pool with a worker for each, beside one GPU's worker."""
+    count = count_gpus() if setting.gpu else 0
+    if count < 2 or setting.embedded:
+        raise NotHere(f"needs several GPUs: {count} here")
+    work, under_way = Work(7, 4096, 8), IN_FLIGHT[-1]
+    with ExitStack() as stack:
+        sides: dict[str, Callable[[], float]] = {}
+        for name, device in (("one", setting.device), ("all", "all")):
+            ours = stack.enter_context(serving(setting, device=device))
+            weights, x = work.arrays(0)
+            bound = {f"w{i}": ours.put(each) for i, each in enumerate(weights)}
+            _await_devices(ours.client, work.graph(), {**bound, "x": x}, count if device == "all" else 1)
+            load = KaasqLoad(ours.client, work.graph(), **bound, x=x)
+            sides[name] = partial(_per_s, load, under_way * count, setting.seconds)
+        given = interleaved(setting.rounds, sides)
+    what = f"{count} GPUs, products of {work.n} x {work.n}"
+    yield compare(what, "/s", given["all"], "kaasq, 1 GPU", given["one"])
+
+
+def _await_devices(client: Client, graph: Graph, bound: dict[str, BufferRef | Floats], count: int) -> None:
+    """Until so many have answered, and so have loaded what is bound."""
+    found: set[str] = set()
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while len(found) < count:
+        asked = [client.submit(graph, bind=bound) for _ in range(4 * count)]
+        found |= {each.result().worker.device for each in asked}
+        if time.monotonic() > deadline:
+            raise ChildFailed(f"only {', '.join(sorted(found))} served within {START_TIMEOUT_S:.0f} s")
+
+
+def _per_s(load: KaasqLoad, outstanding: int, seconds: float) -> float:
+    return load.load(outstanding, seconds).per_s
+
+
 def _work(setting: Setting) -> Work:
     return Work(3, 2048, 16) if setting.gpu else Work(2, 128, 16)
 
@@ -173,5 +210,6 @@ CASES = (
     Case("tenants", tenants_case),
     Case("a process for each tenant", processes_case),
     Case("small kernels in flight", small_grids_case),
+    Case("several GPUs", devices_case),
     Case("more data than the device holds", pressure_case),
 )

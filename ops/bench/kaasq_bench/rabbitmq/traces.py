@@ -9,7 +9,7 @@ from kaasq.broker import Done, wait_for
 from kaasq.errors import KaasqError
 from kaasq.rabbit import RabbitBroker
 from kaasq.topology import Queue, Topology, control_queue, work_queue
-from kaasq_workers.devices.opening import default_slot
+from kaasq_workers.devices.opening import default_slot, device_names
 
 TIMEOUT_S = 10.0
 
@@ -34,9 +34,9 @@ class TidyBroker(RabbitBroker):
 
 
 def pool_queues(pool: str, device: str) -> list[str]:
-    """The queues of a pool with one worker."""
-    slot = default_slot(device)
-    return [work_queue(pool), work_queue(pool, slot), control_queue(pool, slot)]
+    """The queues of a pool with a worker for each device that is meant."""
+    slots = [default_slot(each) for each in device_names(device)]
+    return [work_queue(pool), *(queue(pool, slot) for slot in slots for queue in (work_queue, control_queue))]
 
 
 def remove_queues(url: str, names: Sequence[str]) -> None:
