@@ -9,9 +9,9 @@ from kaasq_storage import collect, staging
 from kaasq_storage.accounts import quota_exceeded
 from kaasq_storage.environment import Environment
 from kaasq_storage.errors import translated
+from kaasq_storage.mapping import Bytes
 from kaasq_storage.records import OBJECT, scope
 from kaasq_storage.staged import StagedData
-from kaasq_storage.staging import Bytes
 
 
 def admit(env: Environment, now: float, tenant: str, nbytes: int, contents: Bytes | None = None) -> StagedData:

@@ -58,6 +58,8 @@ class Environment:
         self.inline_bytes = options.inline_bytes
         self.options = options
         self.staging = path / "staging"
+        self.memory = file_system(path) in MEMORY
+        """Whether it lies in shared memory."""
         self._objects = str(path / "objects")
         spare = path / "spare"
         self.users = 0

@@ -8,7 +8,6 @@ weak reference, is what gives the transaction back. For a file the array keeps t
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Final, Self
 import lmdb
 import numpy as np
 
+from kaasq_storage.mapping import Bytes, mapped
 from kaasq_storage.protocol import Object
 
 _ATTEMPTS: Final = 5
@@ -32,7 +32,7 @@ class GuardedReading:
 
     __slots__ = ("_exporter", "data", "object")
 
-    def __init__(self, entry: Object, exporter: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> None:
+    def __init__(self, entry: Object, exporter: Bytes) -> None:
         self.object = entry
         self.data = exporter.data
         self._exporter = weakref.ref(exporter)
@@ -78,7 +78,7 @@ class Snapshots:
         self._open = 0
         self.forked = False
 
-    def view(self, key: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]] | None:
+    def view(self, key: bytes) -> Bytes | None:
         """The stored value as an array that guards it, or None."""
         with self._lock:
             self._drain()
@@ -104,7 +104,7 @@ class Snapshots:
         """How many snapshots have views."""
         return self._open
 
-    def _guard(self, snapshot: Snapshot, exporter: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> None:
+    def _guard(self, snapshot: Snapshot, exporter: Bytes) -> None:
         ended = self._ended
         settle = self._settle
 
@@ -137,7 +137,7 @@ class Snapshots:
                     self._current = None
 
 
-def mapped(path: str, nbytes: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]] | None:
+def opened(path: str, nbytes: int) -> Bytes | None:
     """The file as an array that keeps it mapped, though the file be removed; None if there is no such file.
 
     The shared lock lives with the mapping, which has the file open for itself: nobody else uses the file's pages until
@@ -154,7 +154,7 @@ def mapped(path: str, nbytes: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]
                 return None  # cut short by a power failure; reading on would end in SIGBUS
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             if os.stat(path).st_ino == status.st_ino:  # noqa: PTH116 - a Path takes longer
-                return np.frombuffer(mmap.mmap(fd, nbytes, prot=mmap.PROT_READ), np.uint8)
+                return mapped(fd, nbytes)
         except (BlockingIOError, FileNotFoundError):
             pass  # it is just being taken away
         finally:

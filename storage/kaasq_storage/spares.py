@@ -30,12 +30,20 @@ class Spares:
         self._most_bytes = most_bytes
 
     def keep(self, path: Path, tenant: str, nbytes: int) -> bool:
-        """Take a file that is no object any more; False if it is of no use, and to be removed."""
+        """Take a file that is no object any more; False if it is of no use, and to be removed.
+
+        Others go for it: those that somebody still reads, which could hold up all room for a minute, then the oldest.
+        """
         if not FROM_BYTES <= nbytes <= self._most_bytes:
             return False
-        kept = [size for size, _, _ in self._listed()]
-        if sum(kept) + nbytes > self._most_bytes or len(kept) >= MOST_FILES:
-            return False
+        kept = self._listed()
+        total, count = sum(size for size, _, _ in kept), len(kept)
+        if total + nbytes > self._most_bytes or count >= MOST_FILES:
+            for size, _, each in sorted(kept, key=lambda each: (not _is_read(each[2]), each[1])):
+                if total + nbytes <= self._most_bytes and count < MOST_FILES:
+                    break
+                each.unlink(missing_ok=True)
+                total, count = total - size, count - 1
         try:
             path.rename(self._folder / f"{tenant}.{secrets.token_hex(8)}")
         except OSError:
@@ -86,3 +94,18 @@ class Spares:
                     continue
                 found.append((status.st_size, status.st_ctime, Path(entry.path)))
         return found
+
+
+def _is_read(path: Path) -> bool:
+    """Whether it cannot be used again yet."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False

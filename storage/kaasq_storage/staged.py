@@ -10,11 +10,12 @@ from blake3 import blake3
 
 from kaasq.errors import BadRequest
 from kaasq_storage.environment import Environment
+from kaasq_storage.mapping import Bytes
 from kaasq_storage.records import object_key
-from kaasq_storage.staging import Bytes, StagingFile
+from kaasq_storage.staging import StagingFile
 
 MAPPED_BYTES: Final = 32 << 20
-"""From this size on the file itself is mapped for writing; below, filling memory and writing it out is faster."""
+"""From this size on a file of small pages is mapped for writing; below, filling memory and writing it out is faster."""
 _THREADED_BYTES: Final = 4 << 20
 
 
@@ -32,8 +33,8 @@ class StagedData:
         self._written = False
         self._given = given is not None
         if file and nbytes > store.inline_bytes:
-            self.file = StagingFile(store.staging, nbytes, tenant, store.spares)
-        self._mapped = self.file is not None and not self._given and nbytes >= MAPPED_BYTES
+            self.file = StagingFile(store.staging, nbytes, tenant, store.spares, memory=store.memory)
+        self._mapped = self.file is not None and not self._given and (self.file.huge or nbytes >= MAPPED_BYTES)
         if given is not None:
             self.contents = given
         elif self.file is not None and self._mapped:

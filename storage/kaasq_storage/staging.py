@@ -8,17 +8,15 @@ a killed process leaves nothing that has to be remembered elsewhere.
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import secrets
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
+from kaasq_storage.mapping import Bytes, mapped
+from kaasq_storage.pages import FROM_BYTES as HUGE_FROM_BYTES
+from kaasq_storage.pages import allocate
 from kaasq_storage.spares import Spares
-
-Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
 _WRITE_BYTES: Final = 64 << 20
 
@@ -26,9 +24,14 @@ _WRITE_BYTES: Final = 64 << 20
 class StagingFile:
     """A file of its full size in the staging folder, locked as long as this object is open."""
 
-    def __init__(self, folder: Path, nbytes: int, tenant: str, spares: Spares) -> None:
-        """What it holds at first is undefined: it may have been another file of the tenant's."""
+    def __init__(self, folder: Path, nbytes: int, tenant: str, spares: Spares, *, memory: bool) -> None:
+        """What it holds at first is undefined: it may have been another file of the tenant's.
+
+        ``memory``: the folder lies in shared memory.
+        """
         self.nbytes = nbytes
+        self.huge = memory and nbytes >= HUGE_FROM_BYTES
+        """Whether it lies in huge pages, if there are any: then a mapping is the fastest way to fill it."""
         self._tenant = tenant
         self._spares = spares
         self._placed: Path | None = None
@@ -41,8 +44,7 @@ class StagingFile:
                 there = min(os.fstat(spare).st_size, nbytes)
                 os.ftruncate(spare, there)
             if there < nbytes:
-                # Not ftruncate: writing to a hole of a mapped file on a full disk kills the process.
-                os.posix_fallocate(self._fd, there, nbytes - there)
+                allocate(self._fd, there, nbytes, memory=memory)
         except BaseException:
             self.close(reuse=False)
             raise
@@ -58,13 +60,16 @@ class StagingFile:
 
     def write(self, data: Bytes) -> None:
         """Fill it."""
+        if self.huge:
+            self.map()[:] = data
+            return
         view, at = data.data, 0
         while at < self.nbytes:
             at += os.pwrite(self._fd, view[at : at + _WRITE_BYTES], at)
 
     def map(self) -> Bytes:
         """Its bytes, writable."""
-        return np.frombuffer(mmap.mmap(self._fd, self.nbytes), np.uint8)
+        return mapped(self._fd, self.nbytes, writable=True)
 
     def sync(self) -> None:
         """Survive a power cut."""

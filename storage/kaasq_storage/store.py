@@ -13,6 +13,7 @@ from kaasq_storage import collect, notes, registry
 from kaasq_storage.admission import admit
 from kaasq_storage.environment import INLINE_BYTES, MAX_READERS, Environment, Options
 from kaasq_storage.ledger import keep_until
+from kaasq_storage.mapping import Bytes
 from kaasq_storage.protocol import (
     DEFAULT_TTL_S,
     Collected,
@@ -25,7 +26,7 @@ from kaasq_storage.protocol import (
     Usage,
     Wanted,
 )
-from kaasq_storage.reading import GuardedReading, mapped
+from kaasq_storage.reading import GuardedReading, opened
 from kaasq_storage.records import (
     NAME,
     OBJECT,
@@ -43,7 +44,6 @@ from kaasq_storage.records import (
     scope,
 )
 from kaasq_storage.staged import StagedData, as_bytes, hash_of
-from kaasq_storage.staging import Bytes
 from kaasq_storage.transaction import LmdbTransaction, outcome_of
 
 _PAGE: Final = 256  # entries that an iteration fetches at a time
@@ -103,7 +103,7 @@ class LmdbStore:
             staged.discard()
 
     def stage(self, tenant: str, nbytes: int) -> StagedData:
-        """See the protocol. Up to 32 MiB ``data`` is memory, above a mapped file."""
+        """See the protocol. Up to 32 MiB ``data`` is memory, above a mapped file; in shared memory up to 4."""
         if nbytes < 1:
             raise BadRequest(f"an object has at least one byte, not {nbytes}")
         return admit(self._env, self._clock(), tenant, nbytes)
@@ -163,7 +163,7 @@ class LmdbStore:
         exporter: Bytes | None
         with env.faults():
             if record.file:
-                exporter = mapped(env.file_path(key), record.nbytes)
+                exporter = opened(env.file_path(key), record.nbytes)
             else:
                 exporter = env.snapshots.view(key)
         if exporter is None:

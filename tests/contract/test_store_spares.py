@@ -159,6 +159,23 @@ def test_they_are_bounded_and_go_when_room_is_needed_or_nobody_wants_them(opened
     assert not spares(store)
 
 
+def test_what_is_read_still_and_what_is_oldest_makes_room_for_what_comes(opened: Open) -> None:
+    store = opened(spare_bytes=2 * MEDIUM)
+    oldest, read_still, newest = (put(store, value, MEDIUM) for value in range(3))
+    inodes = {path.name: path.stat().st_ino for path in (store.path / "objects").rglob("*") if path.is_file()}
+    with store.open("a", read_still) as reading:
+        store.delete("a", ref=oldest)
+        store.delete("a", ref=read_still)
+        store.delete("a", ref=newest)
+        assert set(spares(store)) == {inodes[oldest], inodes[newest]}
+        assert bytes(reading.data) == b"\1" * MEDIUM
+    last = put(store, 4, 2 * MEDIUM)  # in the file of one of them
+    other = put(store, 5, MEDIUM)
+    for ref in (last, other):
+        store.delete("a", ref=ref)
+    assert sum(spares(store).values()) == MEDIUM
+
+
 def test_there_are_none_where_none_are_wanted(opened: Open) -> None:
     store = opened(spare_bytes=0)
     store.delete("a", ref=put(store, 1))
