@@ -152,6 +152,11 @@ class Broker(Protocol):
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Callable[[], None]:
         """Run it on the I/O thread after a delay. Returns a function that cancels it."""
 
+    def expects(self, anything: Callable[[], bool]) -> None:
+        """Whether anything is to be expected soon. A broker that looks for it instead of sleeping asks before it does,
+        on the I/O thread; to begin with there is.
+        """
+
     def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
         """Call back on the I/O thread whenever the file descriptor is readable."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import selectors
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 from kaasq.broker import OnState, State
 from kaasq.errors import KaasqError
 from kaasq.log import get_logger
+from kaasq.polling import PollingSelector
 
 log = get_logger()
 
@@ -34,7 +36,9 @@ class IoThread:
     Waking a loop costs a system call, so posts are collected: many posts, one wake-up.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, busy_poll_s: float = 0.0) -> None:
+        """``busy_poll_s``: for how long it looks for work at most before it sleeps."""
+        self._polling = PollingSelector(busy_poll_s) if busy_poll_s else None
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._waking = False
         self._loop: asyncio.SelectorEventLoop | None = None
@@ -60,7 +64,7 @@ class IoThread:
         return self._loop is not None
 
     def start(self) -> None:
-        self._loop = asyncio.SelectorEventLoop()
+        self._loop = asyncio.SelectorEventLoop(self._polling or selectors.DefaultSelector())
         self._thread.start()
 
     def stop(self) -> None:
@@ -120,6 +124,11 @@ class IoThread:
         else:
             self.call_soon(lambda: timer.arm(delay_s))
         return timer.cancel
+
+    def expects(self, anything: Callable[[], bool]) -> None:
+        """Look for work only while there is ``anything`` to be expected: it is asked before each wait."""
+        if self._polling is not None:
+            self._polling.expecting = anything
 
     def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
         """Call back on this thread whenever the file descriptor is readable."""
@@ -216,8 +225,8 @@ class _Timer:
 class IoBroker:
     """The part of the Broker protocol that every broker with an I/O thread has in common."""
 
-    def __init__(self, thread_name: str) -> None:
-        self._io = IoThread(thread_name)
+    def __init__(self, thread_name: str, busy_poll_s: float = 0.0) -> None:
+        self._io = IoThread(thread_name, busy_poll_s)
         self._watchers: list[OnState] = []
 
     def watch(self, on_state: OnState) -> None:
@@ -228,6 +237,9 @@ class IoBroker:
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Callable[[], None]:
         return self._io.call_later(delay_s, callback)
+
+    def expects(self, anything: Callable[[], bool]) -> None:
+        self._io.expects(anything)
 
     def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
         self._io.add_reader(fd, on_readable)

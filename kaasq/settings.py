@@ -65,6 +65,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store: str = ""
     """The store's folder. Empty: ``default_store(pool)``."""
 
+    busy_poll: Annotated[float, msgspec.Meta(ge=0, le=0.1)] | None = None
+    """For how long a worker, or a client that waits for replies, looks for messages before it sleeps; 0: not at all.
+    None: it depends on how many processors there are (``processors.py``)."""
+
     # producers
     inline_limit: Bytes = INLINE_LIMIT_BYTES
     """Inline bytes in one message, inputs together; what is larger goes through the store."""

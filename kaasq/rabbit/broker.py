@@ -57,12 +57,14 @@ class RabbitBroker(IoBroker):
         give_up_s: float | None = None,
         connection_name: str = "kaasq",
         impersonates: bool = False,
+        busy_poll_s: float = 0.0,
     ) -> None:
         """``max_pause_s`` lies at most between two attempts to reconnect; after ``give_up_s`` of them without success
         the broker is FAILED (None: never). ``impersonates``: messages for other users are published, too, for which
-        RabbitMQ wants the tag ``impersonator``; else they are refused here.
+        RabbitMQ wants the tag ``impersonator``; else they are refused here. ``busy_poll_s``: for how long its thread
+        looks for messages at most before it sleeps.
         """
-        super().__init__("kaasq-rabbit")
+        super().__init__("kaasq-rabbit", busy_poll_s)
         quieten_pika()
         parameters, self._where = connection_parameters(url, connection_name=connection_name)
         self.tenant = self._where.user

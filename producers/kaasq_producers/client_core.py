@@ -58,6 +58,7 @@ class ClientCore:
             done(error)
 
         self.broker.watch(self._on_state)
+        self.broker.expects(lambda: len(self.pending) > 0)
         self._replies.take(declared)
 
     def send(

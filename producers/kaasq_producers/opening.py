@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from kaasq.broker import Broker
+from kaasq.processors import busy_poll_s
 from kaasq.settings import Settings, load_settings
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.client_core import ClientCore
@@ -54,7 +55,8 @@ def open_core(broker: Broker | None, buffers: Buffers | None, settings: Settings
         # Here, so that a client of the store alone needs no AMQP library.
         from kaasq.rabbit import PublishLimits, RabbitBroker
 
-        broker = RabbitBroker(settings.connection_url, limits=PublishLimits(patience_s=settings.confirm_patience))
+        limits = PublishLimits(patience_s=settings.confirm_patience)
+        broker = RabbitBroker(settings.connection_url, limits=limits, busy_poll_s=busy_poll_s(settings.busy_poll))
     try:
         broker.open(settings.connect_timeout)
         core = ClientCore(broker, buffers, settings)

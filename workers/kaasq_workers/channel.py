@@ -5,6 +5,7 @@ Each frame is a length (4 bytes, little-endian) and a MessagePack list of messag
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from kaasq.polling import Looking, wait
 from kaasq_workers.link import Answer, FromExecutor, ToExecutor
 from kaasq_workers.vitals import Vitals
 
@@ -111,31 +113,38 @@ class Link:
 class BlockingChannel:
     """The executor's end: waits for jobs, takes all that have arrived."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, busy_poll_s: float = 0.0) -> None:
+        """``busy_poll_s``: for how long it looks for jobs at most before it sleeps."""
+        sock.settimeout(None)
         self._sock = sock
         self._reader = FrameReader(ToExecutor)
+        self._looking = Looking(busy_poll_s)
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
 
     def receive(self, timeout_s: float | None) -> list[ToExecutor] | None:
         """Jobs and the like, at least one; [] if none came in time; None when the front is gone."""
         jobs: list[ToExecutor] = []
-        self._sock.settimeout(timeout_s)
         while True:
             try:
-                data = self._sock.recv(RECEIVE_BYTES)
-            except TimeoutError:
-                return []
+                data = self._sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return jobs
+                if jobs or timeout_s == 0 or not wait(self._looking, self._readable, timeout_s):
+                    return jobs
+                continue
             except OSError:
                 return jobs or None
             if not data:
                 return jobs or None
             jobs.extend(self._reader.feed(data))
-            self._sock.settimeout(0.0 if jobs else timeout_s)  # take what else is there, but wait for a whole frame
+            if jobs and len(data) < RECEIVE_BYTES:  # else there may be more, or a frame is not whole
+                return jobs
+
+    def _readable(self, timeout_s: float | None) -> bool:
+        return bool(self._poll.poll(None if timeout_s is None else timeout_s * 1e3))
 
     def send(self, messages: Iterable[FromExecutor]) -> None:
         """Send them, large ones in frames of their own. Raises OSError if the front is gone."""
-        self._sock.settimeout(None)
         batch: list[FromExecutor] = []
         nbytes = 0
         for each in messages:

@@ -14,6 +14,7 @@ import msgspec
 from kaasq.cli import Sectioned, settings_options
 from kaasq.errors import KaasqError
 from kaasq.log import configure, get_logger
+from kaasq.processors import busy_poll_s
 from kaasq.rabbit import PublishLimits, RabbitBroker
 from kaasq.settings import Settings, load_settings
 from kaasq_workers.devices.opening import default_slot, device_names
@@ -178,6 +179,7 @@ def worker(drain: float, **flags: Any) -> None:
 def serve(settings: Settings, stop: threading.Event, serving: threading.Event, drain_s: float) -> int:
     """Run a worker for each device until ``stop`` or a failure; the exit code. Sets ``serving`` once all are up."""
     names = device_names(settings.device)
+    settings = msgspec.structs.replace(settings, busy_poll=busy_poll_s(settings.busy_poll, workers=len(names)))
     started: list[Worker] = []
     try:
         for name in names:
@@ -189,6 +191,7 @@ def serve(settings: Settings, stop: threading.Event, serving: threading.Event, d
                     connection_name=f"kaasq worker {settings.pool}/{slot or name}",
                     # As a client does: a continuation that is lost with a cluster's node waits for nothing else.
                     limits=PublishLimits(patience_s=settings.confirm_patience),
+                    busy_poll_s=busy_poll_s(settings.busy_poll),
                     impersonates=True,  # continuations are published for whoever sent what they follow
                 ),
             )

@@ -42,10 +42,9 @@ class Worker:
 
     def __init__(self, settings: Settings, broker: Broker, *, in_process: bool = False) -> None:
         device = one_device(settings.device)
-        isolation = "shared" if in_process else settings.isolation  # threads share everything anyway
-        self.settings = msgspec.structs.replace(
-            settings, device=device, slot=settings.slot or default_slot(device), isolation=isolation
-        )
+        if in_process:  # threads share everything anyway, and one that looks would keep the others waiting
+            settings = msgspec.structs.replace(settings, isolation="shared", busy_poll=0.0)
+        self.settings = msgspec.structs.replace(settings, device=device, slot=settings.slot or default_slot(device))
         check_word(self.settings.slot, "slot")
         self._broker = broker
         self._in_process = in_process

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from kaasq import BufferRef, Client, ReplyTimeout, Unroutable, local
 from kaasq.ids import new_id
+from kaasq.processors import busy_poll_s
 from kaasq.settings import Settings
 from kaasq.topology import QueueType
 from kaasq_bench.children import tied
@@ -32,7 +33,7 @@ STOP_TIMEOUT_S = 30.0
 POLL_S = 0.05
 TOLD = (
     *("broker_url", "store", "store_sync", "pool", "queue_type", "inline_limit"),
-    *("device", "device_memory", "cache_dir", "spare"),
+    *("device", "device_memory", "cache_dir", "spare", "busy_poll"),
 )
 Spare = Literal["none", "imported", "opened"]
 
@@ -142,6 +143,7 @@ def serving(
     device_memory: int | None = None,
     spare: Spare | None = None,
     device: str | None = None,
+    busy_poll: float | None = None,
 ) -> Iterator[Serving]:
     """A worker of our own, with its client, for the setting's device unless it says otherwise.
 
@@ -158,6 +160,7 @@ def serving(
         device_memory=device_memory or 0,
         queue_type=queue_type,
         spare=spare or Settings().spare,
+        busy_poll=busy_poll,
         cache_dir=str(setting.disk / "cache"),  # workers of a run share what they compile
     )
     try:
@@ -176,7 +179,7 @@ def serving(
 @contextmanager
 def _worker_process(setting: Setting, settings: Settings) -> Iterator[Child]:
     """``kaasq worker``, told everything by its environment. Its queues go when it has ended."""
-    told = {name: str(getattr(settings, name)) for name in TOLD}
+    told = {name: str(value) for name in TOLD if (value := getattr(settings, name)) is not None}
     told["log_level"] = "warning"
     environ = {f"KAASQ_{name.upper()}": value for name, value in told.items()}
     try:
@@ -188,7 +191,7 @@ def _worker_process(setting: Setting, settings: Settings) -> Iterator[Child]:
 
 def connected(settings: Settings) -> Client:
     """A client that leaves no queue behind. Raises BrokerLost, BrokerRefused."""
-    return Client(TidyBroker(settings.broker_url), settings=settings)
+    return Client(TidyBroker(settings.broker_url, busy_poll_s(settings.busy_poll)), settings=settings)
 
 
 def await_worker(client: Client, worker: Child) -> None:

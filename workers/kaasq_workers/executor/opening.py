@@ -12,6 +12,7 @@ from kaasq.builtins import builtin_names
 from kaasq.errors import KaasqError
 from kaasq.log import get_logger
 from kaasq.messages import ErrorBody, WorkerInfo
+from kaasq.processors import busy_poll_s
 from kaasq.quotas import stored_limits
 from kaasq_storage import open_store
 from kaasq_workers.channel import BlockingChannel
@@ -28,8 +29,8 @@ def serve(sock: socket.socket, vitals: Vitals, orders: Orders) -> bool:
 
     False if the device was lost and requests were left unanswered that may be to blame.
     """
-    channel = BlockingChannel(sock)
     settings = orders.settings
+    channel = BlockingChannel(sock, busy_poll_s(settings.busy_poll))
     # What pins memory of the store counts per executor, and the device's memory is divided by the device.
     settings = msgspec.structs.replace(settings, pinned_memory=settings.pinned_memory // orders.sharing)
     with ExitStack() as opened:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kaasq.ids import new_id
+from kaasq.processors import BUSY_POLL_S
 from kaasq.topology import QueueType
 from kaasq_bench import bars
 from kaasq_bench.figures import Bar, Row, compare
@@ -19,7 +21,7 @@ from kaasq_bench.loads import KaasqLoad, Load, Loaded
 from kaasq_bench.peers.rpc_client import PEER_QUEUE, RpcClient
 from kaasq_bench.rabbitmq.traces import remove_queues
 from kaasq_bench.rounds import interleaved
-from kaasq_bench.serving import Serving, child, served
+from kaasq_bench.serving import Serving, child, served, serving
 from kaasq_bench.setting import NotHere, Setting
 from kaasq_bench.suite import Case
 
@@ -32,6 +34,7 @@ ECHO = "pika echo"
 BY_HAND = "hand-written"
 UNCONFIRMED = "hand-written, no confirms"
 CELERY = "Celery"
+POLLING = {"kaasq, busy_poll 0": 0.0, "kaasq, busy_poll 0.5 ms": 0.5e-3, "kaasq, busy_poll 2 ms": 2e-3}
 ONLY_FULL = "not in a quick run"
 
 Loads = Mapping[tuple[str, int], list[Load]]
@@ -70,6 +73,25 @@ def pool_case(setting: Setting) -> Iterator[Row]:
     kind = Kind(setting.pool.queue_type, setting.pool.settings.store_sync)
     durable = kind != Kind("classic", False)
     yield from _noop_rows(kind, _noop_bars(Kind("quorum", True) if durable else kind), setting)
+
+
+def polling_case(setting: Setting) -> Iterator[Row]:
+    """The same with threads that look for messages before they sleep, for several lengths of time, and with none.
+
+    Raises NotHere in a brief run, and where there is a pool: those are measured as they are set.
+    """
+    if setting.brief or setting.pool is not None:
+        raise NotHere(ONLY_FULL)
+    kind = Kind("classic", False)
+    with ExitStack() as stack:
+        sides: dict[str, Loaded] = {}
+        for name, busy_poll in {"kaasq": BUSY_POLL_S, **POLLING}.items():
+            ours = serving(setting, queue_type=kind.queue_type, sync=kind.sync, busy_poll=busy_poll)
+            sides[name] = KaasqLoad(stack.enter_context(ours).client, noop())
+        sides[ECHO] = stack.enter_context(_rpc(setting, kind, ("kaasq_bench.peers.echo_server",), BODY))
+        loads = measure(replace(setting, brief=True), sides)
+    what = f"no-op, {kind}, busy_poll {BUSY_POLL_S * 1e3:g} ms"
+    yield from rows(what, loads, {ECHO: Barred(bars.NOOP_P50, bars.NOOP_THROUGHPUT)}, brief=True)
 
 
 def celery_case(setting: Setting) -> Iterator[Row]:
@@ -184,6 +206,7 @@ CASES = (
         Case(f"no-op, {kind}", partial(noop_case, kind))
         for kind in (Kind("classic", False), Kind("classic", True), Kind("quorum", False), Kind("quorum", True))
     ),
+    Case("no-op, looking for messages before sleeping", polling_case),
     Case("no-op beside Celery", celery_case),
     Case("saxpy beside workers written by hand", saxpy_case),
 )

@@ -17,8 +17,8 @@ TIMEOUT_S = 10.0
 class TidyBroker(RabbitBroker):
     """A client's connection that takes its queues along: they would wait ten minutes for a client that is gone."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url, connection_name="kaasq bench")
+    def __init__(self, url: str, busy_poll_s: float = 0.0) -> None:
+        super().__init__(url, connection_name="kaasq bench", busy_poll_s=busy_poll_s)
         self._queues: list[Queue] = []
 
     def declare(self, topology: Topology, done: Done, on_absent: Callable[[], None] | None = None) -> None:
