@@ -10,22 +10,31 @@ import pytest
 
 from kaasq.errors import NameNotFound
 from kaasq_storage import BufferStore, open_store
-from kaasq_workers.executor.host_objects import PIECE_BYTES, PINNED_FROM_BYTES, PINNED_OBJECTS, HostObjects
+from kaasq_workers.executor.host_objects import (
+    PIECE_BYTES,
+    PINNED_FROM_BYTES,
+    PINNED_OBJECTS,
+    QUICK_S,
+    HostObjects,
+)
 
 LARGE = PINNED_FROM_BYTES
 
 
 class Pins:
-    """A device that pins, or refuses to."""
+    """A device that pins, or refuses to; ``took_s`` for each piece."""
 
-    def __init__(self, *, able: bool = True) -> None:
+    def __init__(self, *, able: bool = True, took_s: float = 1.0) -> None:
         self.able = able
+        self.took_s = took_s
+        self.now = 0.0
         self.asked = 0
         self.held = 0
 
     def pin(self, data: memoryview) -> Pins | None:
         self.asked += 1
         self.held += self.able
+        self.now += self.took_s
         return self if self.able else None
 
     def release(self) -> None:
@@ -70,9 +79,48 @@ def test_a_large_object_is_pinned_when_it_is_read_again_and_once(store):
     assert (pins.asked, pins.held, objects.nbytes) == (1, 1, LARGE)
 
 
+def pieces(objects: HostObjects, ref: str, offset: int, nbytes: int) -> list[int]:
+    """Their sizes, having read them."""
+    opened = objects.open("t", ref)
+    sizes = []
+    for each in opened.pieces(offset, nbytes):
+        with each:
+            sizes.append(each.nbytes)
+    objects.give_back(opened)
+    return sizes
+
+
+def test_where_pinning_is_quick_an_object_is_pinned_as_it_is_read_first(store):
+    pins = Pins(took_s=QUICK_S / 2)
+    objects = HostObjects(store, pins.pin, 16 * PIECE_BYTES, timer=lambda: pins.now)
+    refs = [put(store, value, 2 * PIECE_BYTES + 5) for value in range(4)]
+    for count in (1, 2):
+        assert pieces(objects, refs[count], 0, 2 * PIECE_BYTES + 5) == [PIECE_BYTES, PIECE_BYTES, 5]
+        assert pins.held == 3 * count
+    pins.took_s = 2 * QUICK_S  # no longer: it stops after two pieces, and others are not begun
+    assert pieces(objects, refs[3], 0, 2 * PIECE_BYTES + 5) == [PIECE_BYTES, PIECE_BYTES, 5]
+    assert pieces(objects, refs[0], 0, 2 * PIECE_BYTES + 5) == [2 * PIECE_BYTES + 5]
+    pins.took_s = 0.0
+    assert objects.pin_some()  # which finds that it is quick again
+    assert pieces(objects, put(store, 9, PIECE_BYTES), 0, PIECE_BYTES) == [PIECE_BYTES]
+    assert pins.held == 3 + 3 + 2 + 1 + 1
+
+
+def test_what_is_read_first_is_pinned_no_further_than_it_is_read(store):
+    pins = Pins(took_s=0.0)
+    objects = HostObjects(store, pins.pin, 8 * PIECE_BYTES, timer=lambda: pins.now)
+    nbytes = 3 * PIECE_BYTES
+    little, later, most = (put(store, value, nbytes) for value in range(3))
+    assert pieces(objects, little, 0, PIECE_BYTES - 1) == [PIECE_BYTES - 1]
+    assert pieces(objects, later, PIECE_BYTES, PIECE_BYTES) == [PIECE_BYTES]
+    assert pins.held == 0
+    assert pieces(objects, most, 5, 2 * PIECE_BYTES) == [PIECE_BYTES - 5, PIECE_BYTES, 5]
+    assert pins.held == 2
+
+
 def test_what_was_read_is_pinned_piece_by_piece_while_nobody_wants_anything(store):
     pins = Pins()
-    objects = HostObjects(store, pins.pin, 8 * PIECE_BYTES)
+    objects = HostObjects(store, pins.pin, 8 * PIECE_BYTES, timer=lambda: pins.now)
     ref, other = put(store, 7, 2 * PIECE_BYTES + 5), put(store, 9)
     assert not objects.pin_some()
     for each in (ref, other):
@@ -80,7 +128,7 @@ def test_what_was_read_is_pinned_piece_by_piece_while_nobody_wants_anything(stor
     asked = []
     while objects.pin_some():
         asked.append(pins.asked)
-    assert asked == [1, 2, 3, 4]  # what was read last, first
+    assert asked == [3, 4]  # what was read last, first; two had been tried, to see whether it is quick
     assert objects.nbytes == 2 * PIECE_BYTES + 5 + LARGE
     read(objects, ref)
     assert pins.asked == 4
@@ -88,7 +136,7 @@ def test_what_was_read_is_pinned_piece_by_piece_while_nobody_wants_anything(stor
 
 def test_a_part_is_read_in_pieces_that_are_pinned_each_as_a_whole(store):
     pins = Pins()
-    objects = HostObjects(store, pins.pin, 4 * PIECE_BYTES)
+    objects = HostObjects(store, pins.pin, 4 * PIECE_BYTES, timer=lambda: pins.now)
     ref = put(store, 3, 2 * PIECE_BYTES + 100)
     read(objects, ref)
     opened = objects.open("t", ref)
@@ -96,7 +144,7 @@ def test_a_part_is_read_in_pieces_that_are_pinned_each_as_a_whole(store):
     for piece in opened.pieces(PIECE_BYTES - 10, PIECE_BYTES + 30):
         sizes.append((piece.nbytes, pins.held))
         piece.release()
-    assert sizes == [(10, 1), (PIECE_BYTES, 2), (20, 3)]
+    assert sizes == [(10, 2), (PIECE_BYTES, 2), (20, 3)]
     objects.give_back(opened)
 
 

@@ -1,17 +1,19 @@
 """Stored objects open in host memory; the large ones are kept open for a while, and pinned if they are read again.
 
-What is pinned the device reads at the bus's full speed, and no processor takes part. Pinning an object costs more than
-copying it once does by threads, so the first reading does without; it is left to when there is nothing else to do, or
-to the second reading. It goes piece by piece, since everything else on the device waits meanwhile.
+What is pinned the device reads at the bus's full speed, and no processor takes part. Where pinning takes no longer than
+the device takes to read, as it may with huge pages, the first reading does it, ahead of the device. Else it costs more
+than copying the object once does by threads, and is left to when there is nothing else to do, or to the second reading.
+It goes piece by piece, since everything else on the device waits meanwhile.
 
 What is kept open stays mapped, and its bytes in memory, even if the object is deleted: so both are bounded, and what
-has not been read for a while is given back. (Unmapping is dear too: for 256 MiB it takes longer than reading them.)
+has not been read for a while is given back. (Unmapping small pages is dear, too: 256 MiB of them
+take longer than to be read.)
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 
 from kaasq_storage import BufferStore, Reading
@@ -20,16 +22,39 @@ from kaasq_workers.devices.protocol import Pinned
 PINNED_FROM_BYTES = 1 << 20  # below, pinning costs more than it saves
 PINNED_OBJECTS = 256
 PIECE_BYTES = 16 << 20  # pinned at once: about a millisecond
+QUICK_S = 0.4e-3  # for a piece: as fast as threads copy it
 IDLE_S = 60.0
 
 Pin = Callable[[memoryview], Pinned | None]
 Key = tuple[str, str]
 
 
+class Pinner:
+    """The device's way of pinning, and how quick it was lately."""
+
+    def __init__(self, pin: Pin, timer: Callable[[], float]) -> None:
+        self._pin = pin
+        self._timer = timer
+        self._took_s = deque([0.0], maxlen=2)  # by whole pieces; the very first one may take long for other reasons
+
+    @property
+    def quick(self) -> bool:
+        """Whether pinning pays for what may be read only once."""
+        return min(self._took_s) <= QUICK_S
+
+    def pin(self, piece: memoryview) -> Pinned | None:
+        """None where the device does not."""
+        start = self._timer()
+        pinned = self._pin(piece)
+        if piece.nbytes == PIECE_BYTES:
+            self._took_s.append(self._timer() - start)
+        return pinned
+
+
 class HostObject:
     """An object's bytes, valid until each of its users has given it back."""
 
-    def __init__(self, key: Key, reading: Reading, pin: Pin | None = None) -> None:
+    def __init__(self, key: Key, reading: Reading, pin: Pinner | None = None) -> None:
         """``pin`` None: it is not to be kept."""
         self.key = key
         self._reading = reading
@@ -55,25 +80,37 @@ class HostObject:
         return self._reading.object.nbytes
 
     def pieces(self, offset: int, nbytes: int) -> Iterator[memoryview]:
-        """Those bytes in pieces, each pinned as a whole or not at all. What is read again is pinned before it comes."""
+        """Those bytes in pieces, each pinned as a whole or not at all.
+
+        What is read again is pinned before it comes, and so is what is read first as long as that is quick.
+        """
         at, end = offset, offset + nbytes
         while at < end:
-            stop = (at // PIECE_BYTES + 1) * PIECE_BYTES
-            while self.readings > 1 and len(self._pinned) * PIECE_BYTES <= at and self.pin_piece():
+            stop = min((at // PIECE_BYTES + 1) * PIECE_BYTES, self.nbytes)
+            while self._pinned_bytes <= at and self._gains(at, stop, end) and self.pin_piece():
                 pass
-            if len(self._pinned) * PIECE_BYTES <= at:
-                stop = end
-            stop = min(stop, end)
+            stop = min(stop, end) if self._pinned_bytes > at else end
             yield self.data[at:stop]
             at = stop
 
+    @property
+    def _pinned_bytes(self) -> int:
+        return len(self._pinned) * PIECE_BYTES
+
+    def _gains(self, at: int, stop: int, end: int) -> bool:
+        """Whether to pin before reading from ``at`` to ``end``, when the piece that has its start ends at ``stop``."""
+        if self.readings > 1:
+            return True
+        large, next_one = self.nbytes >= PIECE_BYTES, at - self._pinned_bytes < PIECE_BYTES
+        return large and next_one and stop <= end and self._pin is not None and self._pin.quick
+
     def pin_piece(self) -> bool:
         """Pin the next piece; False if there is none, or it cannot be."""
-        start = len(self._pinned) * PIECE_BYTES
+        start = self._pinned_bytes
         if self._pin is None or start >= self.nbytes:
             return False
         with self.data[start : start + PIECE_BYTES] as piece:
-            pinned = self._pin(piece)
+            pinned = self._pin.pin(piece)
         if pinned is None:
             self._pin = None
             return False
@@ -98,10 +135,16 @@ class HostObjects:
     """Opens objects; keeps at most ``most_bytes`` of them pinned, those read last."""
 
     def __init__(
-        self, store: BufferStore, pin: Pin, most_bytes: int, *, clock: Callable[[], float] = time.monotonic
+        self,
+        store: BufferStore,
+        pin: Pin,
+        most_bytes: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._store = store
-        self._pin = pin
+        self._pinner = Pinner(pin, timer)
         self._most_bytes = most_bytes
         self._clock = clock
         self._kept: OrderedDict[Key, HostObject] = OrderedDict()  # least recently read first
@@ -118,7 +161,7 @@ class HostObjects:
             reading = self._store.open(tenant, ref)
             nbytes = reading.object.nbytes
             keep = PINNED_FROM_BYTES <= nbytes <= self._most_bytes and self._make_room(nbytes)
-            opened = HostObject(key, reading, self._pin if keep else None)
+            opened = HostObject(key, reading, self._pinner if keep else None)
             if keep:
                 self._kept[key] = opened
                 self.nbytes += nbytes

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +20,14 @@ from kaasq.units import size as in_words
 from kaasq_bench.figures import Row, compare
 from kaasq_bench.peers.launches import LaunchPeers
 from kaasq_bench.rounds import interleaved, seconds, us_per_call
-from kaasq_bench.setting import Setting
+from kaasq_bench.setting import NotHere, Setting
 from kaasq_bench.sources import SAXPY
 from kaasq_bench.suite import Case
+from kaasq_storage import open_store
 from kaasq_workers.devices.cuda import CudaDevice
-from kaasq_workers.devices.protocol import Memory
+from kaasq_workers.devices.protocol import Memory, Pinned
 from kaasq_workers.executor.arguments import PackedArguments, pointer
+from kaasq_workers.executor.host_objects import PIECE_BYTES
 
 if TYPE_CHECKING:
     from kaasq_workers.devices.cuda.stream import CudaStream
@@ -79,6 +83,43 @@ def copies_case(setting: Setting) -> Iterator[Row]:
             memory.free()
 
 
+def pinning_case(setting: Setting) -> Iterator[Row]:
+    """Pinning a file in shared memory, newly mapped: one of the store's, one of small pages; beside a pinned copy."""
+    from kaasq_bench.peers.pinned import PinnedCopy
+
+    if setting.memory is None:
+        raise NotHere("there is no shared memory of a gigabyte here")
+    nbytes = setting.pick(64 << 20, 256 << 20)
+    contents = np.ones(nbytes, np.uint8)
+    with (
+        _device(setting) as device,
+        tempfile.TemporaryFile(dir=setting.memory) as small,
+        tempfile.TemporaryDirectory(dir=setting.memory) as folder,
+        open_store(Path(folder) / "store", sync=False) as store,
+    ):
+        small.write(contents.data)
+        small.flush()
+        ref = store.put("bench", contents.data)[0].ref
+
+        def small_pages() -> float:
+            with mmap.mmap(small.fileno(), nbytes, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as view:
+                return _pinning(device, view)
+
+        def stored() -> float:
+            with store.open("bench", ref) as reading:
+                return _pinning(device, reading.data)
+
+        copy = PinnedCopy(setting.gpu_index, nbytes, to_device=True).run
+        sides: dict[str, Callable[[], float]] = {
+            "a stored object": stored,
+            "a file of small pages": small_pages,
+            BARE: lambda: nbytes / seconds(copy) / 1e9,
+        }
+        given = interleaved(setting.rounds, sides)
+        for what in [each for each in sides if each != BARE]:
+            yield compare(f"pinning {what} of {in_words(nbytes)}", "GB/s", given[what], BARE, given[BARE])
+
+
 def modules_case(setting: Setting) -> Iterator[Row]:
     """From source to a kernel that can be launched: new, and compiled before; beside CuPy's RawModule."""
 
@@ -115,6 +156,21 @@ def _waited(stream: CudaStream, copy: Callable[[Memory, memoryview], None], memo
     stream.synchronize()
 
 
+def _pinning(device: CudaDevice, data: memoryview) -> float:
+    """Gigabytes per second of pinning it, piece by piece as the engine does; then it is given back."""
+    pins: list[Pinned | None] = []
+    start = time.perf_counter()
+    for at in range(0, data.nbytes, PIECE_BYTES):
+        with data[at : at + PIECE_BYTES] as piece:
+            pins.append(device.pin(piece))
+    took_s = time.perf_counter() - start
+    for each in pins:
+        if each is None:
+            raise NotHere("the driver pins no mapped files here")
+        each.release()
+    return data.nbytes / took_s / 1e9
+
+
 def _rate(nbytes: int, way: Callable[[], object]) -> Callable[[], float]:
     return lambda: nbytes / us_per_call(way, 0.03) / 1e3
 
@@ -148,5 +204,6 @@ def _hosts(nbytes: int) -> Iterator[dict[str, memoryview]]:
 CASES = (
     Case("launches", launches_case),
     Case("copies", copies_case),
+    Case("pinning", pinning_case),
     Case("modules", modules_case),
 )
