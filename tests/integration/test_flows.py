@@ -117,6 +117,18 @@ def test_large_inputs_and_outputs_of_items_go_through_the_store(client: kaasq.Cl
     np.testing.assert_array_equal(result["scale.out"], 3 * given)
 
 
+def test_small_inputs_of_items_that_do_not_fit_the_message_are_taken_from_the_store(client: kaasq.Client) -> None:
+    n, count = 1000, 40  # 156 KiB
+    flow = Workflow("packed")
+    listed = flow.inputs("tiles", shape=n, dtype="float32")
+    flow.map("scale", saxpy(n), x=listed.each, y=listed.each)
+    flow.step("all", saxpy(n * count), x=listed, y=listed)
+    given = np.arange(count * n, dtype=np.float32).reshape(count, n)
+    result = client.run(flow, tiles=given)
+    np.testing.assert_array_equal(result["scale.out"], 3 * given)
+    np.testing.assert_array_equal(result["all.out"], 3 * given.ravel())
+
+
 def test_a_workflow_inside_another_runs_on_what_that_one_has(client: kaasq.Client) -> None:
     flow = Workflow("outer")
     made = flow.map("made", SAXPY, count=4, x=ONES, y=ONES, a=flow.item)

@@ -188,6 +188,8 @@ def test_the_workflows_that_are_measured_compute_what_they_say():
     with local(device="cpu") as client:
         assert InARow(client, 3).run() == 1.0
         assert FanOut(client, 5).run() == 5.0
+        fan = FanOut(client, 5, N)
+        assert [fan.run(), fan.run()] == [5.0 * N] * 2
         chain = Halvings(client, 3, 3 * x, N)
         assert set(chain.run()) == {2.125}
         took = chain.took()

@@ -38,6 +38,7 @@ from kaasq.messages import Output as Sent
 from kaasq.model import Buffer, GraphSpec
 from kaasq.settings import Settings
 from kaasq_producers import AsyncClient, BufferRef, Client
+from kaasq_producers.storing import packed
 from tests.support.fake_worker import INFO, FakeWorker, Held
 from tests.support.flows import GRAPHS
 from tests.support.graphs import spec
@@ -211,8 +212,10 @@ def test_large_inputs_go_to_the_store_those_of_lists_too(
         assert client.get(BufferRef(ref=items[0].ref, nbytes=64)).tobytes() == bytes(64)
 
 
-@pytest.mark.parametrize(("count", "nbytes", "writes"), [(600, 64, 3), (7, 64, 6), (9, 1 << 20, 8)])
-def test_inputs_that_are_many_and_small_are_made_durable_together(
+@pytest.mark.parametrize(
+    ("count", "nbytes", "writes"), [(600, 64, 1), (2500, 64, 3), (300, 60_000, 2), (9, 1 << 20, 8)]
+)
+def test_items_that_are_many_and_small_share_objects_and_are_made_durable_together(
     node: MemoryNode,
     settings: Settings,
     worker: FakeWorker,
@@ -245,9 +248,23 @@ def test_inputs_that_are_many_and_small_are_made_durable_together(
         monkeypatch.undo()
         assert begun == writes
         bound = start.bind["l"]
-        assert bound[0] == bound[-1]
-        for index in (0, 1, count - 1):
-            assert client.get(BufferRef(ref=bound[index].ref, nbytes=nbytes)).tobytes() == items[index]
+        for index in (0, 1, count // 2, count - 1):
+            whole, at = client.get(BufferRef(ref=bound[index].ref, nbytes=0)).tobytes(), bound[index].offset
+            assert (whole if at is None else whole[at : at + nbytes]) == items[index]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "packs"),
+    [
+        ([], []),
+        ([5], [(0, 1)]),
+        ([1 << 20, 1, 1], [(0, 1), (1, 3)]),
+        ([1 << 15, 1 << 15, 1], [(0, 2), (2, 3)]),
+        ([1, 1 << 16, 1], [(0, 1), (1, 2), (2, 3)]),
+    ],
+)
+def test_items_are_put_together_as_far_as_an_object_goes(sizes: list[int], packs: list[tuple[int, int]]) -> None:
+    assert packed(sizes) == packs
 
 
 def test_a_workflow_larger_than_a_message_is_refused_naming_its_largest_steps(

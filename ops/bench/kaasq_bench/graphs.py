@@ -68,18 +68,18 @@ def noop() -> Graph:
     return graph
 
 
-def passing_on() -> Graph:
-    """One empty kernel, and a number that comes and goes unchanged: a no-op that others can follow."""
+def passing_on(n: int = 1) -> Graph:
+    """One empty kernel, and numbers that come and go unchanged: a no-op that others can follow."""
     graph = Graph("bench.passing-on")
-    x = graph.inout("x", shape=1, dtype="float32")
+    x = graph.inout("x", shape=n, dtype="float32")
     graph.launch(Module.from_source(PASS_ON).kernel("pass_on"), grid=1, block=1, args=[x])
     return graph
 
 
-def adding_up(items: int) -> Graph:
-    """The graph of sum = all of so many numbers."""
+def adding_up(items: int, n: int = 1) -> Graph:
+    """The graph of sum = all of so many items of so many numbers."""
     graph = Graph("bench.adding-up")
-    parts = graph.input("parts", shape=(items, 1), dtype="float32", const=True)
+    parts = graph.input("parts", shape=(items, n), dtype="float32", const=True)
     graph.call("reduce", parts, graph.output("sum", shape=(1, 1), dtype="float32"), op="sum", keepdims=True)
     return graph
 

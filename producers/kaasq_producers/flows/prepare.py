@@ -94,8 +94,11 @@ class FlowPreparer:
                 _bind_item(known.item(name, index), value, (name, index), inline, stored)
             lengths[name] = len(values)
         moved = too_large(inline, self._settings.inline_limit)
-        put = self._storing.store([(inline.pop(key), _buffer(known, key)) for key in moved], lasts_s)
-        stored.update(zip(moved, put, strict=True))
+        items = sorted(key for key in moved if key[1] != SINGLE)
+        singles = [key for key in moved if key[1] == SINGLE]
+        for keys, store in ((singles, self._storing.store), (items, self._storing.store_items)):
+            put = store([(inline.pop(key), _buffer(known, key)) for key in keys], lasts_s)
+            stored.update(zip(keys, put, strict=True))
         given: dict[Key, Any] = {**inline, **stored}
         bind: dict[str, Binding | tuple[Binding, ...]] = {
             name: value for (name, index), value in given.items() if index == SINGLE

@@ -150,7 +150,7 @@ class Attempts:
                 raise QuotaExceeded("others wait")
             self._device_time.check(job.tenant, self._limits.of(job.tenant), time.monotonic())
             taken = stretch.taken()
-            request = self._flows.request(job.tenant, step._replace(step=following), besides=taken)
+            request = self._flows.request(job.tenant, step._replace(step=following, book=None), besides=taken)
             assert isinstance(request.graph, GraphSpec)
             stretch.go_on()
             proceed = self._proceed(job, vitals)

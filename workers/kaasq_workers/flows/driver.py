@@ -13,7 +13,7 @@ import msgspec
 
 from kaasq import codec
 from kaasq.errors import BadRequest, BufferMissing, BufferSize, Conflict
-from kaasq.flows.model import Asked, Due, FlowStart, FlowStep, Sought, StepCall
+from kaasq.flows.model import Asked, Due, FlowStart, FlowStep, From, Sought, StepCall
 from kaasq.flows.start_checks import check_flow_id, check_start
 from kaasq.ids import following_id, split_id
 from kaasq.log import get_logger
@@ -24,7 +24,7 @@ from kaasq_workers.flows.definitions import Definitions
 from kaasq_workers.flows.listing import listing
 from kaasq_workers.flows.progress import Progress
 from kaasq_workers.flows.records import Book, Head, ItemRecord, Looked, Pages
-from kaasq_workers.flows.row import Row
+from kaasq_workers.flows.row import Row, onto
 from kaasq_workers.flows.settling import Rules, Settling, unknown
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
 from kaasq_workers.flows.standing import standing, with_items
@@ -115,12 +115,15 @@ class Flows:
             current=record.number == number and record.state == "running",
             graph=spec.graph_of(spec.steps[step]).name,
             deadline_ms=_deadline_ms(spec.steps[step], book.head, record),
+            book=book,
         )
 
     def row(self, tenant: str, step: Step) -> Row | None:
         """For a step that another one may follow in the same executor, as the workflow stands now."""
-        book = self._read(tenant, step.flow)
+        book = step.book or self._read(tenant, step.flow)
         start, edges, _ = self._definitions.of(tenant, book.head.definition)
+        if onto(start.workflow, edges, step.step) is None:
+            return None
 
         def free(following: int, before: int) -> bool:
             now = self._read(tenant, step.flow)
@@ -134,7 +137,7 @@ class Flows:
         """The step as a request, without the inputs ``besides``. Raises BufferMissing, BufferSize, and what the store
         raises.
         """
-        book = self._read(tenant, step.flow)
+        book = step.book or self._read(tenant, step.flow)
         start = self._definitions.of(tenant, book.head.definition).start
         spec = start.workflow.steps[step.step]
         graph = start.workflow.graph_of(spec)
@@ -146,6 +149,9 @@ class Flows:
             buffer = graph.buffer(name)
             assert buffer is not None
             bind[name] = sources.binding(spec, source, buffer, step.item)
+            if isinstance(source, From) and source.each and buffer.nbytes <= self._rules.inline_limit:
+                # Nobody else takes it: a place in the device's cache of objects would cost more than copying it.
+                bind[name] = sources.brought(bind[name], buffer.nbytes)
         scalars: dict[str, Number] = {
             name: value if isinstance(value, (bool, int, float)) else sources.number(value, step.item)
             for name, value in spec.scalars.items()
@@ -224,8 +230,10 @@ class Flows:
             for each in (bound if isinstance(bound, tuple) else (bound,))
             if isinstance(each, Stored)
         ]
-        found = self._store.lookup_all(tenant, [Wanted(each.ref, each.name) for _, each in stored])
-        for (name, each), there in zip(stored, found, strict=True):
+        wanted = list({Wanted(each.ref, each.name): None for _, each in stored})  # a list's items may share an object
+        found = dict(zip(wanted, self._store.lookup_all(tenant, wanted), strict=True))
+        for name, each in stored:
+            there = found[Wanted(each.ref, each.name)]
             what = f"name {each.name!r}" if each.ref is None else f"object {each.ref}"
             if there is None:
                 raise BufferMissing(

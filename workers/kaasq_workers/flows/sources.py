@@ -10,7 +10,7 @@ import msgspec
 
 from kaasq import codec
 from kaasq.dtypes import itemsize, unpack_number
-from kaasq.errors import BadRequest, BufferMissing, BufferSize, WorkerFailed
+from kaasq.errors import BadRequest, BufferMissing, BufferSize, NameNotFound, WorkerFailed
 from kaasq.flows.model import FlowSpec, FlowStart, FlowStep, From, Value
 from kaasq.ids import following_id
 from kaasq.messages import Binding, Output, Reply, Stored
@@ -137,6 +137,20 @@ class Sources:
                 given=held,
             )
         return self._part(pieces, at, buffer.nbytes)
+
+    def brought(self, binding: Binding, nbytes: int) -> Binding:
+        """The bytes themselves of what lies in the store under its hash, if they are there."""
+        if not isinstance(binding, Stored) or binding.ref is None:
+            return binding
+        at = binding.offset or 0
+        try:
+            with self._store.open(self._tenant, binding.ref) as reading:
+                if not at + nbytes <= reading.data.nbytes or (binding.offset is None and reading.data.nbytes != nbytes):
+                    return binding  # who places it says what is wrong
+                with reading.data[at : at + nbytes] as part:
+                    return bytes(part)
+        except NameNotFound:
+            return binding
 
     def gathered(self, source: From) -> tuple[list[Piece], Buffer | None, int | None]:
         """What an output of the workflow consists of; its buffer; of a step in a map, how many items there are."""

@@ -7,13 +7,15 @@ from typing import NamedTuple
 from kaasq.flows.model import FlowList, FlowReply, FlowStart, FlowStatus
 from kaasq.messages import Output
 from kaasq_storage import Staged
+from kaasq_workers.flows.records import Book
 from kaasq_workers.link import Following, Told
 
 
 class Step(NamedTuple):
     """A due step, which is run like any request. Not ``current``: it has ended, or another attempt took its place.
 
-    ``deadline_ms``: until when it has to have ended, since the epoch.
+    ``deadline_ms``: until when it has to have ended, since the epoch. ``book``: the workflow as it stood when the step
+    was looked up.
     """
 
     flow: str
@@ -23,6 +25,7 @@ class Step(NamedTuple):
     current: bool
     graph: str
     deadline_ms: int | None
+    book: Book | None = None
 
 
 class Starting(NamedTuple):

@@ -51,31 +51,48 @@ class InARow:
         return float(self._client.run(self._flow, x=np.ones(1, np.float32))["out"].item())
 
 
-class FanOut:
-    """A list of so many numbers, each passed on by an item of a map, and a step that adds them up."""
+class Items:
+    """So many items of so many floats, 1 on average; of more than one float, no two are ever the same."""
 
-    def __init__(self, client: Client, items: int) -> None:
+    def __init__(self, items: int, n: int) -> None:
+        self._items = np.ones((items, n), np.float32)
+        self._number = 0
+
+    def next(self) -> Floats:
+        """Others than before."""
+        items = self._items.copy()
+        if items.shape[1] > 1:
+            numbers = np.arange(self._number, self._number + len(items), dtype=np.float32)
+            items[:, 0] += numbers
+            items[:, 1] -= numbers
+            self._number += len(items)
+        return items
+
+
+class FanOut:
+    """A list of so many items, each passed on by an item of a map, and a step that adds them up."""
+
+    def __init__(self, client: Client, items: int, n: int = 1) -> None:
         self._client, self._flow = client, Workflow("bench.fan-out")
-        numbers = self._flow.inputs("numbers", shape=1, dtype="float32")
-        passed = self._flow.map("passed", passing_on(), x=numbers.each)
-        self._flow.output("sum", self._flow.step("sum", adding_up(items), parts=passed["x"])["sum"])
-        self._numbers = [np.ones(1, np.float32)] * items
+        given = self._flow.inputs("given", shape=n, dtype="float32")
+        passed = self._flow.map("passed", passing_on(n), x=given.each)
+        self._flow.output("sum", self._flow.step("sum", adding_up(items, n), parts=passed["x"])["sum"])
+        self._items = Items(items, n)
 
     def run(self) -> float:
         """The sum."""
-        return float(self._client.run(self._flow, numbers=self._numbers)["sum"].item())
+        return float(self._client.run(self._flow, given=self._items.next())["sum"].item())
 
 
 class AtOnce:
     """As many requests of that graph, all sent before the first is waited for. Nobody adds up."""
 
-    def __init__(self, client: Client, items: int) -> None:
-        self._client, self._graph, self._items = client, passing_on(), items
-        self._number = np.ones(1, np.float32)
+    def __init__(self, client: Client, items: int, n: int = 1) -> None:
+        self._client, self._graph, self._items = client, passing_on(n), Items(items, n)
 
     def run(self) -> None:
         """All of them."""
-        for each in [self._client.submit(self._graph, x=self._number) for _ in range(self._items)]:
+        for each in [self._client.submit(self._graph, x=x) for x in self._items.next()]:
             each.result()
 
 
@@ -136,6 +153,17 @@ def noop_case(kind: Kind, setting: Setting) -> Iterator[Row]:
     yield compare(what, "s", took["kaasq"], REQUESTS, took[REQUESTS], bars.FAN_OUT_BESIDE_REQUESTS)
 
 
+def stored_case(kind: Kind, setting: Setting) -> Iterator[Row]:
+    """Items that are together too large for a message, and their join, beside requests."""
+    _ = setting.broker()
+    items, n = setting.pick(50, 1000), 1024
+    with served(setting, queue_type=kind.queue_type, sync=kind.sync) as ours:
+        sides = {"kaasq": FanOut(ours.client, items, n).run, REQUESTS: AtOnce(ours.client, items, n).run}
+        took = interleaved(setting.rounds, {name: partial(seconds, run) for name, run in sides.items()})
+    what = f"no-op, {kind}: {items} items of 4 KiB and their join"
+    yield compare(what, "s", took["kaasq"], REQUESTS, took[REQUESTS], bars.FAN_OUT_BESIDE_REQUESTS)
+
+
 def celery_case(setting: Setting) -> Iterator[Row]:
     """Steps in a row beside a chain, and items with their join beside a chord."""
     try:
@@ -193,6 +221,7 @@ def large_case(setting: Setting) -> Iterator[Row]:
 
 CASES = (
     *(Case(f"no-op, {kind}", partial(noop_case, kind)) for kind in (QUICKEST, SAFEST)),
+    *(Case(f"items of 4 KiB, {kind}", partial(stored_case, kind)) for kind in (QUICKEST, SAFEST)),
     Case("no-op beside Celery", celery_case),
     Case("large buffers", large_case),
 )
