@@ -13,6 +13,8 @@ from time import perf_counter
 CROWDED_S = 250e-6
 """A look takes some microseconds. One that took so long had to wait for a processor, or for the interpreter's lock."""
 MOST_CREDIT = 8
+CROWDED_DEBT = 256
+"""Short waits that are slept through after such a look: where processors are short, who has looked comes last."""
 _PAUSE = bytes(8 << 10)
 
 Found = list[tuple[selectors.SelectorKey, int]]
@@ -23,6 +25,7 @@ class Looking:
 
     Each wait that was over within ``most_s`` is a credit, whether it was slept or looked through; each look in vain
     costs half of them. So a thread whose work comes seldom sleeps, and one that has nothing to do any more soon does.
+    Where processors are short nobody looks for long.
     """
 
     def __init__(self, most_s: float) -> None:
@@ -33,14 +36,18 @@ class Looking:
     @property
     def look_s(self) -> float:
         """For how long to look before the next wait."""
-        return self._most_s if self._credit else 0.0
+        return self._most_s if self._credit > 0 else 0.0
 
     def waited(self, waited_s: float, *, came: bool) -> None:
         """What was waited for came after so long; or did not, up to then."""
         if waited_s > self._most_s:
-            self._credit //= 2
+            self._credit = min(self._credit, self._credit // 2)
         elif came:
             self._credit = min(MOST_CREDIT, self._credit + 1)
+
+    def crowded(self) -> None:
+        """Others need what looking takes."""
+        self._credit = -CROWDED_DEBT
 
 
 def wait(
@@ -62,6 +69,7 @@ def wait(
             looking.waited(now - began, came=True)
             return True
         if now - before > CROWDED_S:
+            looking.crowded()
             break
     came = look(None if timeout_s is None else max(0.0, timeout_s - (now - began)))
     looking.waited(clock() - began, came=came)
@@ -86,9 +94,9 @@ class PollingSelector(selectors.DefaultSelector):
         return self._found
 
     def _look(self, timeout_s: float | None) -> bool:
-        if timeout_s == 0:
-            _leave_others_the_interpreter()
         self._found = super().select(timeout_s)
+        if timeout_s == 0 and not self._found:
+            _leave_others_the_interpreter()
         return bool(self._found)
 
 

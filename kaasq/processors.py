@@ -6,8 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-BUSY_POLL_S = 1e-3
-"""About what a request takes, so that with one after the other there is no sleep between two of them."""
+BUSY_POLL_S = 2e-3
+"""More than a small request takes, so that with one after the other nobody sleeps between two of them."""
 ENOUGH = 8
 """Front, executor and client may each keep one busy, and so may the broker, and whatever else runs there."""
 

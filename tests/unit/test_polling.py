@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kaasq.io_thread import IoThread
-from kaasq.polling import CROWDED_S, MOST_CREDIT, Looking, PollingSelector, wait
+from kaasq.polling import CROWDED_DEBT, CROWDED_S, MOST_CREDIT, Looking, PollingSelector, wait
 from kaasq.processors import BUSY_POLL_S, ENOUGH, busy_poll_s, processors
 
 MOST_S = 1e-3
@@ -50,6 +50,17 @@ def test_a_wait_that_was_cut_short_tells_nothing():
     looking = Looking(MOST_S)
     looking.waited(MOST_S / 2, came=False)
     assert looking.look_s == 0
+
+
+def test_who_looked_while_others_needed_the_processor_sleeps_for_many_waits():
+    looking = eager()
+    looking.crowded()
+    looking.waited(1.0, came=True)
+    slept = 0
+    while not looking.look_s:
+        looking.waited(MOST_S / 2, came=True)
+        slept += 1
+    assert slept > CROWDED_DEBT
 
 
 def test_without_time_to_look_it_never_looks():

@@ -34,7 +34,7 @@ ECHO = "pika echo"
 BY_HAND = "hand-written"
 UNCONFIRMED = "hand-written, no confirms"
 CELERY = "Celery"
-POLLING = {"kaasq, busy_poll 0": 0.0, "kaasq, busy_poll 0.5 ms": 0.5e-3, "kaasq, busy_poll 2 ms": 2e-3}
+POLLING = {"kaasq, busy_poll 0": 0.0, "kaasq, busy_poll 0.5 ms": 0.5e-3, "kaasq, busy_poll 1 ms": 1e-3}
 ONLY_FULL = "not in a quick run"
 
 Loads = Mapping[tuple[str, int], list[Load]]
