@@ -13,7 +13,7 @@ from time import perf_counter
 CROWDED_S = 250e-6
 """A look takes some microseconds. One that took so long had to wait for a processor, or for the interpreter's lock."""
 MOST_CREDIT = 8
-CROWDED_DEBT = 256
+LEAST_DEBT, MOST_DEBT = 16, 1024
 """Short waits that are slept through after such a look: where processors are short, who has looked comes last."""
 _PAUSE = bytes(8 << 10)
 
@@ -25,13 +25,14 @@ class Looking:
 
     Each wait that was over within ``most_s`` is a credit, whether it was slept or looked through; each look in vain
     costs half of them. So a thread whose work comes seldom sleeps, and one that has nothing to do any more soon does.
-    Where processors are short nobody looks for long.
+    Where processors are short, looking costs twice as many waits each time, half as many once it has gone well again.
     """
 
     def __init__(self, most_s: float) -> None:
         """``most_s``: for how long to look at most; 0: never."""
         self._most_s = most_s
         self._credit = 0
+        self._debt = LEAST_DEBT
 
     @property
     def look_s(self) -> float:
@@ -42,12 +43,15 @@ class Looking:
         """What was waited for came after so long; or did not, up to then."""
         if waited_s > self._most_s:
             self._credit = min(self._credit, self._credit // 2)
-        elif came:
-            self._credit = min(MOST_CREDIT, self._credit + 1)
+        elif came and self._credit < MOST_CREDIT:
+            self._credit += 1
+            if self._credit == MOST_CREDIT:
+                self._debt = max(LEAST_DEBT, self._debt // 2)
 
     def crowded(self) -> None:
         """Others need what looking takes."""
-        self._credit = -CROWDED_DEBT
+        self._credit = -self._debt
+        self._debt = min(MOST_DEBT, self._debt * 2)
 
 
 def wait(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kaasq.io_thread import IoThread
-from kaasq.polling import CROWDED_DEBT, CROWDED_S, MOST_CREDIT, Looking, PollingSelector, wait
+from kaasq.polling import CROWDED_S, LEAST_DEBT, MOST_CREDIT, MOST_DEBT, Looking, PollingSelector, wait
 from kaasq.processors import BUSY_POLL_S, ENOUGH, busy_poll_s, processors
 
 MOST_S = 1e-3
@@ -52,15 +52,36 @@ def test_a_wait_that_was_cut_short_tells_nothing():
     assert looking.look_s == 0
 
 
-def test_who_looked_while_others_needed_the_processor_sleeps_for_many_waits():
+def slept_through(looking: Looking) -> int:
+    """Short waits until it looks again."""
+    count = 0
+    while not looking.look_s:
+        looking.waited(MOST_S / 2, came=True)
+        count += 1
+    return count
+
+
+def test_who_looked_while_others_needed_the_processor_sleeps_for_many_waits_and_more_each_time():
     looking = eager()
     looking.crowded()
     looking.waited(1.0, came=True)
-    slept = 0
-    while not looking.look_s:
-        looking.waited(MOST_S / 2, came=True)
-        slept += 1
-    assert slept > CROWDED_DEBT
+    assert slept_through(looking) == LEAST_DEBT + 1
+    for _ in range(100):
+        looking.crowded()
+    assert slept_through(looking) == MOST_DEBT + 1
+
+
+def test_who_looked_well_for_a_while_is_forgiven():
+    looking = eager()
+    for _ in range(100):
+        looking.crowded()
+    for _ in range(100):
+        slept_through(looking)
+        for _ in range(MOST_CREDIT):
+            looking.waited(MOST_S / 2, came=True)
+        looking.waited(1.0, came=False)
+    looking.crowded()
+    assert slept_through(looking) == LEAST_DEBT + 1
 
 
 def test_without_time_to_look_it_never_looks():

@@ -34,6 +34,7 @@ ECHO = "pika echo"
 BY_HAND = "hand-written"
 UNCONFIRMED = "hand-written, no confirms"
 CELERY = "Celery"
+POLLING_MEMORY = 1 << 30  # of the device, which several workers share here
 POLLING = {"kaasq, busy_poll 0": 0.0, "kaasq, busy_poll 0.5 ms": 0.5e-3, "kaasq, busy_poll 1 ms": 1e-3}
 ONLY_FULL = "not in a quick run"
 
@@ -86,7 +87,9 @@ def polling_case(setting: Setting) -> Iterator[Row]:
     with ExitStack() as stack:
         sides: dict[str, Loaded] = {}
         for name, busy_poll in {"kaasq": BUSY_POLL_S, **POLLING}.items():
-            ours = serving(setting, queue_type=kind.queue_type, sync=kind.sync, busy_poll=busy_poll)
+            ours = serving(
+                setting, queue_type="classic", device_memory=POLLING_MEMORY, spare="none", busy_poll=busy_poll
+            )
             sides[name] = KaasqLoad(stack.enter_context(ours).client, noop())
         sides[ECHO] = stack.enter_context(_rpc(setting, kind, ("kaasq_bench.peers.echo_server",), BODY))
         loads = measure(replace(setting, brief=True), sides)
