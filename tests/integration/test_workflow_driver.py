@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ from kaasq.quotas import Quotas
 from kaasq.settings import Settings
 from kaasq.topology import REQUESTS
 from kaasq_storage import BufferStore, open_store
+from kaasq_workers.overdue import overdue
 from kaasq_workers.worker import Worker
 from tests.support.graphs import saxpy, sum_of_squares
 from tests.support.raw_flows import RawFlows
@@ -562,6 +564,28 @@ def test_a_step_whose_message_was_lost_is_published_again_after_a_while(system: 
     with system.raw() as raw:
         lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))), workflow_patience=0.3)
         assert raw.reply("f").status == "ok"
+
+
+def test_what_stands_still_of_a_tenant_without_an_executor_is_looked_after(system: System) -> None:
+    with system.raw() as raw:
+        lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))), workflow_patience=0.3)
+        system.stop()
+        system.start(isolate=True, isolation="tenant", workflow_patience=0.3)  # nobody asks for anything
+        assert raw.reply("f").status == "ok"
+
+
+def test_whose_workflows_stand_still_is_told_without_opening_the_store(system: System) -> None:
+    assert overdue(system.folder) == {}
+    with system.store.transaction() as transaction:
+        for tenant, name, due in (("ada", "f", 0.0), ("ada", "g", 1.0), ("bob", "f", 2.0), ("eve", "f", 3600.0)):
+            transaction.notes(tenant, name).remind(time.time() - 10 + due)
+    assert overdue(system.folder) == {"ada": "f", "bob": "f"}
+    assert overdue(system.folder / "none") == {}
+    broken = system.folder.parent / "broken"
+    broken.mkdir()
+    (broken / "other").write_bytes(b"x")
+    with pytest.raises(subprocess.CalledProcessError):
+        overdue(broken)
 
 
 def test_a_workflow_whose_definition_is_gone_ends_as_failed(system: System) -> None:

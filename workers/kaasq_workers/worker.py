@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -19,8 +20,10 @@ from kaasq_workers.devices.opening import default_slot, one_device
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
 from kaasq_workers.front.handles import Handle
+from kaasq_workers.front.overlooked import Overlooked
 from kaasq_workers.front.starting import ProcessStarter, Starter, ThreadStarter
 from kaasq_workers.health import Condition
+from kaasq_workers.overdue import overdue
 from kaasq_workers.slot import Slot
 
 STEP_TIMEOUT_S = 120.0  # for the broker to do as it is told
@@ -154,8 +157,13 @@ class Worker:
         source = f"/kaasq/{self.settings.pool}/{socket.gethostname()}/{self.settings.slot}"
 
         answers = Answers(self._broker, source)
-        self._front = Front(self._broker, self.settings, self._starter(), answers, done)
-        self._broker.call_soon(self._front.start)
+        front = self._front = Front(self._broker, self.settings, self._starter(), answers, done)
+        self._broker.call_soon(front.start)
+        if self.settings.isolation == "tenant":
+            look = partial(overdue, self.settings.store_path)
+            pool, patience_s = self.settings.pool, self.settings.workflow_patience
+            overlooked = Overlooked(self._broker, answers, lambda: front.owners, look, pool=pool, patience_s=patience_s)
+            self._broker.call_soon(overlooked.start)
 
     def _starter(self) -> Starter:
         if self._in_process:

@@ -105,6 +105,7 @@ class Executor:
         self._worker = worker
         self._ttl_s = settings.result_ttl
         self._group_since_s = self._begun_s = self._landed_s = self._heard_s = 0.0
+        self._next_look_s = 0.0
         self._apart = settings.isolation == "tenant"
         self._tenants: set[str] = set()  # whose it is, where each has its own
         self._preparing = False  # whether idle time may be of use
@@ -118,7 +119,7 @@ class Executor:
         """
         line: Line[Flight] = Line(self._engine.in_flight)
         next_gc = time.monotonic() + FIRST_GC_S
-        next_look = time.monotonic() + LOOK_S
+        self._next_look_s = time.monotonic() + LOOK_S
         gone = False
         while not (gone and not line.busy):
             vitals.turn()
@@ -135,9 +136,9 @@ class Executor:
             if time.monotonic() >= next_gc:
                 self._collect()
                 next_gc = time.monotonic() + GC_INTERVAL_S
-            if time.monotonic() >= next_look and not gone:
+            if time.monotonic() >= self._next_look_s and not gone:
                 self._look_after_workflows(channel)
-                next_look = time.monotonic() + LOOK_S
+                self._next_look_s = time.monotonic() + LOOK_S
             self._turn(line, channel, vitals, onward=not (gone or vitals.draining))
             if self._device.poisoned:
                 return not line.flying
@@ -174,7 +175,11 @@ class Executor:
         withdrawn = [each for each in received if isinstance(each, Withdraw)]
         if withdrawn:
             channel.send(self._withdraw(withdrawn))
-        line.add((each for each in received if isinstance(each, Job)), time.monotonic())
+        jobs = [each for each in received if isinstance(each, Job)]
+        if self._apart and not self._tenants.issuperset(each.tenant for each in jobs):
+            self._tenants.update(each.tenant for each in jobs)
+            self._next_look_s = 0.0  # before it is answered: it may be stopped afterwards
+        line.add(jobs, time.monotonic())
 
     def close(self) -> None:
         """Give device and store back what it holds of them."""
@@ -218,8 +223,6 @@ class Executor:
     def _begin(self, job: Job, line: Line[Flight], vitals: Vitals) -> None:
         """Start a request: it is on its way then, has ended, or waits for room."""
         self._begun_s = time.monotonic()
-        if self._apart:
-            self._tenants.add(job.tenant)
         begun = self._attempts.begin(job, vitals, beside_others=bool(line.flying))
         if begun is None:
             vitals.end(job.tag)

@@ -86,6 +86,11 @@ class Executors:
         return [each for each in handles if each is not None]
 
     @property
+    def owners(self) -> frozenset[str]:
+        """Who has one, or is to get one."""
+        return frozenset({*self._of, *self._waiting})
+
+    @property
     def up(self) -> bool:
         """Whether one of them is ready for requests."""
         return any(each.supervisor.up_since_s is not None for each in self._held.values())

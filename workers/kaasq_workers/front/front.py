@@ -102,6 +102,11 @@ class Front:
         """The executors that are running."""
         return self._executors.handles
 
+    @property
+    def owners(self) -> frozenset[str]:
+        """Whose executors there are."""
+        return self._executors.owners
+
     # -- requests in ----------------------------------------------------------------------------------------------
 
     def take(self, delivery: Delivery) -> None:
