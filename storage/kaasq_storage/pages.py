@@ -64,9 +64,14 @@ def _bring_huge_ones(fd: int, start: int, end: int) -> None:
                 left.clear()
 
     count = min(_MOST_THREADS, len(os.sched_getaffinity(0)), len(left))
-    helping = [threading.Thread(target=take_part, name="kaasq-pages") for _ in range(count - 1)]
-    for each in helping:
-        each.start()
+    helping: list[threading.Thread] = []
+    try:
+        for _ in range(count - 1):
+            thread = threading.Thread(target=take_part, name="kaasq-pages")
+            thread.start()
+            helping.append(thread)
+    except RuntimeError:
+        pass  # the system gives no more threads
     take_part()
     for each in helping:
         each.join()

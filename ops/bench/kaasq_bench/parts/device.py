@@ -85,8 +85,6 @@ def copies_case(setting: Setting) -> Iterator[Row]:
 
 def pinning_case(setting: Setting) -> Iterator[Row]:
     """Pinning a file in shared memory, newly mapped: one of the store's, one of small pages; beside a pinned copy."""
-    from kaasq_bench.peers.pinned import PinnedCopy
-
     if setting.memory is None:
         raise NotHere("there is no shared memory of a gigabyte here")
     nbytes = setting.pick(64 << 20, 256 << 20)
@@ -97,6 +95,8 @@ def pinning_case(setting: Setting) -> Iterator[Row]:
         tempfile.TemporaryDirectory(dir=setting.memory) as folder,
         open_store(Path(folder) / "store", sync=False) as store,
     ):
+        from kaasq_bench.peers.pinned import PinnedCopy
+
         small.write(contents.data)
         small.flush()
         ref = store.put("bench", contents.data)[0].ref
