@@ -141,6 +141,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workflow_patience: Seconds = 300.0
     """A step of a workflow that is due for so long and has not ended is published again, as what was lost would be.
     Later ones of the same workflow are waited for longer."""
+    workflow_longest: Seconds = 7 * 24 * 3600.0
+    """For so long after its start, what a running workflow still needs (outcomes and outputs of its steps, inputs) is
+    kept, though it be older than ``result_ttl``."""
     executor_timeout: Annotated[float, msgspec.Meta(ge=2)] = 60.0
     """An executor that gives no sign of life for so long is replaced. A kernel that runs is a sign of life."""
     start_timeout: Seconds = 120.0

@@ -203,6 +203,9 @@ class Transaction(Protocol):
     def record(self, tenant: str, request_id: str, outcome: Outcome) -> bool:
         """Record how a request ended. False, and nothing changed, if it already has an outcome."""
 
+    def prolong_outcome(self, tenant: str, request_id: str, ttl_s: float) -> bool:
+        """Keep an outcome for at least so long from now. False if it is not there."""
+
     def claim(self, tenant: str, request_id: str) -> Claim | None:
         """The claim on that request, if there is one that has not expired."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lmdb
+import msgspec
 
 from kaasq_storage.accounts import Accounts
 from kaasq_storage.records import ClaimRecord, OutcomeRecord, decode_claim, decode_outcome, encode, expiry_key
@@ -34,6 +35,17 @@ class Requests:
         self._txn.put(expiry_key(record.expires, key), b"")
         self._accounts.charge(key, record.nbytes)
         self._accounts.counters.outcomes += 1
+
+    def prolong(self, key: bytes, kept_until: float) -> bool:
+        """Keep an outcome until then at least; False if there is none."""
+        record = self.outcome(key)
+        if record is None:
+            return False
+        if kept_until > record.expires:
+            self._txn.delete(expiry_key(record.expires, key))
+            self._txn.put(key, encode(msgspec.structs.replace(record, expires=kept_until)))
+            self._txn.put(expiry_key(kept_until, key), b"")
+        return True
 
     def drop_outcome(self, key: bytes, record: OutcomeRecord) -> None:
         """Remove an outcome."""

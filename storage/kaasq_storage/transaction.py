@@ -155,6 +155,12 @@ class LmdbTransaction:
                 self._replies[key] = outcome.reply
             return True
 
+    def prolong_outcome(self, tenant: str, request_id: str, ttl_s: float) -> bool:
+        """See the protocol."""
+        key = outcome_key(tenant, request_id)
+        with self._env.faults():
+            return self.ledger.requests.prolong(key, keep_until(self._now, ttl_s))
+
     def claim(self, tenant: str, request_id: str) -> Claim | None:
         """See the protocol."""
         key = claim_key(tenant, request_id)

@@ -620,6 +620,26 @@ def test_an_outcome_expires(store: BufferStore, clock: Clock, nbytes: int) -> No
     assert store.gc().orphans == 0
 
 
+@pytest.mark.parametrize("nbytes", [3, 100_000])
+def test_an_outcome_is_kept_for_longer(store: BufferStore, clock: Clock, nbytes: int) -> None:
+    outcome = Outcome(body="b", reply=bytes(nbytes), created=clock.now, expires=clock.now + 10)
+    with store.transaction() as transaction:
+        transaction.record("ada", "r", outcome)
+        assert transaction.prolong_outcome("ada", "r", 30)
+        assert transaction.prolong_outcome("ada", "r", 20)  # which is no longer
+        assert not transaction.prolong_outcome("ada", "other", 30)
+    clock.now += 20
+    store.gc()
+    found = store.outcome("ada", "r")
+    assert found is not None
+    assert (found.reply, found.expires) == (outcome.reply, clock.now + 10)
+    clock.now += 11
+    with store.transaction() as transaction:
+        assert not transaction.prolong_outcome("ada", "r", 30)
+    assert store.gc().outcomes == 1
+    assert store.usage().used == 0
+
+
 def test_an_outcome_without_times_gets_them(store: BufferStore, clock: Clock) -> None:
     with store.transaction() as txn:
         txn.record("a", "id", Outcome(body="b", reply=b"r"))

@@ -32,7 +32,7 @@ from kaasq.flows.model import (
     Value,
 )
 from kaasq.memory import MemoryBroker, MemoryNode
-from kaasq.messages import Condition, Repeat, Source, Stored
+from kaasq.messages import Binding, Condition, Repeat, Source, Stored
 from kaasq.model import Scalar
 from kaasq.quotas import Quotas
 from kaasq.settings import Settings
@@ -537,14 +537,17 @@ def test_a_list_has_workflows_that_run_and_those_whose_records_cannot_be_read(sy
 
 
 class Lossy(MemoryBroker):
-    """Loses the first message that its program publishes for workers, though it is confirmed."""
+    """Loses one message that its program publishes for workers, the first or one behind it, though it is confirmed."""
 
     lost = False
+    before = 0
 
     def publish(
         self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
     ) -> None:
-        if exchange == REQUESTS and not self.lost:
+        if exchange == REQUESTS and self.before:
+            self.before -= 1
+        elif exchange == REQUESTS and not self.lost:
             self.lost = True
             if done is not None:
                 self.call_soon(lambda: done(None))
@@ -552,11 +555,14 @@ class Lossy(MemoryBroker):
         super().publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done)
 
 
-def lose_a_step(system: System, raw: RawFlows, spec: FlowSpec, **settings: Any) -> None:
-    """Start it as "f"; the message of its first step is lost."""
+def lose_a_step(
+    system: System, raw: RawFlows, spec: FlowSpec, *, before: int = 0, x: Binding | None = None, **settings: Any
+) -> None:
+    """Start it as "f"; the message of its first step is lost, or of one behind it."""
     broker = Lossy(system.node, "worker", impersonates=True)
+    broker.before = before
     system.start(broker=broker, chain_spill=0.0, **settings)  # each step goes through the queue
-    raw.start(spec, bind={"x": ones()}, request_id="f")
+    raw.start(spec, bind={"x": x or ones()}, request_id="f")
     until(lambda: broker.lost)
 
 
@@ -564,6 +570,44 @@ def test_a_step_whose_message_was_lost_is_published_again_after_a_while(system: 
     with system.raw() as raw:
         lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))), workflow_patience=0.3)
         assert raw.reply("f").status == "ok"
+
+
+def test_what_a_running_workflow_needs_is_kept_for_longer(system: System) -> None:
+    given, _ = system.store.put(TENANT, ones(), ttl_s=6.0)
+    spec = flow(add("a", From(input="x")), add("b", out("a"), From(input="x")))
+    with system.raw() as raw:
+        lose_a_step(system, raw, spec, before=1, x=Stored(ref=given.ref), result_ttl=8.0, inline_limit=0)
+        until(lambda: system.store.outcome(TENANT, "f+1"))
+        outcome = system.store.outcome(TENANT, "f+1")
+        assert outcome is not None
+        made = codec.decode_reply(outcome.reply, codec.MSGPACK).outputs["out"].ref
+        before = outcome.expires
+        assert given.expires is not None
+
+        def kept() -> bool:
+            outcome = system.store.outcome(TENANT, "f+1")
+            assert outcome is not None
+            objects = [system.store.lookup(TENANT, ref=ref) for ref in (made, given.ref)]
+            return outcome.expires > before and all((each.expires or 0) > before for each in objects)
+
+        until(kept)
+        system.stop()
+        system.start(workflow_patience=0.3, result_ttl=8.0)
+        with system.store.transaction() as transaction:
+            transaction.notes(TENANT, "f").remind(time.time())
+        assert raw.reply("f").status == "ok"
+
+
+def test_what_a_workflow_gives_is_there_as_long_as_its_outcome(system: System) -> None:
+    settings = {"result_ttl": 60.0, "inline_limit": 0, "workflow_patience": 0.5}
+    with system.raw() as raw:
+        lose_a_step(system, raw, flow(add("a", From(input="x"))), before=1, **settings)  # it is concluded later
+        reply = raw.reply("f")
+        outcome, made = system.store.outcome(TENANT, "f"), system.store.lookup(TENANT, ref=reply.outputs["out"].ref)
+        assert outcome is not None
+        assert made.expires is not None
+        assert made.expires == pytest.approx(outcome.expires, abs=0.1)
+        assert made.expires > made.created + 60.4
 
 
 def test_what_stands_still_of_a_tenant_without_an_executor_is_looked_after(system: System) -> None:

@@ -31,7 +31,7 @@ from kaasq_workers.executor.module_policy import ModulePolicy
 from kaasq_workers.executor.onward import Bounds, goes_on, here
 from kaasq_workers.executor.outcomes import Committer, withdrawal
 from kaasq_workers.flows.driver import Flows
-from kaasq_workers.flows.settling import Rules
+from kaasq_workers.flows.rules import Rules
 from kaasq_workers.link import (
     Answer,
     Driven,
@@ -95,6 +95,7 @@ class Executor:
             inline_limit=settings.inline_limit,
             ttl_s=settings.result_ttl,
             patience_s=settings.workflow_patience,
+            longest_s=settings.workflow_longest,
         )
         self._flows = Flows(store, worker, rules)
         self._attempts = Attempts(self._engine, store, claims, followers, self._flows, settings)

@@ -12,7 +12,7 @@ from collections.abc import Collection
 import msgspec
 
 from kaasq import codec
-from kaasq.errors import BadRequest, BufferMissing, BufferSize, Conflict
+from kaasq.errors import BadRequest, BufferMissing, BufferSize, Conflict, WorkerFailed
 from kaasq.flows.model import Asked, Due, FlowStart, FlowStep, From, Sought, StepCall
 from kaasq.flows.start_checks import check_flow_id, check_start
 from kaasq.ids import following_id, split_id
@@ -21,11 +21,13 @@ from kaasq.messages import Binding, Output, Request, RequestOf, Stored, WorkerIn
 from kaasq.model import Number, content_hash
 from kaasq_storage import BufferStore, Staged, Transaction, Wanted
 from kaasq_workers.flows.definitions import Definitions
+from kaasq_workers.flows.keeping import bound, needed
 from kaasq_workers.flows.listing import listing
 from kaasq_workers.flows.progress import Progress
 from kaasq_workers.flows.records import Book, Head, ItemRecord, Looked, Pages
 from kaasq_workers.flows.row import Row, onto
-from kaasq_workers.flows.settling import Rules, Settling, unknown
+from kaasq_workers.flows.rules import Rules
+from kaasq_workers.flows.settling import Settling, unknown
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
 from kaasq_workers.flows.standing import standing, with_items
 from kaasq_workers.flows.tasks import Asking, Concluding, Listing, Starting, Step, Waiting
@@ -33,6 +35,7 @@ from kaasq_workers.link import Driven, Following, Job
 
 AFTERWARDS_MS = 60_000  # what runs because something failed has at least so long
 UNREADABLE_S = 3600.0  # until records that cannot be read are looked at again
+KEPT_TOGETHER = 500  # outcomes and objects whose lives are prolonged in one transaction, which holds up all others
 LOOKED_AT = 16  # workflows that may stand still, in one go
 
 log = get_logger()
@@ -56,19 +59,19 @@ class Flows:
 
     def start(self, job: Job, start: FlowStart) -> Starting:
         """A workflow to begin, or one that has begun. Raises what ``check_start`` does, BufferMissing, Conflict."""
-        digest = digest_of(start)
+        digest, kept_ms = digest_of(start), None
         book = Book(Looked(self._store, job.tenant, job.id))
         if not book.known:
             check_flow_id(job.id, "message_id")
             check_start(start, start.workflow, self._rules.limits)
-            self._check_stored(job.tenant, start)
+            kept_ms = self._check_stored(job.tenant, start)
         elif book.head.digest != digest:
             raise Conflict(f"workflow {job.id} began with another body; a new one needs a new id", id=job.id)
         body = codec.encode(start)
         staged = self._store.stage(job.tenant, len(body))
         staged.data[:] = body
         staged.seal()
-        return Starting(start, staged, digest)
+        return Starting(start, staged, digest, kept_ms)
 
     def again(self, job: Job) -> list[Following]:
         """What a start causes of a workflow that has ended: whoever was to tell of that may have died."""
@@ -203,11 +206,41 @@ class Flows:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _look(self, tenant: str, flow: str) -> list[Following]:
+        kept_ms = self._keep(tenant, flow)
         with self._store.transaction() as transaction:
             settling = self.settling(transaction, {})
-            follow = settling.look(tenant, flow)
+            follow = settling.look(tenant, flow, kept_ms)
             settling.save()
         return follow
+
+    def _keep(self, tenant: str, flow: str) -> int | None:
+        """If it is time, prolong what the workflow still needs; until when that is kept, then."""
+        book = Book(Looked(self._store, tenant, flow))
+        at_ms, now_ms = self._rules.keep_at_ms(book.head), time.time_ns() // 1_000_000
+        if not book.known or at_ms is None or at_ms > now_ms:
+            return None
+        try:
+            start, edges, _ = self._definitions.of(tenant, book.head.definition)
+        except WorkerFailed:  # who looks at it gives it up
+            return None
+        book = Book(Pages(self._store.notes(tenant, flow)))
+        outcomes, ttl_s = list(needed(flow, start.workflow, edges, book)), self._rules.ttl_s
+        refs = bound(start, book)
+        for each in outcomes:
+            outcome = self._store.outcome(tenant, each)
+            outputs = {} if outcome is None else codec.decode_reply(outcome.reply, codec.MSGPACK).outputs
+            refs.update(output.ref for output in outputs.values() if output.ref is not None)
+        for at in range(0, len(outcomes), KEPT_TOGETHER):
+            with self._store.transaction() as transaction:
+                for each in outcomes[at : at + KEPT_TOGETHER]:
+                    transaction.prolong_outcome(tenant, each, ttl_s)
+        objects = sorted(refs)
+        for at in range(0, len(objects), KEPT_TOGETHER):
+            with self._store.transaction() as transaction:
+                for ref in objects[at : at + KEPT_TOGETHER]:
+                    transaction.prolong(tenant, Wanted(ref=ref), ttl_s)
+        log.info("workflow.kept", workflow=flow, tenant=tenant, outcomes=len(outcomes), objects=len(refs))
+        return now_ms + round(ttl_s * 1000)
 
     @staticmethod
     def _number(job: Job, due: Due) -> tuple[str, int]:
@@ -222,8 +255,11 @@ class Flows:
             raise unknown(flow)
         return book
 
-    def _check_stored(self, tenant: str, start: FlowStart) -> None:
-        """Whether what is bound in the store is there, before anything runs. Raises BufferMissing, BufferSize."""
+    def _check_stored(self, tenant: str, start: FlowStart) -> int | None:
+        """Whether what is bound in the store is there, before anything runs. Raises BufferMissing, BufferSize.
+
+        Until when all of it is there at least, in milliseconds since the epoch.
+        """
         stored = [
             (name, each)
             for name, bound in start.bind.items()
@@ -250,6 +286,8 @@ class Flows:
                     expected=least,
                     given=there.nbytes,
                 )
+        ends = [each.expires for each in found.values() if each is not None and each.expires is not None]
+        return int(min(ends) * 1000) if ends else None
 
     def _gathered(
         self, tenant: str, start: FlowStart, sources: Sources, name: str, room: int

@@ -33,6 +33,7 @@ class Head(msgspec.Struct, omit_defaults=True, kw_only=True):
     ``number`` is the last one that a due step got. ``open``: of its ``steps`` those that have not ended.
     ``concluding``: the number under which it is to be concluded, since ``cause`` ended. ``counts``: items of maps, as
     far as they are known. ``looked``: how often something was published again; ``tries``: to conclude it, that failed.
+    ``kept_ms``: until when all that it needs is in the store at least.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Head(msgspec.Struct, omit_defaults=True, kw_only=True):
     looked: int = 0
     tries: int = 0
     steps: int = 0
+    kept_ms: int = 0
 
 
 class StepRecord(msgspec.Struct, omit_defaults=True):

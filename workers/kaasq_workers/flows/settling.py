@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from kaasq import codec
-from kaasq.checks import GraphLimits
 from kaasq.errors import Cancelled, KaasqError, NameNotFound
 from kaasq.flows.model import ENDED, Due, FlowReply, State, StepCall
 from kaasq.flows.start_checks import items_at_start
@@ -21,6 +21,7 @@ from kaasq_workers.flows.definitions import Definition, Definitions
 from kaasq_workers.flows.pending import Ready
 from kaasq_workers.flows.progress import PASSING, PASSING_MOST, PASSING_PAUSE_MS, Progress
 from kaasq_workers.flows.records import Book, Head
+from kaasq_workers.flows.rules import Rules
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
 from kaasq_workers.flows.standing import standing
 from kaasq_workers.flows.tasks import Again, Asking, Concluding, Listing, Settled, Starting, Step, Task, Waiting
@@ -33,16 +34,6 @@ KEPT_S = 24 * 3600.0  # for so long a definition is kept beyond the last look at
 _STATUSES: Mapping[str, Status] = {"completed": "ok", "cancelled": "cancelled", "expired": "expired"}
 
 log = get_logger()
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pool's workers agree on. ``patience_s``: what has been due for so long is published again."""
-
-    pool: str
-    limits: GraphLimits
-    inline_limit: int
-    ttl_s: float
-    patience_s: float
 
 
 class Settling:
@@ -145,10 +136,14 @@ class Settling:
             tenant, flow, book, [Ready(head.concluding)], codec.MSGPACK
         )
 
-    def look(self, tenant: str, flow: str) -> list[Following]:
-        """What has been due for too long, or was to be published later: all that is to be published now."""
+    def look(self, tenant: str, flow: str, kept_ms: int | None = None) -> list[Following]:
+        """What has been due for too long, or was to be published later: all that is to be published now.
+
+        ``kept_ms``: until when all that it needs has just been prolonged, if it was.
+        """
         book = self._book(tenant, flow)
         head = book.head
+        head.kept_ms = head.kept_ms if kept_ms is None else kept_ms
         if not book.known or (head.state != "running" and not head.concluding):
             self._transaction.notes(tenant, flow).remind(None)
             return []
@@ -164,6 +159,9 @@ class Settling:
         patience_ms = self._patience_ms(head)
         publish: list[Ready] = []
         late, later = False, [self._now_ms + patience_ms]
+        keep_at_ms = self._rules.keep_at_ms(head)
+        if keep_at_ms is not None:
+            later.append(keep_at_ms)
         for each in self._progress(book, tenant, flow).due():
             if each.step is None:
                 publish.append(each)
@@ -203,13 +201,15 @@ class Settling:
                 started_ms=self._now_ms,
                 deadline_ms=None if start.timeout_ms is None else began_ms + start.timeout_ms,
                 steps=len(spec.steps),
+                kept_ms=min(self._now_ms + round(self._rules.ttl_s * 1000), starting.kept_ms or sys.maxsize),
                 counts={name: items for name, items in items_at_start(start, spec).items() if items is not None},
             )
             book.known = True
             self._transaction.notes(job.tenant, job.id).label(book.head.state, self._now_ms / 1000)
             log.info("workflow.began", workflow=job.id, tenant=job.tenant, name=spec.name, steps=len(spec.steps))
             ready = self._progress(book, job.tenant, job.id, definition).begin()
-            self._remind(job.tenant, job.id, book.head, self._now_ms + self._patience_ms(book.head))
+            at_ms = self._now_ms + self._patience_ms(book.head)
+            self._remind(job.tenant, job.id, book.head, min(at_ms, self._rules.keep_at_ms(book.head) or at_ms))
         follow = tuple(self._due(job.tenant, job.id, book, ready, content_type))
         if start.reply == "started":
             status = standing(job.id, self._of(book, job.tenant), book)
@@ -251,6 +251,8 @@ class Settling:
         keep = self._of(book, tenant).start.keep
         for name, output, staged in concluding.outputs if state == "completed" else ():
             outputs[name] = output
+            if output.ref is not None:
+                self._transaction.prolong(tenant, Wanted(ref=output.ref), self._rules.ttl_s)
             if staged is not None:
                 stored, version = self._transaction.publish(
                     staged, dtype=output.dtype, shape=output.shape, name=keep.get(name), ttl_s=self._rules.ttl_s

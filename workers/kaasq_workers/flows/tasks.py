@@ -29,11 +29,15 @@ class Step(NamedTuple):
 
 
 class Starting(NamedTuple):
-    """A workflow that is to begin: its definition is staged in the store."""
+    """A workflow that is to begin: its definition is staged in the store.
+
+    ``kept_ms``: until when all that it is bound to in the store is there at least, if that is known to end.
+    """
 
     start: FlowStart
     staged: Staged
     digest: str
+    kept_ms: int | None = None
 
 
 class Waiting(NamedTuple):
