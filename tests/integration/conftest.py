@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kaasq_faults.deaths import Deaths
 from kaasq_workers.devices.cpu import CpuDevice
 from kaasq_workers.devices.cpu.module import CpuModule
 from tests.support.cpu import FEATURE_NAMES, FEATURES, load
-from tests.support.deaths import MORTAL, Deaths
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,6 @@ def features(cpu: CpuDevice) -> CpuModule:
 def deaths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deaths:
     """Says when processes of workers that are started from now on die."""
     made = Deaths(tmp_path / "deaths")
-    path = [str(MORTAL), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
-    monkeypatch.setenv("CHAIN_DEATHS", str(made.folder))
+    for name, value in made.environment(os.environ).items():
+        monkeypatch.setenv(name, value)
     return made

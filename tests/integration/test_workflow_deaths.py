@@ -14,9 +14,9 @@ import kaasq
 from kaasq import Graph, Module, codec
 from kaasq.flows.model import Asked, FlowCall, FlowInput, FlowReply, FlowSpec, FlowStep, From, MapSpec
 from kaasq.rabbit.broker import RabbitBroker
+from kaasq_faults.deaths import Deaths
 from kaasq_storage import open_store
 from real_broker import Broker
-from tests.support.deaths import Deaths
 from tests.support.graphs import held, saxpy, sum_of_squares
 from tests.support.raw_flows import RawFlows
 from tests.support.workers import RunningWorker, running_worker
@@ -88,11 +88,13 @@ KEPT = {"a": 3.0, "j": sum(N * each**2 for each in MAPPED)} | {f"m/{item}": each
 class Waiting:
     """Both workflows under way, each waited for by its start or by who asked."""
 
-    def __init__(self, raw: RawFlows, prefix: str, deaths: Deaths) -> None:
+    def __init__(
+        self, raw: RawFlows, prefix: str, deaths: Deaths, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         self._raw, self._prefix, self._deaths = raw, prefix, deaths
         self.fan = raw.start(fan(f"{prefix}/fan"), bind=FAN, keep={"m": f"{prefix}/all"})
         self.undone = raw.start(undone(f"{prefix}/undone"), bind={"x": ones()}, reply="started")
-        began = raw.reply(self.undone)
+        began = raw.reply(self.undone, meanwhile)
         assert began.status == "ok", began.error
         self._asked = raw.send(FlowCall(flow=Asked(id=self.undone, do="wait")))
 
@@ -176,10 +178,10 @@ def test_workers_that_die_at_boundaries_of_steps_cost_and_double_nothing(
     workers = Workers(broker_url, pool, store)
     try:
         with RawFlows(RabbitBroker(broker_url), pool) as raw:
-            deaths.at("unpublished 0 5", "between 1 6", "confirmed 1", "acked 1 4")
-            waiting = Waiting(raw, "kept", deaths)
+            deaths.at("sending 0.0 1.1 5.0 6.1", "sent 5", "confirmed 1", "acked 1 4")
+            waiting = Waiting(raw, "kept", deaths, meanwhile=workers.look)
             waiting.check(store, meanwhile=workers.look)
-            assert min(deaths.count(each) for each in ("unpublished", "between", "confirmed", "acked")) >= 1
+            assert min(deaths.count(each) for each in ("sending", "confirmed", "acked")) >= 1
             ends_told(raw, {waiting.fan, waiting.undone})
     finally:
         deaths.never()

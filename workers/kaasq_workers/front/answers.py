@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 from kaasq import codec
@@ -17,6 +18,7 @@ from kaasq.messages import ErrorBody
 from kaasq.topology import DEAD, EVENTS, REPLIES, REQUESTS, event_key
 from kaasq_workers.front.following import refusal_of, request_of, step_of
 from kaasq_workers.front.intake import Accepted, Refused, is_reply_address
+from kaasq_workers.front.window import Window
 from kaasq_workers.link import Answer, Driven, Following, Happened, Told
 
 PUBLISH_ATTEMPTS = 5
@@ -46,13 +48,10 @@ class Answers:
     def answer(self, delivery: Delivery, accepted: Accepted, answer: Answer, settled: Callable[[], None]) -> None:
         """Reply, event and what follows; then ack."""
         messages = self._messages(delivery, accepted, answer)
-        if not messages and answer.error is None:
-            delivery.ack()
-            settled()
-            return
-        if not messages and answer.error is not None:  # nobody would ever hear of it
+        if not messages and not answer.then and answer.error is not None:  # nobody would ever hear of it
             messages = [Outgoing(*bury(delivery, accepted.tenant, answer.error.code, answer.error.message))]
-        self._publish(delivery, messages, settled)
+        follow = self._followers(delivery, accepted, answer)  # last: nothing that follows is heard of before
+        self._publish(delivery, chain(messages, follow), settled)
 
     def bury(
         self,
@@ -64,7 +63,8 @@ class Answers:
         """Dead letter, with what the answer's error knows, reply and event; then ack."""
         assert answer.error is not None
         dead = Outgoing(*bury(delivery, accepted.tenant, answer.error.code, answer.error.message, answer.error.detail))
-        self._publish(delivery, [dead, *self._messages(delivery, accepted, answer)], settled)
+        messages = self._messages(delivery, accepted, answer)
+        self._publish(delivery, [dead, *messages, *self._followers(delivery, accepted, answer)], settled)
 
     def refuse(self, delivery: Delivery, refused: Refused, reply: bytes, settled: Callable[[], None]) -> None:
         """A reply where one is possible, else a dead letter; then ack."""
@@ -107,10 +107,11 @@ class Answers:
                 persistent=request.persistent,
             )
             messages.append(Outgoing(event, EVENTS, event_key(accepted.tenant, each.graph, each.word)))
-        messages += told_messages([each for each in answer.told if each.tenant == accepted.tenant])
-        for following in answer.then:  # last: nothing that follows is heard of before what it follows
-            messages += self._follow(request, accepted, following)
-        return messages
+        return messages + told_messages([each for each in answer.told if each.tenant == accepted.tenant])
+
+    def _followers(self, delivery: Delivery, accepted: Accepted, answer: Answer) -> Iterator[Outgoing]:
+        for following in answer.then:
+            yield from self._follow(delivery.message, accepted, following)
 
     def _follow(self, request: Message, accepted: Accepted, following: Following) -> list[Outgoing]:
         """A continuation, or what became of it: whoever awaits it is told, and operators can send it again."""
@@ -141,14 +142,22 @@ class Answers:
 
     def drive(self, driven: Driven) -> None:
         """What is due in workflows. What the broker does not take is published again when they are looked at again."""
-        for each in driven.then:
-            if each.quiet and each.error is None:
-                message, exchange, key = step_of(driven.tenant, each)
-                self._broker.publish(message, exchange=exchange, routing_key=key, mandatory=True, done=_noted)
+        steps = (step_of(driven.tenant, each) for each in driven.then if each.quiet and each.error is None)
 
-    def _publish(self, delivery: Delivery, messages: list[Outgoing], settled: Callable[[], None]) -> None:
+        def send(step: tuple[Message, str, str]) -> None:
+            message, exchange, key = step
+            self._broker.publish(message, exchange=exchange, routing_key=key, mandatory=True, done=done)
+
+        def done(error: KaasqError | None) -> None:
+            _noted(error)
+            window.settled()
+
+        window = Window(steps, send, over=lambda: None)
+        window.fill()
+
+    def _publish(self, delivery: Delivery, messages: Iterable[Outgoing], settled: Callable[[], None]) -> None:
         self.outstanding += 1
-        _Settling(self, delivery, len(messages), settled).publish(self._broker, messages)
+        _Settling(self, delivery, settled).publish(self._broker, messages)
 
 
 def told_messages(told: Sequence[Told]) -> list[Outgoing]:
@@ -177,19 +186,27 @@ def _noted(error: KaasqError | None) -> None:
 class _Settling:
     """A delivery whose messages are being published: it is acked once the broker has taken responsibility for all."""
 
-    def __init__(self, answers: Answers, delivery: Delivery, missing: int, settled: Callable[[], None]) -> None:
+    def __init__(self, answers: Answers, delivery: Delivery, settled: Callable[[], None]) -> None:
         self._answers = answers
         self._delivery = delivery
-        self._missing = missing
         self._settled = settled
         self._keep = False
 
-    def publish(self, broker: Broker, messages: list[Outgoing]) -> None:
-        """Publish them all."""
-        for message in messages:
-            self._send(broker, message, PUBLISH_ATTEMPTS)
+    def publish(self, broker: Broker, messages: Iterable[Outgoing]) -> None:
+        """Publish them all, some at a time."""
+        send = partial(self._send, broker, attempts=PUBLISH_ATTEMPTS)
+        self._window = Window(self._each(messages), send, over=self._finish)
+        self._window.fill()
 
-    def _send(self, broker: Broker, outgoing: Outgoing, attempts: int) -> None:
+    def _each(self, messages: Iterable[Outgoing]) -> Iterator[Outgoing]:
+        try:
+            yield from messages
+        except Exception:  # they are made one by one, long after the others perhaps
+            self._keep = True
+            self._delivery.reject()  # kept in the dead-letter queue
+            raise
+
+    def _send(self, broker: Broker, outgoing: Outgoing, *, attempts: int) -> None:
         message, exchange, routing_key, instead = outgoing
 
         def done(error: KaasqError | None) -> None:
@@ -200,7 +217,7 @@ class _Settling:
                 # whose address may have cost a connection: the broker has sent all others again.
                 pause_s = _pause_s(error, exchange, PUBLISH_ATTEMPTS - attempts)
                 if pause_s is not None and attempts > 1:
-                    again = partial(self._send, broker, outgoing, attempts - 1)
+                    again = partial(self._send, broker, outgoing, attempts=attempts - 1)
                     if pause_s:
                         broker.call_later(pause_s, again)
                     else:
@@ -209,16 +226,13 @@ class _Settling:
                 # A direct reply (to no exchange) dies with its client's channel. An event that some
                 # subscriber's queue refuses must not make a dead letter of a request that succeeded.
                 if instead is not None and not isinstance(error, BrokerLost):
-                    others = instead(error)
-                    self._missing += len(others)
-                    self.publish(broker, others)
+                    for each in instead(error):
+                        self._window.send(each)
                 elif exchange in {REPLIES, DEAD, REQUESTS}:
                     self._keep = True
                     if not isinstance(error, BrokerLost):
                         self._delivery.reject()
-            self._missing -= 1
-            if self._missing == 0:
-                self._finish()
+            self._window.settled()
 
         mandatory = exchange == REQUESTS
         broker.publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done)

@@ -1,0 +1,47 @@
+"""Publishes many messages a few at a time: what others have to say goes out between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+UNDER_WAY = 256  # of one window, unconfirmed
+
+T = TypeVar("T")
+
+
+class Window(Generic[T]):
+    """``send`` has each sent, in order; ``settled`` is to be called for each then. ``over`` is called after the last.
+
+    What there is to send is made when its turn comes.
+    """
+
+    def __init__(self, messages: Iterable[T], send: Callable[[T], None], over: Callable[[], None]) -> None:
+        self._messages = iter(messages)
+        self._send = send
+        self._over = over
+        self._under_way = 0
+        self._filling = False
+
+    def fill(self) -> None:
+        """Send as many as may be under way."""
+        if self._filling:  # one was settled while it was sent
+            return
+        self._filling = True
+        try:
+            while self._under_way < UNDER_WAY and (message := next(self._messages, None)) is not None:
+                self.send(message)
+        finally:
+            self._filling = False
+        if not self._under_way:
+            self._over()
+
+    def send(self, message: T) -> None:
+        """One more, before its turn."""
+        self._under_way += 1
+        self._send(message)
+
+    def settled(self) -> None:
+        """One of them has ended, well or not."""
+        self._under_way -= 1
+        self.fill()
