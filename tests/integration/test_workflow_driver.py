@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -390,6 +391,18 @@ def test_the_same_start_again_is_the_same_workflow_and_another_under_its_id_is_r
     assert refused.error.code == "conflict"
 
 
+def test_who_starts_one_that_has_failed_meanwhile_is_told_that_it_began(raw: RawFlows) -> None:
+    spec = flow(broken("a", From(input="x")))
+    assert raw.run(spec, bind={"x": ones()}, request_id="f").status == "error"
+    assert raw.told() == f"{TENANT}.wrong.failed"
+    assert raw.told() == f"{TENANT}.test.flow.failed"
+    raw.start(spec, bind={"x": ones()}, request_id="f", reply="started")
+    again = raw.reply("f")
+    assert (again.status, again.error, again.flow and again.flow.state) == ("ok", None, "failed")
+    raw.run(flow(add("a", From(input="x"))), bind={"x": ones()}, request_id="g")
+    assert raw.told() == f"{TENANT}.add.completed"  # nothing was told twice
+
+
 def test_many_may_wait_and_ask_before_and_after_the_end(raw: RawFlows) -> None:
     spec = flow(add("a", From(input="x")), total("b", out("a")))
     started = raw.run(spec, bind={"x": ones()}, reply="started")
@@ -482,6 +495,58 @@ def test_a_step_that_is_not_due_is_refused(raw: RawFlows) -> None:
         assert error is not None
         assert error.code in {"bad_request", "name_not_found", "conflict"}
     assert raw.ask("f", "wait").status == "ok"
+
+
+class Counting(MemoryBroker):
+    """Counts messages for workers. Loses the first conclusion, though it is confirmed."""
+
+    def __init__(self, node: MemoryNode) -> None:
+        super().__init__(node, "worker", impersonates=True)
+        self.published = Counter[str]()
+
+    def publish(
+        self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
+    ) -> None:
+        if exchange == REQUESTS:
+            self.published[message.message_id or ""] += 1
+            call = codec.decode(message.body, message.content_type, StepCall)
+            if call.step.step is None and self.published[message.message_id or ""] == 1:
+                if done is not None:
+                    self.call_soon(lambda: done(None))
+                return
+        super().publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done)
+
+
+def test_starts_and_steps_that_are_sent_again_have_nothing_published_and_nothing_done_twice(system: System) -> None:
+    broker, items = Counting(system.node), 20
+    system.start(broker=broker, chain_spill=0.0, workflow_patience=4.0)
+    spec = flow(
+        add("a", From(input="x"), keep={"out": "kept/a"}),
+        add("m", out("a"), map="m", keep={"out": "kept/m/{item}"}),
+        maps={"m": MapSpec(count=items)},
+        outputs={"m": out("m")},
+    )
+    once = Counter({f"f+{number}": 1 for number in range(1, items + 3)})
+    with system.raw() as raw, RawFlows(MemoryBroker(system.node, "bob"), POOL) as bob:
+        raw.start(spec, bind={"x": ones()}, request_id="f")
+        until(lambda: broker.published == once)  # all steps have ended, and nobody concludes it
+        for _ in range(30):
+            raw.start(spec, bind={"x": ones()}, request_id="f")
+            for number, due in ((1, Due(flow="f", step="a")), (2, Due(flow="f", step="m"))):
+                raw.send(StepCall(step=due), f"f+{number}")
+                bob.send(StepCall(step=due), f"f+{number}")
+        asked = raw.ask("f", "status").flow
+        assert asked is not None
+        assert asked.state == "running"
+        assert broker.published == once
+        error = bob.reply("f+2").error
+        assert error is not None
+        assert error.code == "name_not_found"
+        assert raw.reply("f").status == "ok"  # after a while it is looked at, and concluded
+    assert broker.published == once + Counter({f"f+{items + 2}": 1})
+    versions = {each.name: each.version for each in system.store.names(TENANT)}
+    assert versions == {"kept/a": 1} | {f"kept/m/{item}": 1 for item in range(items)}
+    assert list(system.store.names("bob")) == []
 
 
 def test_another_tenants_workflow_cannot_be_seen(raw: RawFlows, system: System) -> None:

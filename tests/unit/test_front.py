@@ -178,9 +178,7 @@ def test_a_verdict_that_waits_as_another_executor_dies_is_recorded_by_the_next(b
     [
         ({}, False),
         ({"redelivered": True}, True),
-        ({"headers": {"x-delivery-count": 1}}, True),
-        ({"headers": {"x-delivery-count": 0}}, False),
-        ({"headers": {"x-delivery-count": "often"}}, False),
+        ({"headers": {"x-delivery-count": 1}}, False),  # which anybody can write
     ],
 )
 def test_the_executor_is_told_what_was_delivered_before(bench, changes, said):

@@ -50,6 +50,13 @@ class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
     """When the front took its delivery, in milliseconds since the epoch."""
     to: Address | None = None
     """Where its reply goes, for one that is to be kept for later."""
+    rerun: bool = False
+    """An executor that had it has died."""
+
+    @property
+    def repeated(self) -> bool:
+        """Whether it may have ended before, and whoever was to publish what followed may have died."""
+        return self.redelivered or self.rerun
 
 
 class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="withdraw"):

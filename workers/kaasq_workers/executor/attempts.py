@@ -43,6 +43,7 @@ from kaasq_workers.executor.repeating import EVERYTHING, Loop
 from kaasq_workers.executor.stretch import Stretch
 from kaasq_workers.flows.driver import Flows, digest_of
 from kaasq_workers.flows.settling import digest_of_step
+from kaasq_workers.flows.standing import begun
 from kaasq_workers.flows.tasks import Again, Concluding
 from kaasq_workers.link import Job
 from kaasq_workers.vitals import Vitals
@@ -263,6 +264,9 @@ class Attempts:
             ended.digest = None
             raise conflict(job.id)
         ended.replay = earlier.reply
+        started = begun(earlier.reply) if ended.begins else None
+        if started is not None:
+            ended.replay, ended.graph = started, None  # its end has its event
         return True
 
     def _take(self, job: Job, ended: Ended, vitals: Vitals, decoded: Decoded, checked: Below | None = None) -> None:
@@ -294,6 +298,7 @@ class Attempts:
     def _take_start(self, job: Job, ended: Ended, start: FlowStart) -> None:
         """A workflow to begin. Raises what is wrong with it; Conflict."""
         ended.graph, ended.digest = start.workflow.name, digest_of(start)
+        ended.begins = start.reply == "started"
         earlier = self._store.outcome(job.tenant, job.id)
         if earlier is None:
             limits = self._limits.of(job.tenant)
@@ -303,7 +308,7 @@ class Attempts:
             except Conflict:
                 ended.digest = None
                 raise
-        elif job.redelivered:
+        elif job.repeated:
             ended.due = self._flows.again(job)
 
     def _run(self, ended: Ended, vitals: Vitals) -> Flight:

@@ -38,6 +38,8 @@ class Ended(msgspec.Struct, kw_only=True):
     """What it is of a workflow."""
     task: Task | None = None
     """What is to be done instead of running it."""
+    begins: bool = False
+    """A workflow's start, which is answered once that has begun."""
     stretch: Stretch | None = None
     """What ran with it: the steps of its workflow behind it."""
     due: list[Following] = []

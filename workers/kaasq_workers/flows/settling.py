@@ -75,7 +75,8 @@ class Settling:
                 return self._conclude(job, task, error)
             case Again(step=step):
                 book = self._book(job.tenant, step.flow)
-                ready = self._progress(book, job.tenant, step.flow).again(step.number, step.step, step.item)
+                progress = self._progress(book, job.tenant, step.flow)
+                ready = progress.again(step.number, step.step, step.item) if job.repeated else []
                 return Settled(follow=tuple(self._due(job.tenant, step.flow, book, ready, content_type)))
 
     def due(self, job: Job, flow: str, ready: Iterable[Ready], content_type: str) -> list[Following]:
@@ -96,7 +97,7 @@ class Settling:
         if reply.status != "ok":
             error = reply.error or ErrorBody(code=KaasqError.code, message="it failed")
         ready = progress.ended(step.number, step.step, step.item, error)
-        if job.redelivered or not step.current:
+        if job.repeated:  # else whoever recorded it publishes that; anybody may send a step again
             known = {each.number for each in ready}
             ready += [each for each in progress.again(step.number, step.step, step.item) if each.number not in known]
         if ended_ms is not None:
@@ -188,7 +189,7 @@ class Settling:
         book, start = self._book(job.tenant, job.id), starting.start
         if book.known:  # begun by an earlier delivery, or it is asked for again
             starting.staged.discard()
-            ready = self._progress(book, job.tenant, job.id).again(0)
+            ready = self._progress(book, job.tenant, job.id).again(0) if job.repeated else []
         else:
             spec = start.workflow
             stored, _ = self._transaction.publish(starting.staged, ttl_s=KEPT_S)

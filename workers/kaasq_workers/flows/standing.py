@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from kaasq import codec
 from kaasq.errors import BufferMissing
-from kaasq.flows.model import FlowStatus, ItemStatus, StepStatus
+from kaasq.flows.model import FlowReply, FlowStatus, ItemStatus, StepStatus
 from kaasq.ids import following_id
 from kaasq_workers.flows.definitions import Definition
 from kaasq_workers.flows.records import Book
@@ -48,6 +49,14 @@ def standing(flow: str, definition: Definition, book: Book) -> FlowStatus:
         error=head.error,
         steps=tuple(steps),
     )
+
+
+def begun(outcome: bytes) -> bytes | None:
+    """What a start is told that only waits for the begin, of a workflow that has ended. None if it never began."""
+    reply = codec.decode_reply(outcome, codec.MSGPACK)
+    if reply.flow is None:
+        return None
+    return codec.encode(FlowReply(id=reply.id, status="ok", flow=reply.flow, worker=reply.worker))
 
 
 def with_items(

@@ -84,6 +84,8 @@ class Backlog:
     def again(self, tags: list[int]) -> None:
         """The executor has ended; these were sent, and nobody is to blame: they go first."""
         self.sent.clear()
+        for tag in tags:
+            self.jobs[tag] = msgspec.structs.replace(self.jobs[tag], rerun=True)
         self._waiting = tags + self._waiting
 
     def blame(self, tags: list[int], running: AbstractSet[int]) -> list[tuple[Job, int]]:

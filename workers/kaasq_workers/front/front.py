@@ -31,7 +31,6 @@ from kaasq_workers.front.starting import Starter
 from kaasq_workers.front.stopping import Stopped
 from kaasq_workers.link import Address, Answer, Driven, Job, Withdraw, Withdrawn
 
-DELIVERY_COUNT = "x-delivery-count"  # by which a quorum queue says how often it took a message back
 RESEND_S = 5.0  # withdrawals that the executor could not record
 
 log = get_logger()
@@ -127,7 +126,7 @@ class Front:
                     message.content_type,
                     message.timestamp_ms,
                     message.expiration_ms,
-                    redelivered=_redelivered(delivery),
+                    redelivered=delivery.redelivered,
                     delivery=f"{self._epoch}.{tag}",
                     taken_ms=time.time_ns() // 1_000_000,
                     to=None if accepted.reply is None else Address(*accepted.reply, accepted.correlation_id),
@@ -273,12 +272,6 @@ def _over_quota(tenant: str, limit: int, held: int) -> QuotaExceeded:
         limit=limit,
         used=held,
     )
-
-
-def _redelivered(delivery: Delivery) -> bool:
-    """Whether the broker says, one way or the other, that it was delivered before."""
-    count = delivery.message.headers.get(DELIVERY_COUNT)
-    return delivery.redelivered or (isinstance(count, int) and count > 0)
 
 
 def _error_answer(job: Job, error: ErrorBody, status: Status) -> Answer:
