@@ -31,10 +31,12 @@ def test_when_nobody_is_known_to_have_been_running_everybody_goes_alone_and_nobo
     assert all(suspicions[tag].alone and suspicions[tag].kills == 0 for tag in (4, 5))
 
 
-def test_the_only_request_in_flight_is_the_culprit_even_if_it_was_not_seen_running():
+def test_the_only_request_in_flight_is_the_culprit_once_it_ran_alone_even_if_it_was_not_seen_running():
     suspicions: dict[int, Suspicion] = {}
     judge([7], set(), suspicions)
-    assert suspicions[7].kills == 1
+    assert (suspicions[7].kills, suspicions[7].alone) == (0, True)  # the executor may have been dead as it was sent
+    judge([7], set(), suspicions)
+    assert judge([7], set(), suspicions).dead == [7]
 
 
 def test_a_tag_that_was_answered_before_the_death_is_not_blamed():

@@ -45,8 +45,9 @@ def judge(in_flight: Sequence[int], running: AbstractSet[int], suspicions: dict[
     for tag in in_flight:
         suspicion = suspicions.setdefault(tag, Suspicion())
         if tag in suspects:
+            # Who was not seen running may have been sent to an executor that was dead by then: it has its chance first.
+            suspicion.kills += len(suspects) == 1 and (tag in running or suspicion.alone)
             suspicion.alone = True
-            suspicion.kills += len(suspects) == 1
         (dead if suspicion.kills >= KILLS_UNTIL_DEAD else again).append(tag)
     return Verdict(again, dead)
 
