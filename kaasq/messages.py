@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, cast
 
 import msgspec
 
-from kaasq.errors import KaasqError, error_from_wire
+from kaasq.errors import BadRequest, KaasqError, error_from_wire
 from kaasq.model import GraphSpec, Number
 
 # A message says its version even if it is the first one: omit_defaults never leaves out what a factory makes.
@@ -52,6 +52,20 @@ class Condition(Element, frozen=True, kw_only=True, omit_defaults=True):
 
     op: Operator
     value: Number
+
+    def __bool__(self) -> NoReturn:
+        """Raises BadRequest: whether it holds is known once the request has run."""
+        raise undecided(f"{self.output!r} {self.op} {self.value}")
+
+
+def undecided(comparison: str) -> BadRequest:
+    """What Python is told that asks now whether a condition holds; it would go on with one of several comparisons."""
+    return BadRequest(
+        f"whether {comparison} is known only when the output is there, so conditions cannot be chained (1 < x < 3) or "
+        "joined by `and`, `or`, `not`: give one comparison of one number; for more, have a kernel before write a "
+        "number that says it (1 where all of it holds), and compare that",
+        at="when",
+    )
 
 
 class Repeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,7 +8,7 @@ builds these from Python; a program in another language writes them as JSON.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
@@ -23,6 +23,7 @@ from kaasq.messages import (
     Stored,
     Timings,
     WorkerInfo,
+    undecided,
 )
 from kaasq.model import GraphSpec, Number, Scalar
 
@@ -78,6 +79,11 @@ class StepCondition(Value, frozen=True, kw_only=True, omit_defaults=True):
 
     op: Operator
     value: Number
+
+    def __bool__(self) -> NoReturn:
+        """Raises BadRequest: whether it holds is known once the workflow has come so far."""
+        what = next((each for each in (self.output, self.count, self.scalar) if each is not None), "item")
+        raise undecided(f"{what!r} {self.op} {self.value}")
 
 
 class FlowInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from kaasq.errors import BadRequest
-from kaasq.messages import Operator, Stored
+from kaasq.messages import Operator, Stored, undecided
 from kaasq.model import Number
 
 C = TypeVar("C")
@@ -48,6 +48,10 @@ class Later(Generic[C]):
         return self._compared("!=", value)
 
     __hash__ = object.__hash__
+
+    def __bool__(self) -> NoReturn:
+        """Raises BadRequest: ``Output("y") and Output("z") > 3`` would be about one of them."""
+        raise undecided(f"{self!r} is true")
 
     def _compared(self, op: Operator, value: object) -> C:
         plain = value.item() if hasattr(value, "item") else value

@@ -566,6 +566,26 @@ def test_what_a_step_does_not_give_cannot_be_taken(make: Callable[[Workflow, Any
     assert caught.value.message.endswith(message)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda step: 7 < Output("y", index=1) < 10, "whether 'y' > 7 is known only when the output is there"),
+        (lambda step: Output("y") > 1 and Output("z") < 3, "whether 'y' > 1 is known"),
+        (lambda step: Output("y") > 1 or Output("z") < 3, "whether 'y' > 1 is known"),
+        (lambda step: not (Output("y") > 1), "whether 'y' > 1 is known"),
+        (lambda step: bool(Output("y")), "whether Output('y') is true is known"),
+        (lambda step: 1 < step["out"].at(index=2) < 3, "whether 'out' > 1 is known"),
+        (lambda step: bool(step["out"]), "whether <output 'out' of step 's' of workflow 'f'> is true is"),
+        (lambda step: step.flow.item > 1 and step["off"] > 1, "whether 'item' > 1 is known"),
+    ],
+)
+def test_conditions_of_which_python_would_keep_one_only_are_refused(make: Callable[[Any], Any], message: str) -> None:
+    step = Workflow("f").step("s", BLUR, x=ONES, weights=ONES)
+    with pytest.raises(BadRequest, match="have a kernel before write a number that") as caught:
+        make(step)
+    assert caught.value.message.startswith(f"when: {message}")
+
+
 def test_the_limits_of_graphs_are_those_that_it_is_given() -> None:
     large = Workflow("f", limits=GraphLimits(name_length=3))
     with pytest.raises(BadRequest, match="is no graph name"):

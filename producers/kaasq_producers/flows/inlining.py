@@ -118,7 +118,7 @@ class Inlining:
             raise BadRequest(f"its step {name!r} has a condition of its own", at="when")
         return msgspec.structs.replace(
             step,
-            condition=options.condition or step.condition,
+            condition=step.condition if options.condition is None else options.condition,
             on=options.on if step.on == "completed" else step.on,
             after=(*step.after, *options.after),
         )
