@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, overload
 
-from kaasq.errors import BadRequest
+from kaasq.broker import wait_for
+from kaasq.errors import BadRequest, BrokerLost
 from kaasq.flows.model import FlowState
 from kaasq.messages import Repeat
 from kaasq.names import check_request_id, check_word
@@ -173,7 +174,7 @@ class Client(ClientBase):
 
     def attach(self, flow_id: str) -> Run:
         """A workflow of this tenant that has begun, by its id: to see how it stands, wait for it, or cancel it."""
-        return Run(check_flow_id(flow_id), self._ask, self.cancel, self.settings.timeout)
+        return Run(check_flow_id(flow_id), self._ask, self._end_flow, self.settings.timeout)
 
     def workflows(self, state: FlowState | None = None, *, limit: int = LISTED) -> Workflows:
         """The tenant's workflows that the pool knows (until ``result_ttl`` after their end), the latest first, at most
@@ -287,6 +288,20 @@ class Client(ClientBase):
         if threading.get_ident() == core.io_thread:
             raise BadRequest(f"{what}() in a callback would wait for itself: use {instead}")
         return core
+
+    def _end_flow(self, flow_id: str) -> None:
+        """Cancel a workflow, and wait until the broker has that: who does so in an emergency may leave right after."""
+        core, patience_s = self._usable(), self.settings.connect_timeout
+        if threading.get_ident() == core.io_thread:  # which brings the confirmation
+            core.withdrawals.withdraw(flow_id)
+            return
+        try:
+            wait_for(lambda done: core.withdrawals.withdraw(flow_id, done), patience_s)
+        except TimeoutError:
+            raise BrokerLost(
+                f"the broker has not confirmed within {patience_s:g} s that workflow {flow_id} is to be cancelled: it "
+                f"may be or not, so cancel it again"
+            ) from None
 
     def _ask(self, question: Question) -> FlowResult:
         answer = self._result(self._waitable("asking", "another thread"), question)

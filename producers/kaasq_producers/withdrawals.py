@@ -6,7 +6,7 @@ import threading
 import time
 
 from kaasq import codec, topology
-from kaasq.broker import Broker, Message
+from kaasq.broker import Broker, Done, Message
 from kaasq.errors import KaasqError
 from kaasq.ids import new_id
 from kaasq.log import get_logger
@@ -26,8 +26,11 @@ class Withdrawals:
         self._telling = 0  # those that the broker has not confirmed yet
         self._told = threading.Condition()
 
-    def withdraw(self, request_id: str) -> None:
-        """Tell the workers not to run a request of this tenant (any further). Who awaits it gets ``Cancelled``."""
+    def withdraw(self, request_id: str, done: Done | None = None) -> None:
+        """Tell the workers not to run a request of this tenant (any further). Who awaits it gets ``Cancelled``.
+
+        ``done`` is called once the broker has it, or with why it has not.
+        """
         route = self._route
         message = Message(
             body=codec.encode(Cancel(cancel=request_id)),
@@ -39,7 +42,13 @@ class Withdrawals:
         key = topology.control_key(route.tenant, route.pool)
         with self._told:
             self._telling += 1
-        self._broker.publish(message, exchange=topology.CONTROL, routing_key=key, done=self._withdrawn)
+
+        def confirmed(error: KaasqError | None) -> None:
+            self._withdrawn(error, logged=done is None)
+            if done is not None:
+                done(error)
+
+        self._broker.publish(message, exchange=topology.CONTROL, routing_key=key, done=confirmed)
 
     def wait_until_told(self, timeout_s: float) -> None:
         """Block until the broker has confirmed all of them, at most so long, and only while it is there.
@@ -59,10 +68,10 @@ class Withdrawals:
         """It is back."""
         self._connected = True
 
-    def _withdrawn(self, error: KaasqError | None) -> None:
+    def _withdrawn(self, error: KaasqError | None, *, logged: bool) -> None:
         """Whether the broker took it; if not, the request may run, and its reply is dropped."""
         with self._told:
             self._telling -= 1
             self._told.notify_all()
-        if error is not None:
+        if error is not None and logged:
             log.warning("cancel.not_sent", code=error.code, error=error.message)

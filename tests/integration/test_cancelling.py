@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +75,20 @@ def test_a_running_request_ends_between_two_launches_and_its_executor_lives(pool
         assert time.monotonic() - started < 20  # and not the minute that it would have taken
         assert client.run(saxpy(N), x=X, y=X)["out"][3] == 9
     assert pool.executors() == before
+
+
+def test_the_command_cancels_a_workflow_whose_kernel_never_ends(pool, tmp_path):
+    flow = kaasq.Workflow("hung")
+    flow.step("hang", held(tmp_path))
+    with pool.client() as client:
+        run = client.start(flow)
+        until((tmp_path / "begun").exists)  # from now on the only executor is busy for ever
+        where = ("--broker", pool.url, "--pool", pool.name)
+        program = [sys.executable, "-m", "kaasq", "flow", "cancel", run.id, *where]
+        ran = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+        assert (ran.returncode, ran.stdout) == (0, f"workflow {run.id} is cancelled\n"), ran.stderr
+        assert run.status().steps[0].state == "cancelled"
+        assert client.run(saxpy(N), x=X, y=X)["out"][3] == 9
 
 
 def test_a_queued_request_never_runs(pool):

@@ -21,7 +21,7 @@ from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Cancel, ErrorBody, Output, Stored
 from tests.support import flow_statuses
 from tests.support.commands import Run, runner
-from tests.support.fake_worker import INFO, FakeWorker
+from tests.support.fake_worker import INFO, FakeWorker, Held
 from tests.support.flows import GRAPHS
 
 ONES = np.ones(4, np.float32)
@@ -261,14 +261,35 @@ def test_an_output_may_go_to_standard_output(cli: Run, worker: FakeWorker, monke
     assert err.startswith("workflow nightly-1")
 
 
-def test_cancel_tells_the_workers_unless_it_has_ended(
-    cli: Run, worker: FakeWorker, answers: Answers, node: MemoryNode
+def test_cancel_tells_the_workers_first_and_then_says_what_became_of_it(
+    cli: Run, worker: FakeWorker, answers: Answers, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("kaasq_producers.commands.flow.REDRAWN_S", 0.01)
     assert cli("flow", "cancel", "nightly-1")[1] == "workflow nightly-1 has ended already: completed\n"
-    answers.standing = [flow_statuses.tiles(3, running=True)]
-    assert cli("flow", "cancel", "nightly-1")[1] == "workflow nightly-1: the workers are told to end it\n"
-    told = node.messages(topology.control_queue("default", "fake"))
-    assert [msgspec.msgpack.decode(each.body, type=Cancel).cancel for each in told] == ["nightly-1"]
+    running, told = flow_statuses.tiles(3, running=True), "the broker has that for each worker of the pool"
+    answers.standing = [running, running, msgspec.structs.replace(running, state="cancelled")]
+    assert cli("flow", "cancel", "nightly-1")[1] == "workflow nightly-1 is cancelled\n"
+    monkeypatch.setattr("kaasq_producers.commands.flow.ENDING_S", 0.0)
+    answers.standing = [running]
+    out = cli("flow", "cancel", "nightly-1")[1]
+    assert out.startswith(f"workflow nightly-1 is to be cancelled: {told}. It has not ended yet: steps: ")
+    heard = node.messages(topology.control_queue("default", "fake"))
+    assert [msgspec.msgpack.decode(each.body, type=Cancel).cancel for each in heard] == ["nightly-1"] * 3
+
+
+def test_cancel_says_what_it_knows_where_nobody_answers(
+    cli: Run, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaasq_producers.commands.flow.ASKED_S", 0.05)
+    with FakeWorker(MemoryBroker(node, "worker"), Held()):
+        code, out, _ = cli("flow", "cancel", "nightly-1")
+    assert code == 0
+    assert out == (
+        "workflow nightly-1 is to be cancelled: the broker has that for each worker of the pool. None has said yet how "
+        "it stands (0.05 s); `kaasq flow show nightly-1` asks again\n"
+    )
+    (heard,) = node.messages(topology.control_queue("default", "fake"))
+    assert msgspec.msgpack.decode(heard.body, type=Cancel).cancel == "nightly-1"
 
 
 @pytest.mark.parametrize("command", ["show", "wait", "cancel"])

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from kaasq.cli import settings_options
-from kaasq.errors import BadRequest, KaasqError
+from kaasq.errors import BadRequest, KaasqError, ReplyTimeout
 from kaasq.flows.model import ENDED, FlowInput, FlowStart, FlowState, FlowStatus
 from kaasq.log import configure
 from kaasq.settings import Settings, load_settings
@@ -35,6 +35,8 @@ from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.flows.run import Run
 
 REDRAWN_S = 0.5
+ASKED_S = 5.0  # for an answer to how a cancelled workflow stands
+ENDING_S = 10.0  # for it to have ended: an executor that has to be stopped for it is, after a second
 
 _INPUTS = (
     click.argument("flow_file", metavar="FILE"),
@@ -251,15 +253,33 @@ def wait(*, flow_id: str, timeout: float | None, outputs: tuple[str, ...], as_js
 @click.argument("flow_id", metavar="ID")
 @settings_options("broker_url", "pool", "connect_timeout")
 def cancel(*, flow_id: str, **flags: Any) -> None:
-    """End a workflow: no step begins any more, and what runs is stopped."""
-    with _client(_settings(flags)) as client:
+    """End a workflow: no step begins any more, and what runs is stopped.
+
+    It says what has become of it, or that the broker has the cancellation and nobody has answered yet.
+    """
+    settings = _settings(flags)
+    settings = msgspec.structs.replace(settings, timeout=min(settings.timeout, ASKED_S))
+    with _client(settings) as client:
         attached = client.attach(flow_id)
-        state = attached.status().state
-        if state in ENDED:
-            click.echo(f"workflow {flow_id} has ended already: {state}")
-        else:
-            attached.cancel()
-            click.echo(f"workflow {flow_id}: the workers are told to end it")
+        attached.cancel()
+        click.echo(f"workflow {flow_id} {_became(attached)}")
+
+
+def _became(cancelled: Run) -> str:
+    """What has become of a workflow whose cancellation the broker has, as far as somebody says so in time."""
+    until_s = time.monotonic() + ENDING_S
+    told = "is to be cancelled: the broker has that for each worker of the pool"
+    look = f"kaasq flow show {cancelled.id}"
+    while True:
+        try:
+            status = cancelled.status()
+        except ReplyTimeout as error:
+            return f"{told}. None has said yet how it stands ({error.detail['timeout_s']:g} s); `{look}` asks again"
+        if status.state in ENDED:
+            return "is cancelled" if status.state == "cancelled" else f"has ended already: {status.state}"
+        if time.monotonic() > until_s:
+            return f"{told}. It has not ended yet: {tally(status)}; `{look}` shows it"
+        time.sleep(REDRAWN_S)
 
 
 def _settings(flags: dict[str, Any]) -> Settings:

@@ -46,7 +46,10 @@ class Run:
         return self._ask(_wait(self.id, timeout))
 
     def cancel(self) -> None:
-        """End it: no step begins any more, and what runs is stopped. Steps that run ``always`` still do."""
+        """End it: no step begins any more, and what runs is stopped. Returns once the broker has that for the workers.
+
+        Raises BrokerLost.
+        """
         self._cancel(self.id)
 
     def __repr__(self) -> str:
