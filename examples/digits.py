@@ -1,6 +1,6 @@
 """A network trained by scikit-learn, as ONNX, as a graph: no GPU, no broker, no deep-learning framework.
 
-Run it with ``pip install 'kaasq[onnx]' scikit-learn``, then ``python examples/digits.py``.
+Run it with ``pip install '.[onnx]' scikit-learn``, then ``python examples/digits.py``.
 """
 
 import numpy as np

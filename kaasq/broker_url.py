@@ -9,6 +9,14 @@ from kaasq.errors import BrokerRefused
 FORM = "amqp://user:password@host:5672/vhost"
 
 
+def check_broker_url(url: str, at: str) -> None:
+    """Raises BrokerRefused for what is no broker's URL, naming the place where it was given."""
+    try:
+        split_broker_url(url)
+    except BrokerRefused as error:
+        raise BrokerRefused(f"{at}: {error.message}", at=at) from None
+
+
 def split_broker_url(url: str) -> SplitResult:
     """Its parts. Raises BrokerRefused for what is no such URL, and never shows it: it has a password in it."""
     try:

@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 
@@ -13,7 +14,7 @@ from kaasq.dtypes import BUFFER_DTYPES, SCALAR_DTYPES, canonical, pack_number, s
 from kaasq.errors import BadRequest
 from kaasq.model import BUILTINS, Buffer, Constant, GraphSpec, Launch, Module, Number, Scalar, dim3
 from kaasq.names import check_printable, is_graph_name
-from kaasq.setting_values import Bytes
+from kaasq.setting_values import Bytes, SomeBytes
 from kaasq.signing import SIGNATURE_BYTES
 
 MODULE_OPTION = re.compile(r"-D\w+(=[\w.+-]*)?|-{1,2}std=c\+\+(11|14|17|20)|-{1,2}use_fast_math|-fmad=(true|false)")
@@ -32,32 +33,36 @@ PARAMETER_BYTES = 32764  # what CUDA 12.1 and later pass to a kernel at most
 _ONE = (1, (1,), (1, 1), (1, 1, 1))
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Some = Annotated[int, msgspec.Meta(ge=1)]
+
+
 class GraphLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How large a graph may be, and how many may follow one. Counts, and bytes where the name says so."""
 
-    name_length: int = 128
-    buffers: int = 4096
-    scalars: int = 1024
-    launches: int = 100_000
-    iterations: int = 1_000_000
+    name_length: _Some = 128
+    buffers: _Some = 4096
+    scalars: _Count = 1024
+    launches: _Some = 100_000
+    iterations: _Some = 1_000_000
     module_bytes: Bytes = 16 << 20
-    buffer_bytes: Bytes = 1 << 40
-    continuations: int = 256
-    continuations_deep: int = 128
+    buffer_bytes: SomeBytes = 1 << 40
+    continuations: _Count = 256
+    continuations_deep: _Count = 128
     continuations_bytes: Bytes = 64 << 20
     """Of all messages that are published when one request has completed: a graph that several take is in each."""
-    repeats: int = 1_000_000
-    steps: int = 1000
+    repeats: _Count = 1_000_000
+    steps: _Count = 1000
     """Of a workflow."""
-    items: int = 10_000
+    items: _Count = 10_000
     """Of one map of a workflow."""
-    items_together: int = 100_000
+    items_together: _Count = 100_000
     """Of all steps of a workflow; a step that is in no map has one."""
-    waiting: int = 64
+    waiting: _Count = 64
     """Who wait for one workflow, besides who started it; the earliest is told to ask again when one more comes."""
-    listed: int = 100_000
+    listed: _Count = 100_000
     """Of all lists together that are bound to a workflow when it starts."""
-    retries: int = 100
+    retries: _Count = 100
     """Of one step of a workflow."""
 
 
@@ -66,12 +71,7 @@ def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:
 
     Two graphs that mean the same have one normal form, hence one hash. Raises BadRequest with the place.
     """
-    if len(spec.name) > limits.name_length or not is_graph_name(spec.name):
-        raise BadRequest(
-            f"{spec.name[:64]!r} is no graph name: use letters, digits, '_', '-', with dots between words, "
-            f"at most {limits.name_length} characters",
-            at="graph.name",
-        )
+    check_graph_name(spec.name, limits.name_length)
     _at_most(len(spec.buffers), limits.buffers, "buffers", "graph.buffers")
     _at_most(len(spec.scalars), limits.scalars, "scalars", "graph.scalars")
     _at_most(len(spec.launches), limits.launches, "launches", "graph.launches")
@@ -117,6 +117,16 @@ def check_graph(spec: GraphSpec, limits: GraphLimits) -> GraphSpec:
         launches=launches,
         iterations=spec.iterations,
     )
+
+
+def check_graph_name(name: object, most: int | None = None) -> None:
+    """Whether a graph may be called so; ``most`` characters, where the limit is known. Raises BadRequest."""
+    if not isinstance(name, str) or not is_graph_name(name) or (most is not None and len(name) > most):
+        bound = "" if most is None else f", at most {most} characters"
+        raise BadRequest(
+            f"{name!r:.66} is no graph name: use letters, digits, '_', '-', with dots between words{bound}",
+            at="graph.name",
+        )
 
 
 def _normal(dtype: str, value: Number, at: str) -> Number:
@@ -217,11 +227,7 @@ def _launch(launch: Launch, at: str, names: set[str], modules: Mapping[str, Modu
     if not kernel:
         raise BadRequest("the kernel's name is empty", at=f"{at}.kernel")
     _at_most(len(kernel), KERNEL_NAME, "characters", f"{at}.kernel")
-    flaw = _misshapen(launch.grid, launch.block)
-    if not 0 <= launch.shared_bytes <= SHARED_BYTES:
-        flaw = flaw or f"shared_bytes is {shown(launch.shared_bytes)}; from 0 to {SHARED_BYTES} is possible"
-    if flaw:
-        raise BadRequest(flaw, at=f"{at} ({launch.kernel[:64]})")
+    check_shape(launch, at)
     return Launch(
         module=modules[launch.module].hash,
         kernel=kernel,
@@ -230,6 +236,15 @@ def _launch(launch: Launch, at: str, names: set[str], modules: Mapping[str, Modu
         args=tuple([_arg(arg, at, i, names) for i, arg in enumerate(launch.args)]),
         shared_bytes=launch.shared_bytes,
     )
+
+
+def check_shape(launch: Launch, at: str) -> None:
+    """Whether any device could launch such a grid of such blocks. Raises BadRequest."""
+    flaw = _misshapen(launch.grid, launch.block)
+    if not 0 <= launch.shared_bytes <= SHARED_BYTES:
+        flaw = flaw or f"shared_bytes is {shown(launch.shared_bytes)}; from 0 to {SHARED_BYTES} is possible"
+    if flaw:
+        raise BadRequest(flaw, at=f"{at} ({launch.kernel[:64]})")
 
 
 def _call(launch: Launch, at: str, names: set[str]) -> Launch:

@@ -93,6 +93,12 @@ def decode_reply(body: bytes | memoryview, content_type: str | None) -> FlowRepl
     return reply
 
 
+def check_version(given: int) -> None:
+    """Whether a message of that version is understood here. Raises BadRequest."""
+    if given != PROTOCOL_VERSION:
+        raise BadRequest(f"version {shown(given)} of the protocol; this kaasq speaks {PROTOCOL_VERSION}", at="kaasq")
+
+
 def is_json(body: bytes | memoryview, content_type: str | None) -> bool:
     """Whether the body is to be read as JSON. Raises BadRequest for a content type that is neither."""
     kind = (content_type or "").split(";")[0].strip().lower()
@@ -153,10 +159,7 @@ class RequestDecoder:
         json = is_json(body, content_type)
         # The graph is left encoded: one seen before need not be decoded again.
         envelope = _envelope(body, self._limits.listed, json=json)
-        if envelope.kaasq != PROTOCOL_VERSION:
-            raise BadRequest(
-                f"version {shown(envelope.kaasq)} of the protocol; this worker speaks {PROTOCOL_VERSION}", at="kaasq"
-            )
+        check_version(envelope.kaasq)
         if not (envelope.workflow is envelope.flow is envelope.flows is envelope.step is _ABSENT):
             return self._about_a_workflow(body, envelope, tenant, json=json)
         for bound in envelope.bind.values():

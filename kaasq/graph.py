@@ -5,20 +5,24 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from kaasq.builtins import find_builtin, resolve_call
-from kaasq.checks import GraphLimits, check_buffer, check_graph, check_scalar
+from kaasq.checks import GraphLimits, check_buffer, check_graph, check_graph_name, check_scalar, check_shape
 from kaasq.dtypes import canonical
 from kaasq.errors import BadRequest
 from kaasq.finite import check_finite
 from kaasq.model import BUILTINS, Attribute, Buffer, Constant, GraphSpec, Kernel, Launch, Module, Number, Role, Scalar
+from kaasq.reading import Reader
 
 # A declaration is checked at its line, where the mistake is seen best, but limits are settings, known only later.
 UNLIMITED = GraphLimits(buffer_bytes=sys.maxsize)
+
+_specs = Reader(GraphSpec)
 
 Shape = int | Sequence[int]
 Argument = Buffer | Scalar | np.generic | bool | int | float | bytes
@@ -41,6 +45,8 @@ class Graph:
     """
 
     def __init__(self, name: str) -> None:
+        """Raises BadRequest for what is no name."""
+        check_graph_name(name)
         self.name = name
         self.iterations = 1
         self._buffers: list[Buffer] = []
@@ -94,21 +100,22 @@ class Graph:
         """Append a launch. ``args`` in the kernel's order: buffers, scalars, NumPy scalars, raw bytes for structs.
 
         A Python int or float has no size of its own and is refused: say ``np.int32(n)`` or ``np.float32(a)``.
+        Raises BadRequest.
         """
         at = f"graph.launches[{len(self._launches)}]"
         _check_kernel(kernel, f"{at}.kernel")
         module = kernel.module.hash
-        self._modules[module] = kernel.module
-        self._launches.append(
-            Launch(
-                module=module,
-                kernel=kernel.name,
-                grid=_dims(grid, f"{at}.grid"),
-                block=_dims(block, f"{at}.block"),
-                args=tuple(self._argument(arg, f"{at}.args[{i}]") for i, arg in enumerate(args)),
-                shared_bytes=_whole(shared_bytes, f"{at}.shared_bytes"),
-            )
+        launch = Launch(
+            module=module,
+            kernel=kernel.name,
+            grid=_dims(grid, f"{at}.grid"),
+            block=_dims(block, f"{at}.block"),
+            args=tuple(self._argument(arg, f"{at}.args[{i}]") for i, arg in enumerate(args)),
+            shared_bytes=_whole(shared_bytes, f"{at}.shared_bytes"),
         )
+        check_shape(launch, at)
+        self._modules[module] = kernel.module
+        self._launches.append(launch)
         self._frozen = None
 
     def call(self, builtin: str, *args: Argument, **attrs: Attribute) -> None:
@@ -160,6 +167,19 @@ class Graph:
         spec = self.freeze()
         check_finite(spec)
         return msgspec.json.format(msgspec.json.encode(spec))
+
+    @classmethod
+    def from_json(cls, source: str | Path | bytes, *, limits: GraphLimits | None = None) -> Graph:
+        """A graph from a JSON file, or from the bytes that ``to_json`` gave. Raises BadRequest, and OSError."""
+        body = source if isinstance(source, bytes) else Path(source).read_bytes()
+        spec = check_graph(_specs.read(body, json=True, prefix="graph"), limits or GraphLimits())
+        graph = cls(spec.name)
+        graph.iterations = spec.iterations
+        graph._buffers, graph._scalars = list(spec.buffers), list(spec.scalars)
+        graph._modules, graph._launches = dict(spec.modules), list(spec.launches)
+        graph._declared = {id(each) for each in (*spec.buffers, *spec.scalars)}
+        graph._frozen = spec
+        return graph
 
     def __repr__(self) -> str:
         return (

@@ -30,11 +30,13 @@ def is_graph_name(text: str) -> bool:
     return GRAPH_NAME.fullmatch(text) is not None
 
 
-def check_word(value: str, what: str) -> str:
-    """A tenant, pool, slot or reply id as part of a routing key. Raises BadRequest if it could not be one."""
+def check_word(value: str, what: str, at: str | None = None) -> str:
+    """A tenant, pool, slot or reply id as part of a routing key. Raises BadRequest if it could not be one, naming the
+    place, ``at``, if that is another than ``what`` says.
+    """
     if not is_word(value):
         raise BadRequest(
-            f"{value[:80]!r} is no {what}: use lower-case letters, digits, '_' and '-', at most 64", at=what
+            f"{value[:80]!r} is no {what}: use lower-case letters, digits, '_' and '-', at most 64", at=at or what
         )
     return value
 

@@ -21,7 +21,17 @@ SomeBytes = Annotated[int, msgspec.Meta(ge=1, extra=SIZE)]
 
 def converted(value: Any, kind: Any, at: str) -> Any:
     """The value as a ``kind``. Raises BadRequest naming ``at``, where it was given."""
-    prepared = _prepared(value, kind, at)
+    if isinstance(value, dict) and get_origin(kind) is dict:
+        return {key: converted(each, get_args(kind)[1], f"{at}.{key}") for key, each in value.items()}
+    if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        kinds = {each.name: each.type for each in msgspec.structs.fields(kind)}
+        for key in value:
+            check_known(key, kinds, f"{at}.{key}")
+        return kind(**{key: converted(each, kinds[key], f"{at}.{key}") for key, each in value.items()})
+    least = _least(kind)
+    prepared = value
+    if least is not None and isinstance(value, (str, int)) and not isinstance(value, bool):
+        prepared = _size(value, least, at)
     try:
         return msgspec.convert(prepared, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -41,21 +51,6 @@ def check_known(name: str, known: Iterable[str], at: str) -> None:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known one that a misspelt name is most like, if it is much like one."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
-
-
-def _prepared(value: Any, kind: Any, at: str) -> Any:
-    """The value with sizes as numbers, in all tables below it, too. Raises BadRequest for fields that are none."""
-    least = _least(kind)
-    if least is not None and isinstance(value, (str, int)) and not isinstance(value, bool):
-        return _size(value, least, at)
-    if isinstance(value, dict) and get_origin(kind) is dict:
-        return {key: _prepared(each, get_args(kind)[1], f"{at}.{key}") for key, each in value.items()}
-    if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        kinds = {each.name: each.type for each in msgspec.structs.fields(kind)}
-        for key in value:
-            check_known(key, kinds, f"{at}.{key}")
-        return {key: _prepared(each, kinds[key], f"{at}.{key}") for key, each in value.items()}
-    return value
 
 
 def _size(value: str | int, least: int, at: str) -> int:

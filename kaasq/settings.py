@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlencode
 import msgspec
 import platformdirs
 
-from kaasq.broker_url import split_broker_url
+from kaasq.broker_url import check_broker_url, split_broker_url
 from kaasq.checks import GraphLimits
 from kaasq.errors import BadRequest
 from kaasq.log import get_logger
@@ -207,14 +207,20 @@ def default_store(pool: str) -> Path:
     return Path(platformdirs.user_data_dir("kaasq")) / "store" / pool
 
 
+def _flag(name: str) -> str:
+    return "--broker" if name == "broker_url" else f"--{name.replace('_', '-')}"
+
+
 def load_settings(
     flags: Mapping[str, Any] | None = None,
     *,
     environ: Mapping[str, str] | None = None,
     file: Path | None = None,
+    called: Callable[[str], str] = _flag,
 ) -> Settings:
-    """Merge flags (None means not given), environment and file. Raises BadRequest naming what is wrong, and where;
-    warns of variables that are no settings, once.
+    """Merge flags (None means not given), environment and file. Raises BadRequest naming what is wrong, and where, or
+    BrokerRefused for the broker's URL; warns of variables that are no settings, once. ``called``: by which name errors
+    speak of a flag.
 
     The file is ``file``, else ``KAASQ_CONFIG``, else ``kaasq.toml`` here, else the user's configuration folder's.
     """
@@ -241,14 +247,16 @@ def load_settings(
             _check_variable(variable)
     for key, value in (flags or {}).items():
         if value is not None:
-            merged[key], origin[key] = value, f"--{key.replace('_', '-')}"
+            merged[key], origin[key] = value, called(key)
 
     for key, value in merged.items():  # one by one, so that the error can name the one that is wrong
         merged[key] = converted(value, known[key].type, at=origin[key])
     settings = Settings(**merged)
-    check_word(settings.pool, "pool")
+    check_word(settings.pool, "pool", origin.get("pool"))
     if settings.slot:
-        check_word(settings.slot, "slot")
+        check_word(settings.slot, "slot", origin.get("slot"))
+    if "broker_url" in origin:
+        check_broker_url(settings.broker_url, origin["broker_url"])
     return settings
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kaasq.errors import BadRequest
+from kaasq.extras import install
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -96,7 +97,7 @@ def _need() -> None:
     try:
         import cryptography  # noqa: F401
     except ImportError:
-        raise BadRequest("signed modules need an extra: pip install 'kaasq[signing]'", at="cryptography") from None
+        raise BadRequest(f"signed modules need cryptography: {install('signing')}", at="cryptography") from None
 
 
 def _signed(module_hash: str) -> bytes:

@@ -126,7 +126,7 @@ def decoder(run: Run) -> Iterator[Row]:
     """Fuzzing, by what the bytes make the decoder do."""
     seconds = run.count(300)
     if importlib.util.find_spec("atheris") is None:
-        yield Row("atheris on the decoder", "0", "not run: atheris is not installed (kaasq[faults])", [])
+        yield Row("atheris on the decoder", "0", "not run: atheris is not installed (extra 'faults')", [])
         return
     command = [sys.executable, "-m", "kaasq_faults.fuzz", str(seconds), run.seed, str(run.place("corpus"))]
     done = subprocess.run(command, cwd=run.folder, check=False, capture_output=True, text=True)

@@ -9,6 +9,7 @@ import pytest
 
 from kaasq.cli import main
 from kaasq.errors import DeviceUnavailable
+from kaasq.extras import install
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Reply, Request
 from kaasq.settings import Settings
@@ -90,7 +91,7 @@ def test_missing_extra_is_to_be_installed_and_nothing_else(
         raise DeviceUnavailable(said)
 
     monkeypatch.setattr("kaasq_workers.doctor.device.open_device", refuse)
-    said = "cuda:0 needs CuPy and cuda-core: pip install 'kaasq[cuda13]'"
+    said = f"cuda:0 needs CuPy and cuda-core: {install('cuda13')}"
     assert check_device(settings, store, "cuda:0") == Finding("cuda:0", "broken", said)
     said = "the driver is too old"
     assert "Compare the driver" in check_device(settings, store, "cuda:0").mend

@@ -196,6 +196,10 @@ def test_run_with_a_pair_that_is_none_is_wrong_usage(cli: Run, request_file: str
         (b'{"graph": {"name": "g", "launches": 5}}', "graph.launches: Expected `array`"),
         (b'{"kernels": [{"library": 5}]}', "kernels[0].library: Expected `str`"),
         (b'{"graph": "%s"}' % (b"ab" * 32), "graph: holds a graph's hash only"),
+        (b'{"kaasq": 2, "graph": {"name": "g"}}', "kaasq: version 2 of the protocol; this kaasq speaks 1"),
+        (b'{"kaasq": 2, "kernels": []}', "kaasq: version 2 of the protocol"),
+        (b'{"name": "w", "steps": [], "graphs": {}}', "is a workflow, not a request: `kaasq flow run` runs it"),
+        (b'{"workflow": {"name": "w", "steps": []}}', "is a workflow, not a request: `kaasq flow run` runs it"),
     ],
 )
 def test_run_says_what_is_wrong_with_the_file(cli: Run, content: bytes, says: str) -> None:
@@ -224,7 +228,7 @@ def test_run_of_an_object_that_is_no_request_says_what_one_has(cli: Run, content
 def test_run_with_a_port_that_is_no_number_is_an_error_not_a_crash(cli: Run, request_file: str) -> None:
     code, _, err = cli("run", request_file, "--broker", "amqp://ann:secret@localhost:abc/")
     assert code == 1
-    assert err.startswith("kaasq: broker_refused: the broker URL does not have the form")
+    assert err.startswith("kaasq: broker_refused: --broker: the broker URL does not have the form")
     assert "secret" not in err
 
 
@@ -326,6 +330,20 @@ def test_put_ls_get_rm(cli: Run) -> None:
     code, out, _ = cli("rm", "model/w")
     assert (code, out) == (0, "removed model/w\n")
     assert cli("rm", "model/w")[2].startswith("kaasq: name_not_found: ")
+
+
+@pytest.mark.parametrize("shape", ["25,x", "25,,1", ",25", "-5,-5", "a", "5x", "1.5", "5,5,"])
+def test_put_refuses_a_shape_that_is_none(cli: Run, shape: str) -> None:
+    Path("raw.bin").write_bytes(bytes(100))
+    code, _, err = cli("put", "raw.bin", "--dtype", "float32", f"--shape={shape}")
+    assert (code, err) == (1, f"kaasq: bad_request: --shape: {shape!r} is no shape: expected N,M,... or NxM...\n")
+
+
+@pytest.mark.parametrize(("shape", "stored"), [("25", [25]), ("25,", [25]), ("5, 5", [5, 5]), ("5x5", [5, 5])])
+def test_put_takes_shapes_as_people_write_them(cli: Run, shape: str, stored: list[int]) -> None:
+    Path("raw.bin").write_bytes(bytes(100))
+    code, out, err = cli("put", "raw.bin", "--dtype", "float32", "--shape", shape, "--json")
+    assert (code, err, json.loads(out)["shape"]) == (0, "", stored)
 
 
 def test_put_raw_file_with_dtype_and_shape(cli: Run) -> None:

@@ -129,7 +129,7 @@ def changed(path: tuple[str | int, ...], value: Any) -> bytes:
 
 WRONG_TYPES: list[tuple[tuple[str | int, ...], Any, str]] = [
     (("kaasq",), "1", "kaasq: Expected `int`"),
-    (("kaasq",), 2, "kaasq: version 2 of the protocol; this worker speaks 1"),
+    (("kaasq",), 2, "kaasq: version 2 of the protocol; this kaasq speaks 1"),
     (("graph",), 5, "graph: Expected `str | object`, got `int`"),
     (("graph",), None, "graph: Expected"),
     (("bind",), [], "bind: Expected `object`"),

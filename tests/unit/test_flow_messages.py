@@ -91,7 +91,7 @@ def test_a_graph_that_came_alone_is_the_same_in_a_workflow() -> None:
             {"repeat": {"bind": {}, "until": {"output": "x", "op": "<", "value": 0}, "most": 2}},
             "repeat: a message with workflow has no repeat",
         ),
-        ({"kaasq": 2}, "kaasq: version 2 of the protocol; this worker speaks 1"),
+        ({"kaasq": 2}, "kaasq: version 2 of the protocol; this kaasq speaks 1"),
         ({"workflow": 5}, "workflow: Expected `object`, got `int`"),
         ({"workflow": {"name": "f"}}, "workflow.steps: a workflow needs at least one step"),
         ({"workflow": {"name": "f", "steps": [{"name": "a"}]}}, "workflow.steps[0]: Object missing required field"),

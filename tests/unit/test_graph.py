@@ -267,3 +267,53 @@ def test_a_whole_number_beyond_every_dtype_is_refused_by_a_built_in_too() -> Non
     x, out = graph.input("x", shape=3, dtype="float32"), graph.output("out", shape=3, dtype="float32")
     with pytest.raises(BadRequest, match=r"args\[2\]"):
         graph.call("clip", x, out, 2**70, 1)
+
+
+@pytest.mark.parametrize("name", ["bad name", "", "a..b", 5])
+def test_a_wrong_name_is_refused_where_it_is_written(name: Any) -> None:
+    with pytest.raises(BadRequest, match=r"graph\.name: .* is no graph name"):
+        kaasq.Graph(name)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"block": 2000}, "block.x is 2000; from 1 to 1024 is possible"),
+        ({"block": (32, 64)}, "a block of 2048 threads; at most 1024 are possible"),
+        ({"grid": 0}, "grid.x is 0; from 1 to"),
+        ({"grid": (1, 1, 1, 1)}, "grid has 4 dimensions"),
+        ({"shared_bytes": -1}, "shared_bytes is -1"),
+    ],
+)
+def test_a_launch_that_no_device_could_do_is_refused_where_it_is_written(wrong: Any, says: str) -> None:
+    graph = kaasq.Graph("g")
+    with pytest.raises(BadRequest) as caught:
+        graph.launch(MODULE.kernel("saxpy"), **{"grid": 1, "block": 64, "args": []} | wrong)
+    assert caught.value.message.startswith(f"graph.launches[0] (saxpy): {says}")
+    assert graph.launches == 0
+
+
+def test_a_graph_comes_back_from_what_to_json_gave_or_from_a_file(tmp_path: Path) -> None:
+    graph = saxpy()
+    graph.iterations = 3
+    (tmp_path / "saxpy.json").write_bytes(graph.to_json())
+    for source in (graph.to_json(), tmp_path / "saxpy.json", str(tmp_path / "saxpy.json")):
+        back = kaasq.Graph.from_json(source)
+        assert back.freeze() == graph.freeze()
+        assert repr(back) == repr(graph)
+        back.iterations = 4
+        assert back.freeze().iterations == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (b"{", "graph: the body is not valid JSON"),
+        (b'{"name": "g", "launches": 5}', "graph.launches: Expected `array`"),
+        (b'{"name": "g"}', "graph.launches: a graph needs at least one launch"),
+    ],
+)
+def test_json_that_is_no_graph_is_refused(source: bytes, says: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        kaasq.Graph.from_json(source)
+    assert caught.value.message.startswith(says)

@@ -132,7 +132,7 @@ def test_huge_constant_is_not_computed() -> None:
 
 def test_without_onnx_the_call_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "pip install 'kaasq[onnx]'" in refusal(b"")
+    assert "pip install '.[onnx]'" in refusal(b"")
 
 
 def test_importing_the_importer_does_not_import_onnx() -> None:

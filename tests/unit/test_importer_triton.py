@@ -396,7 +396,7 @@ except kaasq.BadRequest as error:
 
 def test_without_triton_the_module_can_be_imported_and_calling_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True, timeout=60)
-    assert "pip install 'kaasq[triton]'" in done.stdout
+    assert "pip install '.[triton]'" in done.stdout
 
 
 def test_importing_the_importer_does_not_load_triton():

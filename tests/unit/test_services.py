@@ -72,15 +72,34 @@ def test_a_service_names_its_subscriptions_and_refuses_two_of_a_name() -> None:
         {"concurrency": 0},
         {"concurrency": 5000},
         {"timeout": 0},
-        {"retries": Retries(attempts=0)},
-        {"retries": Retries(first_s=-1)},
-        {"retries": Retries(most_s=3600)},
+        {"retries": 3},
     ],
     ids=str,
 )
 def test_a_wrong_service_is_refused(wrong: Any) -> None:
     with pytest.raises(BadRequest):
         Service(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"attempts": 0}, "retries.attempts: 0: Expected `int` >= 1"),
+        ({"attempts": "3"}, "retries.attempts: '3': Expected `int`, got `str`"),
+        ({"first_s": -1}, "retries.first_s: -1: Expected `float` >= 0"),
+        ({"most_s": 3600}, "retries.most_s: 3600: Expected `float` <= 60"),
+    ],
+)
+def test_wrong_retries_are_refused_where_they_are_written(wrong: Any, says: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        Retries(**wrong)
+    assert caught.value.message.startswith(says)
+
+
+@pytest.mark.parametrize("on", [kaasq.on, Service("s").on])
+def test_the_decorator_without_its_parentheses_is_refused(on: Any) -> None:
+    with pytest.raises(BadRequest, match=r"say which events the function is for: @kaasq\.on\("):
+        on(handle)
 
 
 def test_what_can_be_served() -> None:

@@ -81,9 +81,16 @@ def test_variables_are_converted(file: Path) -> None:
         ({}, {}, "[quotas]\nx = 1", "kaasq.toml: quotas.x: unknown setting; known are stored_bytes, queued, "),
         ({}, {}, "[graph_limits]\nlanches = 7", "graph_limits.lanches: unknown setting (did you mean launches?)"),
         ({}, {}, "pool = ", "kaasq.toml: no valid TOML"),
-        ({"pool": "Not A Word"}, {}, "", "pool: 'Not A Word' is no pool: use lower-case"),
-        ({"slot": "a.b"}, {}, "", "slot: 'a.b' is no slot"),
-        ({}, {}, "[graph_limits]\nlaunches = 'x'", "kaasq.toml: graph_limits"),
+        ({"pool": "Not A Word"}, {}, "", "--pool: 'Not A Word' is no pool: use lower-case"),
+        ({}, {"KAASQ_POOL": "Foo Bar"}, "", "KAASQ_POOL: 'Foo Bar' is no pool: use lower-case"),
+        ({"slot": "a.b"}, {}, "", "--slot: 'a.b' is no slot"),
+        ({}, {}, "slot = 'a.b'", "kaasq.toml: slot: 'a.b' is no slot"),
+        ({}, {}, "[graph_limits]\nlaunches = 'x'", "kaasq.toml: graph_limits.launches: 'x': Expected `int`"),
+        ({}, {}, "[graph_limits]\nbuffers = -3", "kaasq.toml: graph_limits.buffers: -3: Expected `int` >= 1"),
+        ({}, {}, "[graph_limits]\nbuffer_bytes = 0", "kaasq.toml: graph_limits.buffer_bytes: 0: 1 B is the least"),
+        ({}, {}, "[graph_limits]\nretries = -1", "kaasq.toml: graph_limits.retries: -1: Expected `int` >= 0"),
+        ({}, {}, "[quotas.tenants.ann]\nqueued = -1", "kaasq.toml: quotas.tenants.ann.queued: -1: Expected `int`"),
+        ({}, {}, "graph_limits = 3", "kaasq.toml: graph_limits: 3: Expected `object`"),
     ],
 )
 def test_wrong_setting_is_named_with_its_origin(
@@ -94,6 +101,32 @@ def test_wrong_setting_is_named_with_its_origin(
     with pytest.raises(BadRequest) as caught:
         load_settings(flags, environ=environ, file=file)
     assert says in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "toml", "place"),
+    [
+        ({"broker_url": "http://ann:secret@x"}, {}, "", "--broker"),
+        ({}, {"KAASQ_BROKER_URL": "http://ann:secret@x"}, "", "KAASQ_BROKER_URL"),
+        ({}, {}, "broker_url = 'http://ann:secret@x'", "kaasq.toml: broker_url"),
+    ],
+)
+def test_a_wrong_url_of_the_broker_is_named_with_its_origin_and_never_shown(
+    tmp_path: Path, flags: dict[str, str], environ: dict[str, str], toml: str, place: str
+) -> None:
+    file = tmp_path / "kaasq.toml"
+    file.write_text(toml)
+    with pytest.raises(BrokerRefused) as caught:
+        load_settings(flags, environ=environ, file=file)
+    assert f"{place}: the broker URL does not have the form" in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+def test_what_a_program_gave_a_client_is_named_as_it_was_given() -> None:
+    with pytest.raises(BadRequest, match=r"^pool: 'Foo Bar' is no pool"):
+        Client("amqp://localhost", pool="Foo Bar")
+    with pytest.raises(BrokerRefused, match=r"^broker_url: the broker URL does not have the form"):
+        Client("http://localhost")
 
 
 def test_capacity_is_left_to_the_store_unless_it_is_set() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kaasq.errors import BadRequest
+from kaasq.extras import install
 from kaasq.importers.onnx.limits import OnnxLimits
 from kaasq.importers.onnx.model import OnnxModel
 from kaasq.names import is_graph_name
@@ -17,7 +18,7 @@ from kaasq.names import is_graph_name
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-INSTALL = "importing ONNX models needs the onnx package: pip install 'kaasq[onnx]'"
+INSTALL = f"importing ONNX models needs the onnx package: {install('onnx')}"
 
 
 def load(

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kaasq.errors import BadRequest
+from kaasq.extras import install
 from kaasq.importers.triton.kernel import WARP_THREADS, TritonKernel
 from kaasq.importers.triton.metadata import check_launchable, scratch
 from kaasq.importers.triton.request import architecture, bound, check_warps, hinted
@@ -73,12 +74,12 @@ def _triton() -> Any:
         import triton.errors
         import triton.runtime.jit
     except ImportError as error:
-        raise BadRequest(f"compiling Triton kernels needs Triton: pip install 'kaasq[triton]' ({error})") from error
+        raise BadRequest(f"compiling Triton kernels needs Triton: {install('triton')} ({error})") from error
     version = tuple(int(each) for each in re.findall(r"\d+", triton.__version__)[:2])
     if version < OLDEST:
         raise BadRequest(
             f"Triton {triton.__version__} is installed, {'.'.join(map(str, OLDEST))} or newer is needed: "
-            "pip install -U 'kaasq[triton]'"
+            f"{install('triton')}"
         )
     return triton
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from kaasq.extras import install
 from kaasq_bench.broker import OnDemand
 from kaasq_bench.machine import Machine, describe
 from kaasq_bench.pictures import draw
@@ -81,7 +82,7 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else what was started would go on
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
     if (pictures or drawn) and find_spec("matplotlib") is None:
-        raise click.UsageError("pictures need matplotlib: pip install 'kaasq[bench]'")
+        raise click.UsageError(f"pictures need matplotlib: {install('bench')}")
     if drawn:
         sys.exit(0 if _redraw(drawn, parts) else 1)
     name = device_names(device)[0]

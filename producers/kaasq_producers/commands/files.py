@@ -13,7 +13,7 @@ from kaasq import codec
 from kaasq.checks import GraphLimits
 from kaasq.errors import BadRequest
 from kaasq.kaas.format import Envelope, KernelSpec
-from kaasq.messages import Request
+from kaasq.messages import PROTOCOL_VERSION, Request
 from kaasq.model import GraphSpec
 from kaasq_producers.buffers import Array
 from kaasq_producers.commands.unknown_keys import unknown_keys
@@ -24,13 +24,16 @@ MAPS = {bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF)}  # how Mes
 
 
 class _Top(msgspec.Struct):
-    """Enough of a file to see whether it is a request, a graph alone, or a request in the KaaS format."""
+    """Enough of a file to see whether it is a request, a graph alone, a request in the KaaS format, or a workflow."""
 
     graph: msgspec.Raw = msgspec.Raw()
     kernels: msgspec.Raw = msgspec.Raw()
     name: msgspec.Raw = msgspec.Raw()
     buffers: msgspec.Raw = msgspec.Raw()
     launches: msgspec.Raw = msgspec.Raw()
+    workflow: msgspec.Raw = msgspec.Raw()
+    steps: msgspec.Raw = msgspec.Raw()
+    kaasq: int = PROTOCOL_VERSION
 
 
 class _Kaas(Envelope, frozen=True, kw_only=True):
@@ -100,6 +103,9 @@ def read_message(path: str, what: str) -> tuple[bytes, str]:
 
 def _read(body: bytes, kind: str, limits: GraphLimits) -> tuple[Request, list[str]]:
     top = codec.decode(body, kind, _Top)
+    codec.check_version(top.kaasq)
+    if bytes(top.workflow) or (bytes(top.steps) and not bytes(top.graph)):
+        raise BadRequest("is a workflow, not a request: `kaasq flow run` runs it")
     if bytes(top.kernels):
         return codec.RequestDecoder(limits).decode(body, kind), unknown_keys(builtins_of(body, kind), _Kaas)
     if not bytes(top.graph):

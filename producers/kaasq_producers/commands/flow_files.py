@@ -7,6 +7,7 @@ import msgspec
 from kaasq import codec
 from kaasq.errors import BadRequest
 from kaasq.flows.model import FlowSpec, FlowStart
+from kaasq.messages import PROTOCOL_VERSION
 from kaasq_producers.commands.files import builtins_of, called, read_message
 from kaasq_producers.commands.unknown_keys import unknown_keys
 
@@ -16,6 +17,7 @@ class _Top(msgspec.Struct):
 
     workflow: msgspec.Raw = msgspec.Raw()
     steps: msgspec.Raw = msgspec.Raw()
+    kaasq: int = PROTOCOL_VERSION
 
 
 def read_flow(path: str) -> tuple[FlowStart, list[str]]:
@@ -26,6 +28,7 @@ def read_flow(path: str) -> tuple[FlowStart, list[str]]:
     body, kind = read_message(path, "workflow")
     try:
         top = codec.decode(body, kind, _Top)
+        codec.check_version(top.kaasq)
         if bytes(top.workflow):
             return codec.decode(body, kind, FlowStart), unknown_keys(builtins_of(body, kind), FlowStart)
         if bytes(top.steps):

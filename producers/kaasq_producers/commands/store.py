@@ -184,7 +184,11 @@ def _full(client: Client, key: str) -> str:
 def _shape(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
-    try:
-        return tuple(int(each) for each in text.replace("x", ",").split(",") if each)
-    except ValueError:
-        raise BadRequest(f"{text!r} is no shape: expected N,M,...", at="--shape") from None
+    if text in {"", "()"}:  # one number
+        return ()
+    sizes = [each.strip() for each in re.split("[,x]", text)]
+    if len(sizes) == 2 and text.endswith(","):  # as Python writes a shape of one dimension: 25,
+        del sizes[-1]
+    if not all(each.isdecimal() for each in sizes):
+        raise BadRequest(f"{text!r} is no shape: expected N,M,... or NxM...", at="--shape")
+    return tuple(map(int, sizes))

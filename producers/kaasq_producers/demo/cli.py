@@ -12,6 +12,7 @@ from rich.console import Console
 
 import kaasq
 from kaasq.errors import BadRequest
+from kaasq.extras import install
 from kaasq.log import configure
 from kaasq.settings import load_settings
 from kaasq_producers.demo import pipeline, reference
@@ -97,6 +98,4 @@ def _import(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in EXTRA:
             raise
-        raise click.ClickException(
-            f"the demo needs {error.name}, which is not installed: pip install 'kaasq[demo]'"
-        ) from None
+        raise click.ClickException(f"the demo needs {error.name}: {install('demo')}") from None

@@ -6,8 +6,6 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import msgspec
-
 from kaasq.errors import BadRequest
 from kaasq.event_patterns import binding_keys
 from kaasq.names import check_word
@@ -28,8 +26,6 @@ class Handler:
 
     def __init__(self, function: Callable[..., Any], patterns: tuple[str, ...], name: str | None) -> None:
         """Raises BadRequest for patterns that match nothing, or a name that is none."""
-        if not patterns:
-            raise BadRequest("say which events the function is for: @kaasq.on('images.resize.completed')", at="on")
         binding_keys(patterns, "-")  # here, where the mistake is, and not where it is served
         self.function = function
         self.patterns = patterns
@@ -51,12 +47,20 @@ def on(*patterns: str, name: str | None = None) -> Callable[[Callable[..., Any]]
     It is called as ``function(event, step)``, on a thread, or on the loop if it is ``async``. What it publishes with
     ``step.submit`` is confirmed before the event is acked. An event comes at least once; then the same requests are
     published again, under the same ids, and run once. ``name`` (default: the function's) names its subscription.
+    Raises BadRequest.
     """
+    _check_said(patterns)
 
     def decorate(function: Callable[..., Any]) -> Handler:
         return Handler(function, patterns, name)
 
     return decorate
+
+
+def _check_said(patterns: tuple[object, ...]) -> None:
+    """Here, for without its parentheses the decorator is called with the function, which then nobody calls."""
+    if not patterns or callable(patterns[0]):
+        raise BadRequest("say which events the function is for: @kaasq.on('images.resize.completed')", at="on")
 
 
 class Service:
@@ -80,10 +84,9 @@ class Service:
         if not 1 <= concurrency <= MOST_CONCURRENCY:
             raise BadRequest(f"expected 1 to {MOST_CONCURRENCY} events at a time, given {concurrency!r}", at="service")
         self.concurrency = concurrency
-        try:
-            self.retries = msgspec.convert(msgspec.to_builtins(retries), Retries)
-        except msgspec.ValidationError as error:
-            raise BadRequest(f"retries: {error}", at="service") from None
+        if not isinstance(retries, Retries):
+            raise BadRequest(f"expected kaasq.Retries, given {retries!r:.60}", at="retries")
+        self.retries = retries
         self.timeout_s = checked_timeout(timeout)
         self._handlers: dict[str, Handler] = {}
         for each in handlers:
@@ -91,6 +94,7 @@ class Service:
 
     def on(self, *patterns: str, name: str | None = None) -> Callable[[Callable[..., Any]], Handler]:
         """As ``kaasq.on``, for a function of this service."""
+        _check_said(patterns)
 
         def decorate(function: Callable[..., Any]) -> Handler:
             return self.add(Handler(function, patterns, name))

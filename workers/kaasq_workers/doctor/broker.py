@@ -29,13 +29,7 @@ def check_broker(settings: Settings, store_id: str | None) -> Iterator[Finding]:
         broker = RabbitBroker(settings.connection_url, connection_name="kaasq doctor", impersonates=True)
         broker.open(min(settings.connect_timeout, CONNECT_TIMEOUT_S))
     except KaasqError as error:
-        hint = (
-            "Start one (docker run -p 5672:5672 rabbitmq:4, or apt-get install rabbitmq-server), or name yours with "
-            "--broker or KAASQ_BROKER_URL."
-            if isinstance(error, BrokerLost)
-            else "Correct form, user, password and virtual host of the URL, or have the user given access."
-        )
-        yield Finding("broker", "broken", error.message, hint)
+        yield not_reached(error)
         return
     try:
         yield Finding("broker", "ok", f"connected as {broker.tenant}")
@@ -46,6 +40,17 @@ def check_broker(settings: Settings, store_id: str | None) -> Iterator[Finding]:
             yield _continuations(broker)
     finally:
         broker.close()
+
+
+def not_reached(error: KaasqError) -> Finding:
+    """What to do if there is no connection."""
+    hint = (
+        "Start one (docker run -p 5672:5672 rabbitmq:4, or apt-get install rabbitmq-server), or name yours with "
+        "--broker or KAASQ_BROKER_URL."
+        if isinstance(error, BrokerLost)
+        else "Correct form, user, password and virtual host of the URL, or have the user given access."
+    )
+    return Finding("broker", "broken", error.message, hint)
 
 
 def _permissions(broker: Broker) -> Finding:

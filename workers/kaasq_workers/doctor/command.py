@@ -14,12 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from kaasq.cli import settings_options
-from kaasq.errors import KaasqError
+from kaasq.errors import BrokerRefused, KaasqError
 from kaasq.log import configure
-from kaasq.settings import Settings, load_settings
+from kaasq.settings import DEFAULT_BROKER_URL, Settings, load_settings
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.devices.gpus import count_gpus
-from kaasq_workers.doctor.broker import check_broker
+from kaasq_workers.doctor.broker import check_broker, not_reached
 from kaasq_workers.doctor.device import check_device
 from kaasq_workers.doctor.finding import Finding
 from kaasq_workers.doctor.store import check_store
@@ -36,12 +36,17 @@ def doctor(as_json: bool, **flags: Any) -> None:
 
     Exits 1 if something is broken. It sends one tiny request to the pool and makes the store's folder if there is none.
     """
-    settings = load_settings(flags)
+    refused: BrokerRefused | None = None
+    try:
+        settings = load_settings(flags)
+    except BrokerRefused as error:  # the broker's URL: all else can be checked
+        refused = error
+        settings = load_settings(flags | {"broker_url": DEFAULT_BROKER_URL})
     configure("error", "console")  # what is found is told in the table
     findings: list[Finding] = []
     console = Console(stderr=as_json)
     with console.status("checking ..."):
-        findings.extend(examine(settings, flags.get("device")))
+        findings.extend(examine(settings, flags.get("device"), refused))
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(findings), indent=2))
     else:
@@ -49,15 +54,18 @@ def doctor(as_json: bool, **flags: Any) -> None:
     sys.exit(any(each.state == "broken" for each in findings))
 
 
-def examine(settings: Settings, device: str | None = None) -> Iterator[Finding]:
-    """Run every check."""
+def examine(settings: Settings, device: str | None = None, refused: BrokerRefused | None = None) -> Iterator[Finding]:
+    """Run every check; of the broker none, if its URL was refused."""
     store: BufferStore | None = None
     try:
         store = open_store(settings.store_path, capacity=settings.store_capacity, sync=settings.store_sync)
         yield from check_store(store)
     except KaasqError as error:
         yield Finding("store", "broken", error.message, "Name another folder with --store or KAASQ_STORE.")
-    yield from check_broker(settings, store.id if store else None)
+    if refused is None:
+        yield from check_broker(settings, store.id if store else None)
+    else:
+        yield not_reached(refused)
     if store is None:
         return
     try:

@@ -47,7 +47,7 @@ def _mend(error: KaasqError) -> str:
         case DeviceUnavailable() if "pip install" in error.message:
             return ""
         case DeviceUnavailable():
-            return "Compare the driver (nvidia-smi) with the installed extra: kaasq[cuda12] or kaasq[cuda13]."
+            return "Compare the driver (nvidia-smi) with the extra that was installed, cuda12 or cuda13."
         case ModuleRejected():
             return "Install a C++ compiler: apt-get install g++, or pip install ziglang."
     return "See the setting cache_dir (KAASQ_CACHE_DIR) and the log of 'kaasq worker --log-level debug'."

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kaasq import Client, Graph, Output, Then
+from kaasq.extras import install
 from kaasq.ids import new_id
 from kaasq_bench import bars
 from kaasq_bench.figures import Row, compare
@@ -82,7 +83,7 @@ def celery_case(setting: Setting) -> Iterator[Row]:
     try:
         from kaasq_bench.peers.celery_worker import CeleryChain
     except ImportError as error:
-        raise NotHere(f"needs Celery: pip install 'kaasq[bench]' ({error})") from None
+        raise NotHere(f"needs Celery: {install('bench')} ({error})") from None
     queue, url = f"{PEER_QUEUE}.celery.{new_id()}", setting.broker().url
     with (
         served(setting, queue_type=QUICKEST.queue_type, sync=QUICKEST.sync, storing=False) as ours,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kaasq.extras import install
 from kaasq.ids import new_id
 from kaasq.processors import BUSY_POLL_S
 from kaasq.topology import QueueType
@@ -102,7 +103,7 @@ def celery_case(setting: Setting) -> Iterator[Row]:
     try:
         from kaasq_bench.peers.celery_worker import CeleryLoad
     except ImportError as error:
-        raise NotHere(f"needs Celery: pip install 'kaasq[bench]' ({error})") from None
+        raise NotHere(f"needs Celery: {install('bench')} ({error})") from None
     kind, queue = Kind("classic", False), f"{PEER_QUEUE}.celery.{new_id()}"
     url = setting.broker().url
     with (

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kaasq import Client, Workflow
+from kaasq.extras import install
 from kaasq.ids import new_id
 from kaasq_bench import bars
 from kaasq_bench.figures import Row, alone, compare
@@ -169,7 +170,7 @@ def celery_case(setting: Setting) -> Iterator[Row]:
     try:
         from kaasq_bench.peers.celery_worker import CeleryChain, CeleryChord
     except ImportError as error:
-        raise NotHere(f"needs Celery: pip install 'kaasq[bench]' ({error})") from None
+        raise NotHere(f"needs Celery: {install('bench')} ({error})") from None
     url, items = setting.broker().url, setting.pick(50, 1000)
     chains, chords = (f"{PEER_QUEUE}.celery.{new_id()}" for _ in range(2))
     results = Path(tempfile.mkdtemp(prefix="celery-", dir=setting.disk))

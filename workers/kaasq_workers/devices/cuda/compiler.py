@@ -14,6 +14,7 @@ from cuda.bindings import nvjitlink, nvrtc
 
 from kaasq.checks import MODULE_OPTION
 from kaasq.errors import DeviceUnavailable, ModuleRejected, WorkerFailed
+from kaasq.extras import install
 from kaasq.log import get_logger
 from kaasq_workers.devices.code_cache import code_key
 from kaasq_workers.devices.cuda.compiled import Compiled, CompiledCache
@@ -55,9 +56,7 @@ class Compiler:
             major, minor = _done(nvrtc.nvrtcVersion())
             supported = _done(nvrtc.nvrtcGetSupportedArchs())
         except RuntimeError as error:  # the bindings are there, the library is not
-            raise DeviceUnavailable(
-                f"NVRTC is missing: pip install 'kaasq[cuda13]' brings it ({_first(error)})"
-            ) from error
+            raise DeviceUnavailable(f"NVRTC is missing: {install('cuda13', 'cuda12')} ({_first(error)})") from error
         self.version = f"{major}.{minor}"
         number = capability[0] * 10 + capability[1]
         if number not in supported:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kaasq.builtins import Call
 from kaasq.errors import DeviceUnavailable, KaasqError, ModuleRejected
+from kaasq.extras import install
 from kaasq.log import get_logger
 from kaasq.model import Module
 from kaasq_workers.devices.cuda.builtins.workspaces import PRODUCT_BYTES, SCRATCH_BYTES, Workspaces
@@ -71,7 +72,7 @@ class CudaDevice:
             from kaasq_workers.devices.cuda.stream import CudaStream
         except ImportError as error:
             raise DeviceUnavailable(
-                f"{self.name} needs CuPy and cuda-core: pip install 'kaasq[cuda13]' (or cuda12) ({error})"
+                f"{self.name} needs CuPy and cuda-core: {install('cuda13', 'cuda12')} ({error})"
             ) from error
         self._runtime = runtime
         self._new_module, self._new_stream = CudaModule, CudaStream

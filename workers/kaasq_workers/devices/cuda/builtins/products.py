@@ -6,6 +6,7 @@ import ctypes
 from typing import Any, Protocol
 
 from kaasq.errors import WorkerFailed
+from kaasq.extras import install
 from kaasq.log import get_logger
 from kaasq_workers.devices.cuda.builtins.steps import ProductStep
 
@@ -62,7 +63,7 @@ def open_products() -> Products:
     except (ImportError, RuntimeError) as error:
         reasons.append(f"cuBLAS: {error}")
         raise WorkerFailed(
-            f"matrix products need cuBLAS: pip install 'kaasq[cuda13]' (or cuda12) brings it ({'; '.join(reasons)})"
+            f"matrix products need cuBLAS: {install('cuda13', 'cuda12')} ({'; '.join(reasons)})"
         ) from error
     log.warning("builtins.no_cublaslt", reason=reasons[0], instead=found.name)
     return found
