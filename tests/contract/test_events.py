@@ -118,11 +118,14 @@ def test_listeners_of_one_name_share_what_comes(place: Place) -> None:
     assert nothing_comes(first)
 
 
-def test_other_patterns_replace_those_that_a_name_had(place: Place) -> None:
+def test_other_patterns_replace_those_that_a_name_had(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     with place.client() as client:
         client.events("saxpy.*", "gemm.*", name="billing").close()
+        client.events("gemm.*", "saxpy.*", name="billing").close()
+        assert "subscription.replaced" not in capsys.readouterr().err
     with place.client() as client:
         events = client.events("saxpy.completed", "gemm.*", name="billing")
+        assert "subscription.replaced" in capsys.readouterr().err
         tell(place.broker, "1", "saxpy", "failed")
         tell(place.broker, "2", "saxpy", "completed")
         tell(place.broker, "3", "gemm", "failed")

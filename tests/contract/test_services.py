@@ -18,6 +18,7 @@ from kaasq.broker import Message
 from kaasq.errors import BadRequest, BrokerLost, BrokerRefused, Unroutable
 from kaasq.ids import derived_id
 from kaasq.topology import dead_events, work_queue
+from kaasq_producers.events.service import Handler
 from tests.support.events import Place, tell
 from tests.support.graphs import saxpy
 from tests.support.loops import play, until
@@ -28,6 +29,8 @@ X = np.arange(N, dtype=np.float32)
 TIMEOUT_S = 10.0
 QUICK = kaasq.Retries(attempts=3, first_s=0.01)
 GRAPH = saxpy(N)
+HERE = "tests-contract-test_services"
+"""The subscriptions' name where a service has none."""
 
 
 @pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.broker)])
@@ -89,8 +92,23 @@ def test_an_event_that_comes_again_publishes_the_same_requests(place: Place) -> 
         with place.client().serve(again):
             tell(place.broker, "r1")
             sent.append(taken.one().message)
-    assert {each.message_id for each in sent} == {derived_id("r1.completed", "again", "call", "0")}
+    assert {each.message_id for each in sent} == {derived_id("r1.completed", f"{HERE}-again", "call", "0")}
     assert len({each.body for each in sent}) == 1
+
+
+def test_functions_of_one_name_in_two_modules_each_get_the_event(place: Place) -> None:
+    seen = queue.Queue[str]()
+
+    def made(module: str, pattern: str) -> Handler:
+        def handle(event: kaasq.Event, step: kaasq.Step) -> None:
+            seen.put(module)
+
+        handle.__module__ = module
+        return kaasq.on(pattern)(handle)
+
+    with place.client().serve(made("sa", "saxpy.*")), place.client().serve(made("sb", "#.completed")):
+        tell(place.broker, "r1")
+        assert {seen.get(timeout=TIMEOUT_S) for _ in range(2)} == {"sa", "sb"}
 
 
 def test_handlers_of_one_service_each_get_the_event(place: Place) -> None:
@@ -261,7 +279,7 @@ def test_a_handler_that_does_not_end_in_time_has_its_event_given_back(place: Pla
     tell(place.broker, "r1")
     assert begun.wait(TIMEOUT_S)
     assert not served.stop(0.05)
-    assert [each.body for each in collected(place, "stuck")] == [b"r1.completed"]
+    assert [each.body for each in collected(place, f"{HERE}-stuck")] == [b"r1.completed"]
     go.set()
 
 
@@ -292,7 +310,7 @@ def test_in_a_loop_of_ones_own(place: Place) -> None:
         assert sorted(seen) == ["r1", "thread"]
 
     play(main)
-    assert taken.one().message.message_id == derived_id("r1.completed", "handle", "call", "0")
+    assert taken.one().message.message_id == derived_id("r1.completed", f"{HERE}-handle", "call", "0")
 
 
 def test_a_client_that_is_closed_ends_its_service_with_the_reason(place: Place) -> None:
@@ -314,10 +332,10 @@ def test_a_service_that_cannot_subscribe_says_so_and_leaves_nothing_behind(place
     def handle(event: kaasq.Event, step: kaasq.Step) -> None:
         pass
 
-    place.client(event_limit=10).events("saxpy.*", name="handle").close()
+    place.client(event_limit=10).events("saxpy.*", name=f"{HERE}-handle").close()
     before = set(threading.enumerate())
     client = place.client(event_limit=20)
-    with pytest.raises(BrokerRefused, match="kaasq events rm handle"):
+    with pytest.raises(BrokerRefused, match=f"kaasq events rm {HERE}-handle"):
         client.serve(handle)
     client.close()
     assert set(threading.enumerate()) <= before

@@ -134,7 +134,7 @@ def test_services_and_subscriptions_go_on_after_the_broker_was_restarted(
                 assert heard == "before"
         with client.events("saxpy.*", name="kept") as kept:
             assert [kept.next(TIMEOUT_S).request_id for _ in range(2)] == ["before", "after"]
-        for each in ("kept", "handle"):
+        for each in ("kept", "tests-integration-test_event_services-handle"):
             assert client.unsubscribe(each)
     worker.close()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ import kaasq
 from kaasq.errors import BadRequest
 from kaasq.topology import Binding, Queue
 from kaasq_producers.commands.serve import find_service
-from kaasq_producers.events.register import YOUNG_MS, Note, latest, removing, subscribing
+from kaasq_producers.events.register import YOUNG_MS, Note, latest, removing, replaced, subscribing
 from kaasq_producers.events.retrying import Retries, pause_after
 from kaasq_producers.events.service import Handler, Service, service_of
 
@@ -57,12 +60,41 @@ def test_a_service_names_its_subscriptions_and_refuses_two_of_a_name() -> None:
     service = Service("thumbnails")
     made = service.on("a.completed")(handle)
     assert service.subscription(made) == "thumbnails-handle"
-    assert Service().subscription(made) == "handle"
+    assert Service().subscription(made) == "tests-unit-test_services-handle"
     assert service.add(made) is made
     with pytest.raises(BadRequest, match="two handlers 'handle'"):
         service.on("b.completed")(handle)
     with pytest.raises(BadRequest, match="subscription"):
         Service("s" * 60).add(made)
+
+
+def _of(module: str) -> Any:
+    def handle(event: Any, step: Any) -> None:
+        """A step."""
+
+    handle.__module__ = module
+    return kaasq.on("a.completed")(handle)
+
+
+def test_functions_of_one_name_in_two_modules_have_two_subscriptions() -> None:
+    service = Service(handlers=[_of("sa"), _of("pipeline.Steps")])
+    assert [service.subscription(each) for each in service] == ["sa-handle", "pipeline-steps-handle"]
+    assert [Service("s").subscription(each) for each in service] == ["s-handle", "s-handle"]
+    with pytest.raises(BadRequest, match="two handlers 'handle'"):
+        service.add(_of("sa"))
+    for wrong in ("m" * 60, "", "データ"):
+        with pytest.raises(BadRequest, match="give the service a name"):
+            Service().add(_of(wrong))
+
+
+def test_a_script_is_called_as_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    assert _of("__main__").module == "main"  # typed at a prompt
+    script.__file__ = "/home/ann/My thumbnails.py"
+    assert _of("__main__").module == "my-thumbnails"
+    script.__spec__ = ModuleSpec("pipeline.__main__", None)  # python -m pipeline
+    assert _of("__main__").module == "pipeline"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +160,15 @@ def test_a_subscriber_unbinds_what_earlier_ones_bound_and_it_does_not_want() -> 
         Binding("kaasq.events", "kaasq.events.ann.billing", "ann.young.*"),
     )
     assert plan.remove.queues == ()
+
+
+def test_who_subscribes_to_something_else_learns_what_was_replaced() -> None:
+    mine = Note(name="billing", keys=("ann.a.*", "ann.b.*"), since_ms=9)
+    older, other = Note(name="billing", keys=("ann.#",), since_ms=1), Note(name="audit", keys=("ann.c.*",), since_ms=2)
+    same = Note(name="billing", keys=("ann.b.*", "ann.a.*"), since_ms=3)
+    assert replaced(mine, [older, other]) == older
+    assert replaced(mine, [older, other, same]) is None  # that one has said so
+    assert replaced(mine, [other]) is None
 
 
 def test_who_removes_a_subscription_takes_all_of_its_notes() -> None:

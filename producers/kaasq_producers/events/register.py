@@ -51,6 +51,12 @@ def subscribing(mine: Note, tenant: str, notes: Sequence[Note]) -> Plan:
     return Plan(old, Topology(bindings=tuple(Binding(EVENTS, queue, key) for key in stale)))
 
 
+def replaced(mine: Note, notes: Sequence[Note]) -> Note | None:
+    """What the subscription was until ``mine``, if that was about other events."""
+    before = next((each for each in latest(notes) if each.name == mine.name), None)
+    return None if before is None or set(before.keys) == set(mine.keys) else before
+
+
 def removing(name: str, tenant: str, notes: Sequence[Note]) -> Plan:
     """The subscription is to go, with what it has collected."""
     same = frozenset(place for place, each in enumerate(notes) if each.name == name)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from kaasq.errors import BadRequest
 from kaasq.event_patterns import binding_keys
-from kaasq.names import check_word
+from kaasq.names import check_word, is_word
 from kaasq_producers.events.retrying import Retries
 from kaasq_producers.storing import checked_timeout
 
@@ -30,6 +33,7 @@ class Handler:
         self.function = function
         self.patterns = patterns
         self.name = check_word(function.__name__.strip("_") if name is None else name, "handler")
+        self.module = module_word(getattr(function, "__module__", None) or "")
         self.is_async = inspect.iscoroutinefunction(function)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
@@ -65,6 +69,9 @@ def _check_said(patterns: tuple[object, ...]) -> None:
 
 class Service:
     """Handlers that are run together. Each has a durable subscription of its own, ``<service>-<handler>``.
+
+    Without a ``name`` that is ``<module>-<handler>``, after the module in which the function stands, so that functions
+    of one name in two programs do not take each other's events.
 
     ``concurrency``: events that each handler has at a time. ``retries``: what happens when one raises; after the last
     attempt the event becomes a dead letter with the reason. ``timeout``: of requests whose step names none, in seconds.
@@ -103,14 +110,22 @@ class Service:
 
     def add(self, handler: Handler) -> Handler:
         """Run that one, too. Raises BadRequest if there is one of the same name."""
-        if self._handlers.setdefault(handler.name, handler) is not handler:
+        if self._handlers.setdefault(self.subscription(handler), handler) is not handler:
             raise BadRequest(f"there are two handlers {handler.name!r}: give one another name", at="service")
-        self.subscription(handler)  # its length is checked where it is made
         return handler
 
     def subscription(self, handler: Handler) -> str:
-        """The name of a handler's subscription."""
-        return check_word(f"{self.name}-{handler.name}" if self.name else handler.name, "subscription")
+        """The name of a handler's subscription. Raises BadRequest if it would be none."""
+        if self.name:
+            return check_word(f"{self.name}-{handler.name}", "subscription")
+        name = f"{handler.module}-{handler.name}"
+        if not handler.module or not is_word(name):
+            raise BadRequest(
+                f"a module's name and a function's make no subscription here ({name[:80]!r}; at most 64 characters): "
+                f"give the service a name, kaasq.Service('images')",
+                at="service",
+            )
+        return name
 
     def __iter__(self) -> Iterator[Handler]:
         return iter(self._handlers.values())
@@ -119,7 +134,19 @@ class Service:
         return len(self._handlers)
 
     def __repr__(self) -> str:
-        return f"<Service {self.name!r}: {', '.join(self._handlers) or 'no handlers'}>"
+        return f"<Service {self.name!r}: {', '.join(each.name for each in self) or 'no handlers'}>"
+
+
+def module_word(module: str) -> str:
+    """A module's name as the part of a subscription's name: ``pipeline-steps`` of ``pipeline.steps``.
+
+    A script has that of its file, for all of them are called ``__main__``.
+    """
+    if module == "__main__":
+        script = sys.modules[module]
+        spec, file = getattr(script, "__spec__", None), getattr(script, "__file__", None)
+        module = spec.name.removesuffix(".__main__") if spec is not None else Path(file).stem if file else "main"
+    return re.sub(r"[^a-z0-9_]+", "-", module.lower()).strip("-_")
 
 
 def service_of(what: Service | Handler | Iterable[Handler]) -> Service:

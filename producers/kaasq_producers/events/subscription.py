@@ -25,7 +25,7 @@ from kaasq.topology import (
     subscription_topology,
 )
 from kaasq_producers.client_core import ClientCore
-from kaasq_producers.events.register import Note, Visit, subscribing
+from kaasq_producers.events.register import Note, Visit, replaced, subscribing
 
 PREFETCH = 16  # read ahead of who handles them, and given back if that ends
 MOST_PREFETCH = 1000
@@ -124,13 +124,22 @@ class Subscription:
         else:
             note = Note(name=name, keys=self._wanted.keys, since_ms=time.time_ns() // 1_000_000)
             decide = partial(subscribing, note, self._wanted.tenant)
-            Visit(self._core.broker, self._wanted.tenant, note, decide, partial(self._noted, done)).start(
+            Visit(self._core.broker, self._wanted.tenant, note, decide, partial(self._noted, done, note)).start(
                 VISIT_TIMEOUT_S
             )
 
-    def _noted(self, done: OnDone, notes: list[Note] | KaasqError) -> None:
+    def _noted(self, done: OnDone, mine: Note, notes: list[Note] | KaasqError) -> None:
         if isinstance(notes, KaasqError):  # events come all the same, perhaps more than are wanted
-            log.warning("subscription.not_noted", name=self._wanted.name, code=notes.code, error=notes.message)
+            log.warning("subscription.not_noted", name=mine.name, code=notes.code, error=notes.message)
+        elif (before := replaced(mine, notes)) is not None:
+            log.warning(
+                "subscription.replaced",
+                name=mine.name,
+                keys=mine.keys,
+                before=before.keys,
+                before_s=round((mine.since_ms - before.since_ms) / 1000),
+                hint="a program that subscribed with the keys before no longer hears them: give one another name",
+            )
         self._consume(done)
 
     def _consume(self, done: OnDone) -> None:
