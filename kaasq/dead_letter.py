@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from kaasq.broker import Delivery, Message
-from kaasq.errors import BadRequest, Forbidden
+from kaasq.errors import BadRequest, Forbidden, KernelFailed
 from kaasq.ids import new_id
 from kaasq.names import is_word
 from kaasq.topology import DEAD, request_key
@@ -71,6 +71,11 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     def whose(self) -> str:
         """Whose it is, beside others with the same id: its tenant, or the subscription of a tenant's event."""
         return f"subscription {self.subscription!r}" if self.subscription is not None else f"{self.tenant}"
+
+    @property
+    def has_outcome(self) -> bool:
+        """Whether a worker recorded how it ended before it wrote this: under its id it is answered so, and not run."""
+        return self.by == "worker" and self.code == KernelFailed.code
 
     @property
     def pool(self) -> str | None:

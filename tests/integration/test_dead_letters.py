@@ -177,7 +177,8 @@ def test_an_id_that_means_none_or_several_is_told(graveyard, dead):
 
 
 def test_replay_publishes_the_request_as_it_was_and_then_removes_the_letter(graveyard, dead):
-    graveyard.bury("crashed-1", "crashed-2")
+    graveyard.bury("crashed-1")
+    graveyard.bury("crashed-2", code="unroutable")
     graveyard.expire("expired-1")
     with FakeWorker(RabbitBroker(graveyard.url), lambda _, message: None, pool="p") as worker:
         assert dead("replay", "crashed-2")[:2] == (0, "published 1 again\n")
@@ -191,10 +192,26 @@ def test_replay_publishes_the_request_as_it_was_and_then_removes_the_letter(grav
     assert replayed[-1] not in {"crashed-1", "crashed-2"}
 
 
+def test_what_has_its_outcome_stays_unless_it_is_to_run_anew_or_to_be_told_once_more(graveyard, dead):
+    graveyard.bury("crashed-1", "crashed-2", "crashed-3")
+    graveyard.bury("refused-1", code="unroutable")
+    code, out, err = dead("replay", "crashed-1")
+    assert (code, out) == (1, "")
+    assert "kaasq: bad_request: crashed-1: it has its outcome (kernel_failed), from which it would be answered" in err
+    assert "--new-id" in err
+    code, out, err = dead("replay", "--all")
+    assert (code, out) == (1, "published 1 again\n")
+    assert "kaasq: 3 left in the queue: it has its outcome (kernel_failed)" in err
+    assert graveyard.ids() == ["crashed-1", "crashed-2", "crashed-3"]
+    assert dead("replay", "crashed-1", "--same-id")[:2] == (0, "published 1 again\n")
+    assert dead("replay", "crashed-2", "--new-id")[:2] == (0, "published 1 again\n")
+    assert graveyard.ids() == ["crashed-3"]
+
+
 def test_replay_leaves_in_the_queue_what_cannot_be_published(graveyard, dead):
-    graveyard.bury("crashed-1", tenant="ann")
-    graveyard.bury("crashed-2")
-    graveyard.bury("nobodys-1", tenant="Not A Word")
+    graveyard.bury("crashed-1", tenant="ann", code="unroutable")
+    graveyard.bury("crashed-2", code="unroutable")
+    graveyard.bury("nobodys-1", tenant="Not A Word", code="forbidden")
     code, out, err = dead("replay", "--all")
     assert (code, out) == (1, "published 1 again\n")
     assert "kaasq: 1 left in the queue: the request belongs to tenant 'ann', and RabbitMQ lets 'guest' publish f" in err
@@ -205,7 +222,7 @@ def test_replay_leaves_in_the_queue_what_cannot_be_published(graveyard, dead):
 def test_another_tenants_letter_is_replayed_with_its_login_or_by_an_impersonator(graveyard, dead):
     anns = graveyard.login()
     ann = urlsplit(anns).username
-    graveyard.bury("crashed-1", "crashed-2", "crashed-3", tenant=ann)
+    graveyard.bury("crashed-1", "crashed-2", "crashed-3", tenant=ann, code="unroutable")
     code, _, err = dead("replay", "crashed-1")
     assert code == 1
     assert "kaasq: forbidden: " in err
@@ -217,7 +234,7 @@ def test_another_tenants_letter_is_replayed_with_its_login_or_by_an_impersonator
 
 
 def test_a_replay_to_a_pool_that_nobody_serves_keeps_the_letter(graveyard, dead):
-    graveyard.bury("crashed-1")
+    graveyard.bury("crashed-1", code="unroutable")
     for queue in ("kaasq.work.p", "kaasq.work.p.s"):
         graveyard.real.management.call("DELETE", "queues", graveyard.vhost, queue)
     code, _, err = dead("replay", "crashed-1")

@@ -76,15 +76,21 @@ def show(*, id_: str, as_json: bool, **given: Any) -> None:
 @options.all_of_them
 @options.broker
 @_selecting
-@click.option("--new-id", is_flag=True, help="As new requests, which run whatever became of the old ones.")
+@click.option(
+    "--new-id/--same-id",
+    default=None,
+    help="As new requests, which run whatever became of the old ones; or under their own ids, also where one has an "
+    "outcome and is answered from that, not run (default: such letters stay).",
+)
 @click.option("--publish-as", metavar="URL", help="Publish with this login: the tenant's own.")
-def replay(*, ids: tuple[str, ...], all_: bool, new_id: bool, publish_as: str | None, **given: Any) -> None:
+def replay(*, ids: tuple[str, ...], all_: bool, new_id: bool | None, publish_as: str | None, **given: Any) -> None:
     r"""Publish requests again, as their tenants did, each with its full time before it. A letter is removed once the
     broker has confirmed its request.
 
     They keep their ids: what has an outcome by now is answered from that, not run twice, and whoever awaits one gets
-    its reply. RabbitMQ lets a user publish as another tenant only with the tag `impersonator`; otherwise give the
-    tenant's own login with --publish-as.
+    its reply. What killed its executors (kernel_failed) has that as its outcome: its letter stays, unless you say
+    --new-id, which runs it, or --same-id, which has the outcome told once more. RabbitMQ lets a user publish as another
+    tenant only with the tag `impersonator`; otherwise give the tenant's own login with --publish-as.
 
     \b
     kaasq dead replay 0193a1c2-7f3e
@@ -100,7 +106,13 @@ def replay(*, ids: tuple[str, ...], all_: bool, new_id: bool, publish_as: str | 
     ):
 
         def publish(letter: DeadLetter) -> None:
-            out.publish(*again(letter, fresh_id=new_id))
+            if new_id is None and letter.has_outcome:
+                raise BadRequest(
+                    f"it has its outcome ({letter.code}), from which it would be answered without being run: --new-id "
+                    "runs it as a new request, --same-id has that outcome told once more",
+                    at=letter.id if ids else None,  # of many, how many will do
+                )
+            out.publish(*again(letter, fresh_id=bool(new_id)))
 
         refusals = Forbidden, BadRequest, BrokerRefused, Unroutable
         deeds.publish_again(letters, ids, selection, publish, passed_over=refusals, verb="published")
