@@ -54,6 +54,8 @@ class Storing:
         """The same for items of lists, of which small ones share an object: a thousand cost more than their bytes."""
         views = [(memoryview(data).cast("B"), buffer) for data, buffer in values]
         packs = packed([view.nbytes for view, _ in views])
+        if self._buffers is None:
+            return self.store(values, timeout_s)  # which says so
         put = self.store([_pack(views[first:end]) for first, end in packs], timeout_s)
         found: list[Stored] = []
         for (first, end), stored in zip(packs, put, strict=True):

@@ -26,6 +26,7 @@ from kaasq_producers.commands import display
 from kaasq_producers.commands.arguments import address, input_value, lists, number, pairs, told
 from kaasq_producers.commands.files import STANDARD, write_value
 from kaasq_producers.commands.flow_files import read_flow
+from kaasq_producers.commands.flow_options import INPUTS, OUTPUTS, options
 from kaasq_producers.flows.display.timeline import html, svg
 from kaasq_producers.flows.display.trace import trace
 from kaasq_producers.flows.display.tree import tree
@@ -37,36 +38,6 @@ from kaasq_producers.flows.run import Run
 REDRAWN_S = 0.5
 ASKED_S = 5.0  # for an answer to how a cancelled workflow stands
 ENDING_S = 10.0  # for it to have ended: an executor that has to be stopped for it is, after a second
-
-_INPUTS = (
-    click.argument("flow_file", metavar="FILE"),
-    settings_options("broker_url", "store", "pool"),
-    click.option(
-        "--input",
-        "inputs",
-        multiple=True,
-        metavar="NAME=FILE",
-        help="Bind a .npy or raw file, or @NAME in the store; for a list once for each item, or all in one .npy.",
-    ),
-    click.option("--scalar", "scalars", multiple=True, metavar="NAME=NUMBER", help="Set a scalar."),
-    click.option("--keep", multiple=True, metavar="OUTPUT=NAME", help="Keep an output in the store under a name."),
-)
-_OUTPUTS = (
-    click.option(
-        "--output", "outputs", multiple=True, metavar="NAME=FILE", help="Write an output: .npy, or raw bytes."
-    ),
-    settings_options("connect_timeout"),
-    click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
-)
-
-
-def _with(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for each in reversed(options):
-            command = each(command)
-        return command
-
-    return decorate
 
 
 @click.group(short_help="Run, start, list, watch and cancel workflows.")
@@ -83,9 +54,9 @@ def flow() -> None:
 
 
 @flow.command()
-@_with(*_INPUTS)
+@options(*INPUTS)
 @click.option("--timeout", type=float, metavar="S", help="Seconds that it may take (default: its timeout_ms, else 60).")
-@_with(*_OUTPUTS)
+@options(*OUTPUTS)
 def run(
     *,
     flow_file: str,
@@ -116,7 +87,7 @@ def run(
 
 
 @flow.command()
-@_with(*_INPUTS)
+@options(*INPUTS)
 @click.option(
     "--id",
     "flow_id",
@@ -236,7 +207,7 @@ def show(
 @click.argument("flow_id", metavar="ID")
 @settings_options("broker_url", "store", "pool")
 @click.option("--timeout", type=float, metavar="S", help="Seconds to wait (default: until it has ended).")
-@_with(*_OUTPUTS)
+@options(*OUTPUTS)
 def wait(*, flow_id: str, timeout: float | None, outputs: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     r"""Wait until a workflow has ended, and print what it gave. Ctrl-C leaves it as it is.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import cast
 
 import msgspec
@@ -29,10 +30,12 @@ def listing(store: BufferStore, tenant: str, sought: Sought) -> FlowList:
 
 def _line(store: BufferStore, tenant: str, found: Labelled) -> FlowLine:
     started_ms = round(found.since * 1000)
-    try:
-        head = Book(Looked(store, tenant, found.id)).head
-    except msgspec.MsgspecError:  # a later version's, or broken: it is there all the same
+    book: Book | None = None
+    with suppress(msgspec.MsgspecError):  # a later version's, or broken: it is there all the same
+        book = Book(Looked(store, tenant, found.id))
+    if book is None or not book.known:
         return FlowLine(id=found.id, name="", state=cast(State, found.label), started_ms=started_ms)
+    head = book.head
     return FlowLine(
         id=found.id,
         name=head.name,
