@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import types
+import zlib
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -190,7 +192,6 @@ def steps(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
         "service = kaasq.Service('mine', [one])\n"
         "number = 5\n"
     )
-    (tmp_path / "broken_steps.py").write_text("import nothing_of_the_kind\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return "my_steps"
@@ -213,7 +214,9 @@ def test_a_module_s_service_or_all_of_its_steps_are_found(steps: str) -> None:
         ("my_steps:number", "found a int"),
         ("my_steps:missing", "found nothing"),
         ("no_such_module_here", "no module 'no_such_module_here'"),
+        ("my_steps.py", "did you mean 'my_steps'?"),
         ("", "no module's name"),
+        ("./my_steps", "no module's name"),
     ],
 )
 def test_what_is_no_service_is_refused(steps: str, where: str, says: str) -> None:
@@ -222,6 +225,29 @@ def test_what_is_no_service_is_refused(steps: str, where: str, says: str) -> Non
     assert says in caught.value.message
 
 
-def test_a_module_that_misses_another_says_which(steps: str) -> None:
-    with pytest.raises(ModuleNotFoundError, match="nothing_of_the_kind"):
-        find_service("broken_steps")
+@pytest.mark.parametrize(
+    ("code", "first", "told"),
+    [
+        ("x = int('abc')", "ValueError", "x = int('abc')"),
+        ("def f():\n    raise TypeError('mine')\nf()", "TypeError", "in f\n    raise TypeError('mine')"),
+        ("def f(:\n    pass", "SyntaxError", "def f(:"),
+        ("import nothing_of_the_kind", "ModuleNotFoundError", "import nothing_of_the_kind"),
+        ("import kaasq\nkaasq.on('a.b')(print)", "BadRequest", "kaasq.on('a.b')(print)"),
+        ("try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise KeyError('k') from e", "KeyError", "    1 / 0"),
+    ],
+)
+def test_what_a_module_raises_is_told_with_its_own_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, first: str, told: str
+) -> None:
+    name = f"broken_{zlib.crc32(code.encode())}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(BadRequest) as caught:
+        find_service(name)
+    line, _, rest = caught.value.message.partition("\n")
+    assert line == f"serve: module '{name}' cannot be imported, it raises {first}:"
+    assert f'{name}.py", line ' in rest
+    assert told in rest
+    assert "importlib" not in rest
+    assert "kaasq_producers" not in rest.replace("kaasq_producers.errors", "")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +12,7 @@ from kaasq.errors import BadRequest
 from kaasq.log import configure
 from kaasq.settings import load_settings
 from kaasq_producers.client import Client
+from kaasq_producers.commands.user_module import import_here
 from kaasq_producers.events import program
 from kaasq_producers.events.service import Handler, Service
 from kaasq_producers.events.serving import DRAIN_TIMEOUT_S
@@ -49,17 +48,7 @@ def serve(service: str, drain: float, **flags: Any) -> None:
 def find_service(where: str) -> Service | list[Handler]:
     """What ``module:name`` stands for, or all handlers of ``module``. Raises BadRequest."""
     module_name, _, attribute = where.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and misses one itself
-        raise BadRequest(f"there is no module {module_name!r}, here or installed", at="serve") from None
-    except (ValueError, TypeError) as error:  # an empty or relative name
-        raise BadRequest(f"{module_name!r} is no module's name: {error}", at="serve") from None
+    module = import_here(module_name, "serve")
     if attribute:
         found = getattr(module, attribute, None)
         if isinstance(found, Handler):
