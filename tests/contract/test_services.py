@@ -178,6 +178,20 @@ def test_a_handler_that_fails_is_tried_again_and_publishes_the_same(place: Place
     assert collected(place, "flaky-flaky") == []
 
 
+def test_a_function_s_own_retries_come_before_its_service_s(place: Place) -> None:
+    service, seen = kaasq.Service("s", concurrency=1), queue.Queue[str]()
+
+    @service.on("saxpy.*", retries=kaasq.Retries(attempts=1))
+    def once(event: kaasq.Event, step: kaasq.Step) -> None:
+        seen.put(event.request_id)
+        raise ValueError("a bug")
+
+    with place.client().serve(service):
+        for each in ("r1", "r2"):
+            tell(place.broker, each)
+        assert [seen.get(timeout=TIMEOUT_S) for _ in range(2)] == ["r1", "r2"]  # r1 is done with
+
+
 @pytest.mark.parametrize("how", [ValueError("a bug"), SystemExit(3), kaasq.StoreFull("full")], ids=repr)
 def test_an_event_that_no_attempt_can_handle_is_dead_with_the_reason(place: Place, how: BaseException) -> None:
     service, handled = kaasq.Service("s", retries=QUICK, concurrency=1), queue.Queue[str]()

@@ -58,6 +58,12 @@ def test_a_wrong_step_is_refused_where_it_is_written(patterns: Any, name: Any, s
     assert says in caught.value.message
 
 
+def test_a_step_s_own_retries_are_checked_where_they_are_written() -> None:
+    with pytest.raises(BadRequest, match="retries: expected kaasq.Retries, given 3"):
+        kaasq.on("a.completed", retries=3)(handle)  # type: ignore[arg-type]
+    assert Service("s").on("a.completed", retries=Retries(attempts=1))(handle).retries == Retries(attempts=1)
+
+
 def test_a_service_names_its_subscriptions_and_refuses_two_of_a_name() -> None:
     service = Service("thumbnails")
     made = service.on("a.completed")(handle)

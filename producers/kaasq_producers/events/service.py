@@ -27,13 +27,19 @@ class Handler:
     ``name`` is part of the name of its durable subscription and of the ids of what it publishes.
     """
 
-    def __init__(self, function: Callable[..., Any], patterns: tuple[str, ...], name: str | None) -> None:
-        """Raises BadRequest for patterns that match nothing, or a name that is none."""
+    def __init__(
+        self, function: Callable[..., Any], patterns: tuple[str, ...], name: str | None, retries: Retries | None = None
+    ) -> None:
+        """``retries`` None: those of the service that runs it.
+
+        Raises BadRequest for patterns that match nothing, a name that is none, or retries that are none.
+        """
         binding_keys(patterns, "-")  # here, where the mistake is, and not where it is served
         self.function = function
         self.patterns = patterns
         self.name = check_word(function.__name__.strip("_") if name is None else name, "handler")
         self.module = module_word(getattr(function, "__module__", None) or "")
+        self.retries = None if retries is None else _checked(retries)
         self.is_async = inspect.iscoroutinefunction(function)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
@@ -45,18 +51,20 @@ class Handler:
         return f"<Handler {self.name!r} of {', '.join(self.patterns)}>"
 
 
-def on(*patterns: str, name: str | None = None) -> Callable[[Callable[..., Any]], Handler]:
+def on(
+    *patterns: str, name: str | None = None, retries: Retries | None = None
+) -> Callable[[Callable[..., Any]], Handler]:
     """Make a function a step: ``@kaasq.on("images.resize.completed")``, to be run by ``kaasq.serve``.
 
     It is called as ``function(event, step)``, on a thread, or on the loop if it is ``async``. What it publishes with
     ``step.submit`` is confirmed before the event is acked. An event comes at least once; then the same requests are
     published again, under the same ids, and run once. ``name`` (default: the function's) names its subscription.
-    Raises BadRequest.
+    ``retries``: what happens when it raises (default: what its service says). Raises BadRequest.
     """
     _check_said(patterns)
 
     def decorate(function: Callable[..., Any]) -> Handler:
-        return Handler(function, patterns, name)
+        return Handler(function, patterns, name, retries)
 
     return decorate
 
@@ -73,8 +81,9 @@ class Service:
     Without a ``name`` that is ``<module>-<handler>``, after the module in which the function stands, so that functions
     of one name in two programs do not take each other's events.
 
-    ``concurrency``: events that each handler has at a time. ``retries``: what happens when one raises; after the last
-    attempt the event becomes a dead letter with the reason. ``timeout``: of requests whose step names none, in seconds.
+    ``concurrency``: events that each handler has at a time. ``retries``: what happens when one raises that has none of
+    its own; after the last attempt the event becomes a dead letter with the reason. ``timeout``: of requests whose step
+    names none, in seconds.
     """
 
     def __init__(
@@ -91,20 +100,20 @@ class Service:
         if not 1 <= concurrency <= MOST_CONCURRENCY:
             raise BadRequest(f"expected 1 to {MOST_CONCURRENCY} events at a time, given {concurrency!r}", at="service")
         self.concurrency = concurrency
-        if not isinstance(retries, Retries):
-            raise BadRequest(f"expected kaasq.Retries, given {retries!r:.60}", at="retries")
-        self.retries = retries
+        self.retries = _checked(retries)
         self.timeout_s = checked_timeout(timeout)
         self._handlers: dict[str, Handler] = {}
         for each in handlers:
             self.add(each)
 
-    def on(self, *patterns: str, name: str | None = None) -> Callable[[Callable[..., Any]], Handler]:
+    def on(
+        self, *patterns: str, name: str | None = None, retries: Retries | None = None
+    ) -> Callable[[Callable[..., Any]], Handler]:
         """As ``kaasq.on``, for a function of this service."""
         _check_said(patterns)
 
         def decorate(function: Callable[..., Any]) -> Handler:
-            return self.add(Handler(function, patterns, name))
+            return self.add(Handler(function, patterns, name, retries))
 
         return decorate
 
@@ -147,6 +156,12 @@ def module_word(module: str) -> str:
         spec, file = getattr(script, "__spec__", None), getattr(script, "__file__", None)
         module = spec.name.removesuffix(".__main__") if spec is not None else Path(file).stem if file else "main"
     return re.sub(r"[^a-z0-9_]+", "-", module.lower()).strip("-_")
+
+
+def _checked(retries: Retries) -> Retries:
+    if not isinstance(retries, Retries):
+        raise BadRequest(f"expected kaasq.Retries, given {retries!r:.60}", at="retries")
+    return retries
 
 
 def service_of(what: Service | Handler | Iterable[Handler]) -> Service:

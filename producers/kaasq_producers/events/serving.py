@@ -186,7 +186,7 @@ class _Part:
             if error is None:
                 return _ack
             failures += 1
-            pause_s = pause_after(failures, self._service.retries)
+            pause_s = pause_after(failures, self._handler.retries or self._service.retries)
             log.warning(
                 "handler.failed",
                 subscription=self._name,
