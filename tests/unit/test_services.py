@@ -59,7 +59,7 @@ def test_a_wrong_step_is_refused_where_it_is_written(patterns: Any, name: Any, s
 
 
 def test_a_step_s_own_retries_are_checked_where_they_are_written() -> None:
-    with pytest.raises(BadRequest, match="retries: expected kaasq.Retries, given 3"):
+    with pytest.raises(BadRequest, match=r"retries: expected kaasq\.Retries, given 3"):
         kaasq.on("a.completed", retries=3)(handle)  # type: ignore[arg-type]
     assert Service("s").on("a.completed", retries=Retries(attempts=1))(handle).retries == Retries(attempts=1)
 
@@ -195,7 +195,7 @@ def steps(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
         "def one(event, step): pass\n"
         "@kaasq.on('b.completed')\n"
         "async def two(event, step): pass\n"
-        "service = kaasq.Service('mine', [one])\n"
+        "service = kaasq.Service('mine', [one], concurrency=3)\n"
         "number = 5\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -203,15 +203,28 @@ def steps(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     return "my_steps"
 
 
-def test_a_module_s_service_or_all_of_its_steps_are_found(steps: str) -> None:
-    found = find_service(steps)
+def test_a_module_s_one_service_or_all_of_its_steps_are_found(steps: str, tmp_path: Path) -> None:
+    (tmp_path / "no_service.py").write_text(f"from {steps} import one, two\nagain = one\n")
+    found = find_service("no_service")
     assert isinstance(found, list)
     assert [each.name for each in found] == ["one", "two"]
+    (tmp_path / "one_service.py").write_text(f"from {steps} import one, service\nalias = service\n")
+    service = find_service("one_service")
+    assert isinstance(service, Service)
+    assert (service.name, service.concurrency) == ("mine", 3)
     service = find_service(f"{steps}:service")
     assert isinstance(service, Service)
     one = find_service(f"{steps}:one")
     assert isinstance(one, list)
     assert all(isinstance(each, Handler) for each in one)
+
+
+def test_where_it_is_not_clear_what_to_serve_the_names_are_told(steps: str, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"not in it \(two\): add them .*, or serve it without them, my_steps:service"):
+        find_service(steps)
+    (tmp_path / "two_services.py").write_text("import kaasq\na, b = kaasq.Service('a'), kaasq.Service('b')\n")
+    with pytest.raises(BadRequest, match="serve one of two_services:a, two_services:b"):
+        find_service("two_services")
 
 
 @pytest.mark.parametrize(
