@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from kaasq_bench.rabbitmq.cluster import RabbitCluster
 from kaasq_bench.rabbitmq.node import RabbitNode
 from kaasq_faults import campaign, conditions, hostile, kernels, leaders, soak
 from kaasq_faults.audit import Verdict
+from kaasq_faults.boundaries import MODES, Boundaries, Report
 from kaasq_faults.faults import DISTURBANCES
 from kaasq_faults.rig import WITH_FLOWS, Rig, Size
 from real_broker import node_root
@@ -70,6 +72,20 @@ def kills(run: Run) -> Iterator[Row]:
     with broker() as node, Rig(run.place("kills"), f"{run.seed}-kills", node, size) as rig:
         report = campaign.run(rig, counts, pause_s=1.0)
     yield _campaign("kill -9 of executor, front, client, broker", report)
+
+
+def boundaries(run: Run) -> Iterator[Row]:
+    """Kills at every moment in the life of a workflow and a chain."""
+    report = Report()
+    with broker() as node:
+        for mode in MODES:
+            with Boundaries(run.place(f"boundaries-{mode}"), node.url, mode) as worker:
+                report.merge(worker.run(random.Random(f"{run.seed}-{mode}"), run.scale, run.count(10)))
+    kinds = ", ".join(f"{count} {moment}" for moment, count in report.deaths.items())
+    passed = ", ".join(f"{count} {what}" for what, count in report.passed.items())
+    times = f"{report.deaths.total()} ({kinds}), {report.twice} of them followed by another"
+    result = f"{sum(report.passed.values())} moments: {passed}"
+    yield Row("kill -9 at moments of a workflow and a chain", times, result, report.problems)
 
 
 def disturbances(run: Run) -> Iterator[Row]:
@@ -162,6 +178,7 @@ def long_load(run: Run) -> Iterator[Row]:
 
 PARTS: dict[str, Callable[[Run], Iterator[Row]]] = {
     "kills": kills,
+    "boundaries": boundaries,
     "disturbances": disturbances,
     "scarcity": scarcity,
     "leaders": leader_kills,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 
 import pytest
 
 from kaasq_bench.rabbitmq.cluster import RabbitCluster
-from kaasq_faults import campaign, conditions, hostile, kernels, leaders
+from kaasq_faults import boundaries, campaign, conditions, hostile, kernels, leaders
 from kaasq_faults.faults import DISTURBANCES
 from kaasq_faults.rig import WITH_FLOWS, Rig, Size
 from real_broker import node_root
@@ -30,6 +31,15 @@ def test_nothing_is_lost_or_done_twice_whoever_is_killed(node, tmp_path, seed):
     assert report.verdict.flows > 5
     assert counts.keys() <= (+report.faults).keys(), "each kind of process was killed, some of them more than once"
     assert report.faults.total() > len(counts)
+
+
+@pytest.mark.parametrize("mode", boundaries.MODES)
+def test_a_workflow_ends_alike_at_whatever_moment_a_process_dies(node, tmp_path, seed, mode):
+    with boundaries.Boundaries(tmp_path / "rig", node.url, mode) as worker:
+        report = worker.run(random.Random(seed), share=0.015, pairs=0)
+    assert report.problems == [], f"seed {seed}"
+    assert report.deaths.total() > 0
+    assert min(report.passed.values()) > 40
 
 
 def test_nothing_is_lost_or_done_twice_whatever_stands_still_or_breaks_off(node, tmp_path, seed):
