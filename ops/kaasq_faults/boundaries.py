@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +22,12 @@ from kaasq import Output, Then
 from kaasq.flows.model import FlowStatus
 from kaasq.ids import new_id
 from kaasq_faults.deaths import Deaths
-from kaasq_faults.members import Member, wait_until
+from kaasq_faults.members import Member, Watch, wait_until
 from kaasq_storage import open_store
 
 N, ITEMS = 4, 2
 TIMEOUT_S = 60.0
-LOOK_S = 0.02
+LATE_S = 5.0
 TENANT = "guest"
 
 # What a workflow's messages do by default, and with each step through the broker.
@@ -91,17 +90,21 @@ class Boundaries:
         command = [sys.executable, "-m", "kaasq", "worker", "--broker", url, "--pool", self._pool]
         command += ["--store", str(self._store), "--device", "cpu", "--prefetch", "1", "--log-format", "json"]
         self._worker = Member("worker", command, environment, folder)
+        self._watch = Watch([self._worker])
+        self._doomed = False
 
     def __enter__(self) -> Self:
         self._worker.start()
         if not wait_until(lambda: any(e["event"] == "worker.started" for e in self._worker.events()), TIMEOUT_S):
             self._worker.end()
             raise RuntimeError(f"the worker did not start:\n{self._worker.log_path.read_text()[-2000:]}")
+        self._watch.start()
         self._client = kaasq.Client(self._url, pool=self._pool, store=self._store, timeout=TIMEOUT_S)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+        self._watch.stop()
         self._worker.end()
 
     def run(self, draw: random.Random, share: float, pairs: int) -> Report:
@@ -129,14 +132,15 @@ class Boundaries:
     def _die_at(self, moment: str, second: int, kind: Any, wanted: Ran) -> Iterator[str]:
         self.deaths.forget()
         self.deaths.at(moment, second=second)
+        self._doomed = True
         try:
             ran = kind(f"{moment.replace(' ', '-')}-{second}-{new_id()[-6:]}")
         except kaasq.KaasqError as error:
             yield f"it ended with {error.code}: {error.message}"
             return
         finally:
-            died = any(self.deaths.folder.glob("*-*"))
-            self.deaths.never()
+            died = self._died()
+            self._live()
         if not died:
             yield "nobody died: the moment did not come"
         for what, was, want in zip(Ran._fields, ran, wanted, strict=True):
@@ -147,9 +151,8 @@ class Boundaries:
 
     def _flow(self, key: str) -> Ran:
         future = self._client.submit(_workflow(self._graphs, key), x=_full(1), xs=[_full(each) for each in (2, 3)])
-        self._await(future)
-        self.deaths.never()
-        result = future.result(0)
+        result = future.result()
+        self._live()
         status = self._client.attach(result.id).status(items=True)
         told = {name: float(result[name].ravel()[0]) for name in sorted(result)}
         return Ran(told, _ends(status), self._kept(key))
@@ -166,17 +169,19 @@ class Boundaries:
             then(4, when=Output("mark") < 0, name="not held"),
         ]
         future = self._client.submit(add, x=_full(1), keep={"mark": f"{key}/0"}, then=follow)
-        for each in (future, *future.then):
-            self._await(each)
-        self.deaths.never()
-        told = [type(e.exception(0)).__name__ if e.exception(0) else float(e.result(0)["out"][0]) for e in future.then]
+        told = [type(e.exception()).__name__ if e.exception() else float(e.result()["out"][0]) for e in future.then]
+        self._live()
         return Ran(told, (), self._kept(key))
 
-    def _await(self, future: Any) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not future.done() and time.monotonic() < deadline:
-            self._worker.look()
-            time.sleep(LOOK_S)
+    def _live(self) -> None:
+        """Nobody dies any more, once somebody has who was to: after the last answer there are moments left."""
+        if self._doomed:
+            wait_until(self._died, LATE_S)
+        self._doomed = False
+        self.deaths.never()
+
+    def _died(self) -> bool:
+        return any(self.deaths.folder.glob("*-*"))
 
     def _kept(self, key: str) -> dict[str, tuple[int, float]]:
         found: dict[str, tuple[int, float]] = {}

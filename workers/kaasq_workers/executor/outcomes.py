@@ -34,7 +34,7 @@ from kaasq_workers.flows.driver import Flows
 from kaasq_workers.flows.pending import Ready
 from kaasq_workers.flows.settling import Settling
 from kaasq_workers.flows.sources import Fresh
-from kaasq_workers.flows.tasks import Concluding, Settled, Step
+from kaasq_workers.flows.tasks import Again, Concluding, Settled, Step
 from kaasq_workers.link import Answer, Happened
 
 WITHDRAWN = ""  # in place of the digest of a body
@@ -112,6 +112,12 @@ class Committer:
             replies = [each.replay if each.replay is not None else self._reply(each, {}) for each in group]
         commit_us = (time.perf_counter_ns() - started) // 1000
         return [self._answer(each, reply, commit_us) for each, reply in zip(group, replies, strict=True)]
+
+    def unrecorded(self, ended: Ended) -> Answer:
+        """The answer to what failed where nothing can be written. What is of a workflow comes again: it stays due."""
+        if ended.step is not None or isinstance(ended.task, (Concluding, Again)):
+            return Answer(ended.job.tag, EVENT_WORDS["error"], b"")
+        return self._answer(ended, self._reply(ended, {}), 0)
 
     def _settle(self, transaction: Transaction, flows: Settling, ended: Ended) -> Reply | bytes:
         if ended.task is not None and (ended.error is None or isinstance(ended.task, Concluding)):

@@ -270,7 +270,11 @@ class Executor:
                 if isinstance(error, (StoreFull, QuotaExceeded))
                 else WorkerFailed(f"the outcome was lost: {error}")
             )
-            return self._committer.commit(group)
+            try:
+                return self._committer.commit(group)
+            except KaasqError as full:  # not even that it failed can be written
+                self._log.warning("failure.not_recorded", request=ended.job.id, error=full.message)
+                return [self._committer.unrecorded(ended)]
 
     def _go_on(self, group: Sequence[Ended], answers: list[Answer], line: Line[Flight]) -> list[Job]:
         """The jobs that go on from those that ended, without the broker: their answers say so then."""
