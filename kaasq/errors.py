@@ -103,7 +103,10 @@ class OutOfMemory(KaasqError):
 
 
 class DeadlineExceeded(KaasqError):
-    """The request's own deadline (``timeout_ms``) passed before its outcome was reached."""
+    """The request's own deadline (``timeout_ms``) passed before its outcome was reached.
+
+    Fields how and kills, if an attempt at it had ended with its executor: how that died.
+    """
 
     code = "deadline_exceeded"
 

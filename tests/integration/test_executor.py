@@ -103,6 +103,20 @@ def test_whatever_breaks_a_commit_costs_only_its_own_request(store, device, monk
     assert replies[0].error.code == "internal"
 
 
+def test_a_request_that_is_too_late_because_an_attempt_killed_its_executor_says_so(store, device):
+    late = msgspec.structs.replace(job(Request(graph=ONE, timeout_ms=1)), published_ms=1)
+    plain, suspected, killer = (
+        reply(one._commit([ran(one, msgspec.structs.replace(late, id=new_id(), died=how, kills=kills))])).error
+        for one in [executor(store, device)]
+        for how, kills in ((None, 0), ("SIGSEGV", 0), ("SIGSEGV", 1))
+    )
+    assert {each.code for each in (plain, suspected, killer)} == {"deadline_exceeded"}
+    assert plain.message.endswith("ms before a worker could start it")
+    assert suspected.message.startswith("the executor that had it died (SIGSEGV), and its time was over ")
+    assert killer.message.startswith("an attempt at it killed its executor (SIGSEGV), and its time was over ")
+    assert (killer.detail["how"], killer.detail["kills"]) == ("SIGSEGV", 1)
+
+
 def test_a_request_with_more_inline_than_its_tenant_may_is_refused_and_not_remembered(store, device):
     request = Request(graph=ONE, bind={"x": bytes(100)})
     refused = reply_of(executor(store, device, quotas=Quotas(inline_bytes=99)), request, "same")

@@ -147,6 +147,27 @@ def test_the_neighbour_of_a_request_that_kills_runs_again_and_is_not_blamed(benc
     assert neighbour.settled == "ack"
 
 
+def test_who_is_suspected_goes_again_with_how_the_executor_died(bench):
+    for each in ("one", "two", "three"):
+        bench.take(each)
+    first, second, _ = bench.executor.received()
+    bench.executor.vitals.begin(first.tag)
+    bench.die(running=second.tag)
+    bench.revive()
+    (again,) = bench.executor.received()
+    assert (again.id, again.died, again.kills) == ("one", "SIGSEGV", 0)  # it may have been the other one
+    bench.die(running=again.tag)
+    bench.revive()
+    (again,) = bench.executor.received()
+    assert (again.id, again.died, again.kills) == ("one", "SIGSEGV", 1)
+    bench.answer(again)
+    (again,) = bench.executor.received()
+    assert (again.id, again.died) == ("two", "SIGSEGV")
+    bench.answer(again)
+    (innocent,) = bench.executor.received()
+    assert (innocent.id, innocent.died) == ("three", None)
+
+
 def test_a_request_that_kills_even_who_records_its_verdict_is_answered_without(bench):
     killer = bench.take("killer")
     bench.take("neighbour")

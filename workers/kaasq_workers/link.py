@@ -52,6 +52,10 @@ class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
     """Where its reply goes, for one that is to be kept for later."""
     rerun: bool = False
     """An executor that had it has died."""
+    died: str | None = None
+    """How that died, if this one is suspected of it."""
+    kills: int = 0
+    """So many executors it is known to have killed."""
 
     @property
     def repeated(self) -> bool:
@@ -172,6 +176,8 @@ def onward_from(job: Job, following: Following, now_ms: int) -> Job | None:
         alone=False,
         graph=None,
         verdict=None,
+        died=None,
+        kills=0,
         to=None if following.quiet or job.to is None else msgspec.structs.replace(job.to, correlation_id=following.id),
     )
 

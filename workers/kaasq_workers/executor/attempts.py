@@ -213,7 +213,7 @@ class Attempts:
         if ended.deadline_ms is not None:
             late_ms = time.time() * 1000 - ended.deadline_ms
             if late_ms > 0:
-                raise DeadlineExceeded(f"its time was over {late_ms:.0f} ms before a worker could start it")
+                raise _too_late(job, late_ms)
             if ended.deadline_ms < limit_ms:
                 vitals.due(job.tag, limit_ms := ended.deadline_ms)
         if vitals.withdrawn(job.tag):
@@ -339,6 +339,19 @@ class Attempts:
                 raise cancelled(job.id)
 
         return proceed
+
+
+def _too_late(job: Job, late_ms: float) -> DeadlineExceeded:
+    """Its time was over before it could be started; or started again, which says more of what is wrong."""
+    if job.died is None:
+        return DeadlineExceeded(f"its time was over {late_ms:.0f} ms before a worker could start it")
+    attempt = "an attempt at it killed its executor" if job.kills else "the executor that had it died"
+    return DeadlineExceeded(
+        f"{attempt} ({job.died}), and its time was over {late_ms:.0f} ms before another one could start: "
+        "with a longer timeout it is seen whether it does that again",
+        how=job.died,
+        kills=job.kills or None,
+    )
 
 
 def _inline(bound: Iterable[Binding]) -> int:

@@ -88,13 +88,17 @@ class Backlog:
             self.jobs[tag] = msgspec.structs.replace(self.jobs[tag], rerun=True)
         self._waiting = tags + self._waiting
 
-    def blame(self, tags: list[int], running: AbstractSet[int]) -> list[tuple[Job, int]]:
-        """The executor has died; these were sent. Who has killed once too often, and how often; the others go again.
+    def blame(self, tags: list[int], running: AbstractSet[int], how: str) -> list[tuple[Job, int]]:
+        """The executor has died so; these were sent. Who has killed once too often, and how often; the others go again.
 
         Suspects go first and alone: everybody else waits a moment rather than being taken down with them.
         """
         verdict = judge(tags, running, self._suspicions)
         self.again(verdict.again)
+        for tag in verdict.again:
+            suspicion = self._suspicions[tag]
+            if suspicion.alone:
+                self.jobs[tag] = msgspec.structs.replace(self.jobs[tag], died=how, kills=suspicion.kills)
         self._waiting.sort(key=lambda tag: not self._is_alone(tag))
         return [(self.jobs[tag], self._suspicions.pop(tag).kills) for tag in verdict.dead]
 

@@ -287,7 +287,7 @@ class Supervisor:
             # It gave up a poisoned device after answering for who poisoned it; or nobody knows why it was stuck.
             self._backlog.again(in_flight)
         else:
-            for job, kills in self._backlog.blame(in_flight, running):
+            for job, kills in self._backlog.blame(in_flight, running, how):
                 self._bury(job, kills, how)
         delay = RESTART_DELAYS_S[min(self._barren, len(RESTART_DELAYS_S) - 1)]
         self._barren += 1
