@@ -19,7 +19,7 @@ from kaasq_workers.devices.cpu import CpuDevice
 from kaasq_workers.link import Answer, Job
 from kaasq_workers.vitals import next_tag
 from tests.support.executors import serving
-from tests.support.graphs import only_output, saxpy
+from tests.support.graphs import CRASH, only_output, saxpy
 from tests.support.workers import RunningWorker, running_worker
 
 N = 1000
@@ -185,6 +185,49 @@ def test_an_executor_that_dies_between_any_two_steps_costs_and_doubles_nothing(b
             # What follows a suspect goes through the broker, so not every step is one that the executor went on to.
             assert most // 2 <= deaths.count(moment) <= most
             check(store, moment)
+
+
+def light(kept: str) -> tuple[Then, ...]:
+    """Only the last step keeps what it has: each of them may begin before the one before it is durable."""
+    then = (Then(SAXPY, x=Output("out"), y=ONES, a=1.0, keep={"out": kept}),)
+    for _ in range(STEPS - 1):
+        then = (Then(SAXPY, x=Output("out"), y=ONES, a=1.0, then=then),)
+    return then
+
+
+def test_an_executor_that_dies_before_steps_are_durable_that_were_begun_costs_and_doubles_nothing(
+    broker_url, tmp_path, deaths
+):
+    pool, store = f"t{new_id()[-10:]}", tmp_path / "store"
+    with (
+        running_worker(broker_url, pool, store),
+        kaasq.Client(broker_url, pool=pool, store=store, timeout=60) as client,
+    ):
+        client.run(SAXPY, x=X, y=ONES)
+        for kept, moments in (("early", ("begun 1", "ended 3")), ("late", ("begun 3", "committed 2"))):
+            deaths.at(*moments)
+            future = client.submit(SAXPY, x=X, y=ONES, a=1.0, then=light(kept))
+            replies = [future.result(60), *(each.result(60) for each in future.then)]
+            for step, each in enumerate(replies[:-1]):
+                np.testing.assert_array_equal(each["out"], X + 1 + step)
+            assert replies[-1].refs["out"].version == 1
+            np.testing.assert_array_equal(client.get(kept), X + 1 + STEPS)
+        assert [deaths.count(each) for each in ("begun", "ended", "committed")] == [2, 1, 1]
+
+
+def test_a_step_that_kills_its_executor_is_the_one_to_blame_though_the_one_before_it_was_not_durable(
+    broker_url, tmp_path
+):
+    pool, store = f"t{new_id()[-10:]}", tmp_path / "store"
+    with (
+        running_worker(broker_url, pool, store),
+        kaasq.Client(broker_url, pool=pool, store=store, timeout=60) as client,
+    ):
+        future = client.submit(SAXPY, x=X, y=ONES, a=1.0, then=(Then(only_output(CRASH, "crash")),))
+        np.testing.assert_array_equal(future.result(60)["out"], X + 1)
+        with pytest.raises(kaasq.KernelFailed, match="killed its executor 2 times"):
+            future.then[0].result(60)
+        np.testing.assert_array_equal(client.run(SAXPY, x=X, y=ONES, a=1.0)["out"], X + 1)
 
 
 def test_a_worker_that_dies_between_any_two_steps_costs_and_doubles_nothing(broker_url, tmp_path, deaths):

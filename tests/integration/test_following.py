@@ -18,7 +18,7 @@ from kaasq.model import Buffer, Module, Scalar
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.executor.ahead import Ahead, Below, Found, Made
 from kaasq_workers.executor.following import Followers
-from kaasq_workers.executor.outcomes import digest
+from kaasq_workers.executor.identity import digest
 from kaasq_workers.link import Following
 from tests.support.graphs import spec
 

@@ -233,6 +233,7 @@ def begun(made: Executor, job: Job) -> Ended:
 
 def answer(made: Executor, ended: Ended) -> tuple[Answer, Reply]:
     (given,) = made._commit([ended])
+    assert given is not None
     return given, codec.decode_reply(given.reply, codec.MSGPACK)
 
 

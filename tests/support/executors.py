@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,11 @@ class Serving:
 
     def send(self, *jobs: Job) -> None:
         self._sock.sendall(frame(jobs))
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has been told since."""
+        return not self._answers and not select.select([self._sock], [], [], 0)[0]
 
     def answers(self, count: int) -> list[Answer]:
         """The next ones."""

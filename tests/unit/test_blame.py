@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaasq_workers.front.blame import KILLS_UNTIL_DEAD, Suspicion, judge
+from kaasq_workers.vitals import next_tag
 
 
 def test_the_running_request_is_suspected_and_runs_alone_next():
@@ -55,6 +56,24 @@ def test_of_several_that_were_running_each_goes_alone_and_none_is_blamed():
     judge([2], {2}, suspicions)  # the one that did it
     assert judge([2], {2}, suspicions).dead == [2]
     assert judge([3], {3}, suspicions).dead == []  # the other has bad luck once
+
+
+def test_what_an_executor_went_on_with_unheard_has_the_one_before_it_run_alone_and_counts_for_nobody():
+    suspicions: dict[int, Suspicion] = {}
+    unheard = next_tag(next_tag(2) or 0) or 0
+    verdict = judge([1, 2, 3], {unheard}, suspicions)
+    assert (verdict.again, verdict.dead) == ([1, 2, 3], [])
+    assert [tag for tag in suspicions if suspicions[tag].alone] == [2]
+    assert suspicions[2].kills == 0
+    judge([1, 2], {unheard}, suspicions)
+    assert judge([2], {2}, suspicions).dead == []  # its own first
+    assert judge([2], {2}, suspicions).dead == [2]
+
+
+def test_who_ran_beside_what_was_unheard_is_not_the_only_suspect():
+    suspicions: dict[int, Suspicion] = {}
+    judge([1, 2], {1, next_tag(2) or 0}, suspicions)
+    assert all(suspicions[tag].alone and suspicions[tag].kills == 0 for tag in (1, 2))
 
 
 @given(st.sets(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 30))

@@ -19,7 +19,7 @@ from kaasq.ids import chain_id, concerns, following_id, split_id
 from kaasq.messages import Condition, Continuation, Element, Repeat, Request, Source
 from kaasq.model import Buffer, GraphSpec, Scalar
 from kaasq.then_checks import check_ids, check_then
-from kaasq_workers.executor.outcomes import digest
+from kaasq_workers.executor.identity import digest
 from tests.support.graphs import saxpy, spec
 
 LIMITS = GraphLimits()

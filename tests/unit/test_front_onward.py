@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import msgspec
 import pytest
 
@@ -107,6 +110,33 @@ def test_an_executor_that_dies_in_a_step_has_that_one_run_again_alone_and_not_wh
     assert (again.tag, again.id, again.body, again.delivery) == (job.tag, "one+1", b"{1}", job.delivery)
     bench.answer(again)
     assert taken.settled == "ack"
+
+
+def test_an_executor_that_dies_in_a_step_before_the_one_before_it_is_told_has_that_run_alone(bench):
+    taken = bench.take("one")
+    (job,) = bench.executor.received()
+    for _ in range(3):  # of which none counts against it
+        bench.die(next_tag(job.tag))
+        bench.revive()
+        (job,) = bench.executor.received()
+        assert (job.id, job.alone, job.verdict) == ("one", True, None)
+    bench.answer(job, then=[following(1)])
+    assert taken.settled == "ack"
+
+
+def test_a_step_that_goes_on_unheard_has_no_deadline_yet_but_does_not_hide_that_the_executor_is_stuck(
+    bench, monkeypatch
+):
+    bench.take("one")
+    (job,) = bench.executor.received()
+    bench.executor.vitals.begin(next_tag(job.tag) or 0, 1)
+    bench.loop.run_timers()
+    assert not bench.executor.killed
+    seconds = itertools.count(time.monotonic())
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    for _ in range(200):
+        bench.loop.run_timers()
+    assert bench.executor.killed
 
 
 def test_an_executor_that_dies_before_its_answer_is_read_has_the_whole_answered_again(bench):

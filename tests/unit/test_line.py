@@ -30,6 +30,11 @@ def start(made: Line[str]) -> list[int]:
     return tags
 
 
+def commit(made: Line[str]) -> None:
+    """All that has ended."""
+    made.committed([each.job.tag for each in made.take_ended()])
+
+
 def test_as_many_as_fit_are_on_their_way_at_once():
     made = line(*(job(each) for each in range(1, 6)))
     assert start(made) == [1, 2, 3]
@@ -43,7 +48,9 @@ def test_a_repeat_waits_until_its_first_is_committed():
     assert start(made) == [1]
     made.landed(1)
     assert start(made) == []  # its outcome is not in the store yet
-    made.take_ended()
+    (first,) = made.take_ended()
+    assert start(made) == []  # nor is it while it is being committed
+    made.committed([first.job.tag])
     assert start(made) == [2]
 
 
@@ -57,11 +64,13 @@ def test_a_suspect_runs_with_nothing_else_on_its_way_or_uncommitted():
     assert start(made) == [1]
     made.landed(1)
     assert start(made) == []
-    made.take_ended()
+    commit(made)
     assert start(made) == [2]
     made.landed(2)
+    (suspect,) = made.take_ended()
     assert start(made) == []
-    made.take_ended()
+    assert not made.flying
+    made.committed([suspect.job.tag])
     assert start(made) == [3]
 
 
@@ -104,7 +113,7 @@ def test_a_suspect_is_not_passed_by_other_tenants():
     assert start(made) == [1, 3]
     made.landed(1)
     made.landed(3)
-    made.take_ended()
+    commit(made)
     assert start(made) == [2]
     assert made.busy
 
@@ -147,7 +156,7 @@ def test_everybody_starts_once_and_first_come_first_served_whatever_happens(want
         elif made.flying:
             made.landed(random.choice(list(made.flying)))
         else:
-            made.take_ended()
+            commit(made)
     assert started == [each.tag for each in jobs]
     assert not made.flying
 

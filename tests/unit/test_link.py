@@ -37,6 +37,28 @@ def test_each_kind_of_answer_comes_back_as_itself():
     assert list(FrameReader(FromExecutor).feed(frame(sent))) == sent
 
 
+def test_what_one_thread_sends_arrives_whole_while_another_waits_for_jobs():
+    link, channel, _ = pair()
+    ended, sent = threading.Event(), [Answer(tag=tag, word="completed", reply=bytes(300_000)) for tag in range(1, 60)]
+
+    def wait() -> None:
+        while not ended.is_set():
+            channel.receive(0.0)
+            channel.receive(0.001)
+
+    threads = [threading.Thread(target=wait), threading.Thread(target=lambda: channel.send(sent))]
+    for each in threads:
+        each.start()
+    received: list[FromExecutor] = []
+    until = time.monotonic() + 20
+    while len(received) < len(sent) and time.monotonic() < until:
+        received += link.receive() or []
+    ended.set()
+    for each in threads:
+        each.join()
+    assert received == sent
+
+
 def pair() -> tuple[Link, BlockingChannel, socket.socket]:
     ours, theirs = socket.socketpair()
     vitals, fd = Vitals.create()

@@ -7,7 +7,7 @@ import pytest
 
 from kaasq.codec import JSON, MSGPACK
 from kaasq.messages import ErrorBody
-from kaasq_workers.executor.onward import Bounds, here
+from kaasq_workers.executor.onward import Bounds, first_here, goes_on
 from kaasq_workers.link import Following, Job, onward_from
 from kaasq_workers.vitals import next_tag
 
@@ -18,7 +18,7 @@ BROKEN = Following(id="r+3", pool="p", error=ErrorBody(code="c", message="m"))
 
 
 def chosen(*then: Following, job: Job = JOB, waited_s: float = 0.0, now_ms: int = 1_000_001) -> Following | None:
-    return here(job, then, BOUNDS, waited_s=waited_s, now_ms=now_ms)
+    return first_here(then, BOUNDS.pool) if goes_on(job, BOUNDS, waited_s=waited_s, now_ms=now_ms) else None
 
 
 def test_the_first_that_can_run_here_does():
@@ -33,7 +33,7 @@ def test_what_goes_elsewhere_or_could_not_be_made_does_not(then):
 def test_others_that_wait_for_too_long_have_it_go_to_whoever_is_free():
     assert chosen(NEAR, waited_s=0.049) is NEAR
     assert chosen(NEAR, waited_s=0.05) is None
-    assert here(JOB, [NEAR], Bounds("p", 0.0, 600.0), waited_s=0.0, now_ms=1_000_001) is None  # switched off
+    assert not goes_on(JOB, Bounds("p", 0.0, 600.0), waited_s=0.0, now_ms=1_000_001)  # switched off
 
 
 def test_a_chain_does_not_stand_on_one_delivery_for_ever():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -111,12 +112,13 @@ class Link:
 
 
 class BlockingChannel:
-    """The executor's end: waits for jobs, takes all that have arrived."""
+    """The executor's end: one thread waits for jobs and takes all that have arrived, any may send."""
 
     def __init__(self, sock: socket.socket, busy_poll_s: float = 0.0) -> None:
         """``busy_poll_s``: for how long it looks for jobs at most before it sleeps."""
-        sock.settimeout(None)
+        sock.settimeout(None)  # for good: it is the whole socket's, and would cut another thread's frame short
         self._sock = sock
+        self._sending = threading.Lock()
         self._reader = FrameReader(ToExecutor)
         self._looking = Looking(busy_poll_s)
         self._poll = select.poll()
@@ -147,11 +149,12 @@ class BlockingChannel:
         """Send them, large ones in frames of their own. Raises OSError if the front is gone."""
         batch: list[FromExecutor] = []
         nbytes = 0
-        for each in messages:
-            batch.append(each)
-            nbytes += each.nbytes if isinstance(each, Answer) else 0
-            if nbytes > SEND_BYTES:
+        with self._sending:
+            for each in messages:
+                batch.append(each)
+                nbytes += each.nbytes if isinstance(each, Answer) else 0
+                if nbytes > SEND_BYTES:
+                    self._sock.sendall(frame(batch))
+                    batch, nbytes = [], 0
+            if batch:
                 self._sock.sendall(frame(batch))
-                batch, nbytes = [], 0
-        if batch:
-            self._sock.sendall(frame(batch))

@@ -36,6 +36,11 @@ def next_tag(tag: int) -> int | None:
     return tag + _STEP if tag < _LAST_STEP else None
 
 
+def goes_on_from(tag: int, before: int) -> bool:
+    """Whether the request with the first tag goes on from that with the other, directly or not."""
+    return tag > before and (tag - before) % _STEP == 0
+
+
 class Vitals:
     """Shared memory: the requests that are running, each with its deadline; signs of life; which tags are withdrawn.
 
@@ -141,7 +146,7 @@ class Vitals:
     def withdrawn(self, tag: int) -> bool:
         """Whether it is not to run any further, or what it goes on from was not to."""
         word = int(_WORD.unpack_from(self._page, self._place(tag))[0])
-        return 0 < word <= tag and (tag - word) % _STEP == 0
+        return word > 0 and (word == tag or goes_on_from(tag, word))
 
     @staticmethod
     def _name_at(place: int) -> int:

@@ -4,6 +4,7 @@ again, step by step, with all that is still to follow them.
 
 from __future__ import annotations
 
+import threading
 from typing import NamedTuple
 
 from kaasq.codec import Decoded
@@ -54,18 +55,20 @@ class Ahead(NamedTuple):
 
 
 class Made:
-    """The last of them, by their bodies."""
+    """The last of them, by their bodies. For any thread."""
 
     def __init__(self) -> None:
         self._by_body: dict[bytes, Ahead] = {}
+        self._lock = threading.Lock()
 
     def add(self, body: bytes, ahead: Ahead) -> None:
         """One more."""
         if ahead.below.of(ahead.below.then).nbytes > MOST_BYTES:
             return
-        if len(self._by_body) >= MOST:
-            del self._by_body[next(iter(self._by_body))]
-        self._by_body[body] = ahead
+        with self._lock:
+            if len(self._by_body) >= MOST:
+                del self._by_body[next(iter(self._by_body))]
+            self._by_body[body] = ahead
 
     def take(self, body: bytes) -> Ahead | None:
         """The request with that body, once."""

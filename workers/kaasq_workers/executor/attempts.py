@@ -38,7 +38,7 @@ from kaasq_workers.executor.ended import Ended
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Executed, Flight
 from kaasq_workers.executor.following import Followers
-from kaasq_workers.executor.outcomes import cancelled, conflict, digest, matches
+from kaasq_workers.executor.identity import cancelled, conflict, digest, matches
 from kaasq_workers.executor.repeating import EVERYTHING, Loop
 from kaasq_workers.executor.stretch import Stretch
 from kaasq_workers.flows.driver import Flows, digest_of

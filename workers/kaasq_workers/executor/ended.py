@@ -5,13 +5,24 @@ from __future__ import annotations
 import msgspec
 
 from kaasq.errors import KaasqError
-from kaasq.messages import Repeated, Request
+from kaasq.messages import Next, Repeated, Request
 from kaasq_workers.executor.ahead import Below
 from kaasq_workers.executor.flight import Executed
 from kaasq_workers.executor.repeating import Loop
 from kaasq_workers.executor.stretch import Stretch
 from kaasq_workers.flows.tasks import Settled, Step, Task
 from kaasq_workers.link import Following, Happened, Job
+
+
+class Foretold(msgspec.Struct, frozen=True):
+    """What follows a request, made before its outcome is durable: what its reply says of it, and the messages.
+
+    ``onward``: the one of them that goes on in this executor; None if none does.
+    """
+
+    told: tuple[Next, ...]
+    follow: list[Following]
+    onward: Following | None
 
 
 class Ended(msgspec.Struct, kw_only=True):
@@ -48,6 +59,27 @@ class Ended(msgspec.Struct, kw_only=True):
     """What else of its workflow has ended."""
     settled: Settled | None = None
     """What became of its task."""
+    ended_ns: int | None = None
+    """When it had, by ``time.perf_counter_ns``."""
+    goes_on: bool = False
+    """What follows it may begin here."""
+    foretold: Foretold | None = None
+    """What follows it, if that was made beforehand, and may have begun."""
+    before: Ended | None = None
+    """What it follows, where that was not durable yet as it began."""
+    lost: bool = False
+    """It did not end as foretold: what began behind it never was."""
+
+    @property
+    def awaited(self) -> bool:
+        """Whether something that follows may begin here once it is durable."""
+        return self.goes_on and self.foretold is None
+
+    @property
+    def leads(self) -> bool:
+        """Whether anything may follow it."""
+        of_workflow = self.step is not None or self.task is not None or bool(self.due)
+        return of_workflow or bool(self.request and self.request.then)
 
     @property
     def follow_bytes(self) -> int:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from kaasq.errors import KaasqError
-from kaasq.messages import CacheUse, Timings
+from kaasq.messages import CacheUse, Output, Timings
 from kaasq.model import Buffer
 from kaasq_storage import Staged
 from kaasq_workers.devices.protocol import Mark, Memory
@@ -27,6 +27,11 @@ class Produced(NamedTuple):
 
     buffer: Buffer
     data: bytearray | Staged
+
+
+def output_of(buffer: Buffer, inline: bytes | None = None) -> Output:
+    """How a reply describes it, with its bytes if it has them."""
+    return Output(nbytes=buffer.nbytes, dtype=buffer.dtype, shape=buffer.shape, inline=inline)
 
 
 class Executed(NamedTuple):

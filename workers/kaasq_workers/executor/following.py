@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Mapping
 
@@ -42,7 +43,7 @@ Outputs = Mapping[str, Output]
 
 
 class Followers:
-    """Makes requests of continuations.
+    """Makes requests of continuations, for the thread that runs requests and the one that commits them.
 
     ``pool`` is the worker's, ``message_limit`` what a message may have, ``together_limit`` all that follow one request.
     """
@@ -57,6 +58,7 @@ class Followers:
         self._together_limit = together_limit
         self._encoded: dict[tuple[str | bytes, ...], msgspec.Raw] = {}  # by what is in it, with modules' signatures
         self._held = 0
+        self._encoding = threading.Lock()
         self.made = Made()
         """Those that were made last."""
 
@@ -229,15 +231,16 @@ class Followers:
     def _graph(self, graph: GraphSpec, content_type: str) -> msgspec.Raw:
         signatures = [graph.modules[each].signature for each in sorted(graph.modules)]
         key: tuple[str | bytes, ...] = (graph.hash, content_type, *signatures)
-        encoded = self._encoded.get(key)
-        if encoded is None:
-            if content_type == codec.JSON:
-                check_finite(graph)
-            encoded = self._encoded[key] = msgspec.Raw(codec.encode(graph, content_type))
-            self._held += memoryview(encoded).nbytes
-            while self._held > HELD_BYTES:
-                self._held -= memoryview(self._encoded.pop(next(iter(self._encoded)))).nbytes
-        return encoded
+        with self._encoding:
+            encoded = self._encoded.get(key)
+            if encoded is None:
+                if content_type == codec.JSON:
+                    check_finite(graph)
+                encoded = self._encoded[key] = msgspec.Raw(codec.encode(graph, content_type))
+                self._held += memoryview(encoded).nbytes
+                while self._held > HELD_BYTES:
+                    self._held -= memoryview(self._encoded.pop(next(iter(self._encoded)))).nbytes
+            return encoded
 
     def _carried(self, then: Continuation) -> int:
         """How many bytes of outputs it may carry in its message."""

@@ -26,12 +26,13 @@ class Line(Generic[F]):
         self._left_since_s = 0.0  # since when the last that left had been waiting
         self.flying: dict[int, tuple[Ended, F]] = {}  # by tag, oldest first
         self.ended: list[Ended] = []
+        self._uncommitted: dict[int, tuple[str, str]] = {}  # tenant and id of those taken to be committed, by tag
         self._alone = False  # who is on its way is
         self._held = False  # who is first does not fit beside those on their way
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether there is anything to do here: what is being committed is done by others."""
         return bool(self._waiting or self.flying or self.ended)
 
     @property
@@ -54,7 +55,7 @@ class Line(Generic[F]):
             return None
         if not self.flying:
             self._held = False
-        occupied = bool(self.flying or self.ended)
+        occupied = bool(self.flying or self.ended or self._uncommitted)
         if occupied and (self._alone or self._held):
             return None
         for tenant, jobs in self._waiting.items():
@@ -87,9 +88,15 @@ class Line(Generic[F]):
         self.ended.append(ended)
 
     def take_ended(self) -> list[Ended]:
-        """What has ended, to be committed together."""
+        """What has ended, to be committed: until it is ``committed``, repeats and suspects wait for it."""
         ended, self.ended = self.ended, []
+        self._uncommitted.update((each.job.tag, (each.job.tenant, each.job.id)) for each in ended)
         return ended
+
+    def committed(self, tags: Iterable[int]) -> None:
+        """Their outcomes are durable."""
+        for tag in tags:
+            self._uncommitted.pop(tag, None)
 
     def _leave(self, tenant: str, jobs: deque[tuple[Job, float]]) -> None:
         """The first of a tenant's requests leaves; the others wait for its next turn."""
@@ -102,4 +109,5 @@ class Line(Generic[F]):
     def _repeated(self, job: Job) -> bool:
         """A repeat of a request must find its outcome."""
         others = (*(ended for ended, _ in self.flying.values()), *self.ended)
-        return any(each.job.id == job.id and each.job.tenant == job.tenant for each in others)
+        uncommitted = (job.tenant, job.id) in self._uncommitted.values()
+        return uncommitted or any(each.job.id == job.id and each.job.tenant == job.tenant for each in others)

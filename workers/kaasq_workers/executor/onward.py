@@ -25,17 +25,15 @@ class Bounds(msgspec.Struct, frozen=True):
     hold_s: float
 
 
-def here(job: Job, then: Sequence[Following], bounds: Bounds, *, waited_s: float, now_ms: int) -> Following | None:
-    """Which of those that follow the job begins here; None if all are to be published.
+def first_here(then: Sequence[Following], pool: str) -> Following | None:
+    """Which of those that follow a job begins here, if any does; None if all are to be published."""
+    return next((each for each in then if each.error is None and each.pool == pool), None)
+
+
+def goes_on(job: Job, bounds: Bounds, *, waited_s: float, now_ms: int) -> bool:
+    """Whether anything that follows the job may begin here.
 
     ``waited_s``: for how long somebody has been waiting here, 0 if nobody does. What follows a suspect does not begin
     here: behind it other suspects wait for the executor to be empty.
     """
-    if not goes_on(job, bounds, waited_s=waited_s, now_ms=now_ms):
-        return None
-    return next((each for each in then if each.error is None and each.pool == bounds.pool), None)
-
-
-def goes_on(job: Job, bounds: Bounds, *, waited_s: float, now_ms: int) -> bool:
-    """Whether anything that follows the job may begin here."""
     return not job.alone and waited_s < bounds.spill_s and now_ms - job.taken_ms < bounds.hold_s * 1000

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
 import msgspec
 
 from kaasq import codec
-from kaasq.continuations import by_hash
-from kaasq.errors import Cancelled, Conflict, DeadlineExceeded, KaasqError, KernelFailed, UnknownGraph
+from kaasq.errors import Cancelled, DeadlineExceeded, KaasqError, UnknownGraph
 from kaasq.ids import following_id
 from kaasq.messages import (
     EVENT_WORDS,
-    Continuation,
     ErrorBody,
     Output,
     Reply,
@@ -24,11 +22,12 @@ from kaasq.messages import (
     Timings,
     WorkerInfo,
 )
-from kaasq.model import GraphSpec, content_hash
+from kaasq.model import GraphSpec
 from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
 from kaasq_workers.executor.ended import Ended
-from kaasq_workers.executor.flight import Executed
+from kaasq_workers.executor.flight import Executed, output_of
 from kaasq_workers.executor.following import Followers, taken_outputs
+from kaasq_workers.executor.identity import conflict, is_deadly, matches
 from kaasq_workers.executor.stretch import Stretch
 from kaasq_workers.flows.driver import Flows
 from kaasq_workers.flows.pending import Ready
@@ -37,45 +36,7 @@ from kaasq_workers.flows.sources import Fresh
 from kaasq_workers.flows.tasks import Again, Concluding, Settled, Step
 from kaasq_workers.link import Answer, Happened
 
-WITHDRAWN = ""  # in place of the digest of a body
 _STATUS: dict[str, Status] = {DeadlineExceeded.code: "expired", Cancelled.code: "cancelled"}
-
-
-def matches(outcome: Outcome, body: str | None) -> bool:
-    """Whether an outcome is that of the request with this digest; a withdrawal is, whatever the body."""
-    return outcome.body in {body, WITHDRAWN}
-
-
-def withdrawal(request_id: str, worker: WorkerInfo, ttl_s: float) -> Outcome:
-    """The outcome of a request that was withdrawn, recorded before anybody has seen its body."""
-    reply = Reply(id=request_id, status="cancelled", error=ErrorBody.of(cancelled(request_id)), worker=worker)
-    now = time.time()
-    return Outcome(body=WITHDRAWN, reply=codec.encode(reply), created=now, expires=now + ttl_s)
-
-
-def cancelled(request_id: str) -> Cancelled:
-    """The error of a request that was withdrawn."""
-    return Cancelled(f"request {request_id} was cancelled", id=request_id)
-
-
-def conflict(request_id: str) -> Conflict:
-    """The error for an id that came a second time with another body."""
-    return Conflict(f"request {request_id} already ran with another body; a new request needs a new id", id=request_id)
-
-
-def is_deadly(error: ErrorBody) -> bool:
-    """Whether this is the error of a request that killed executors, or was begun too often, until it was given up."""
-    return error.code == KernelFailed.code and not error.detail.keys().isdisjoint({"kills", "attempts"})
-
-
-def digest(request: Request, graph: GraphSpec, then: tuple[Continuation, ...] | None = None) -> str:
-    """What makes two requests with one id the same: graph, bindings, scalars, names to keep, continuations.
-
-    Not the encoding, nor the time that is left. ``then``: what follows it by hash, where that is known.
-    """
-    follow = by_hash(request.then) if then is None else then
-    same = msgspec.structs.replace(request, graph=graph.hash, timeout_ms=None, then=follow)
-    return content_hash(codec.canonical(same))
 
 
 class Committer:
@@ -99,19 +60,32 @@ class Committer:
         self._flows = flows
         self._ttl_s = ttl_s
 
-    def commit(self, group: Sequence[Ended]) -> list[Answer]:
-        """Publish outputs and record outcomes. Raises KaasqError if nothing of the group could be committed."""
-        started = time.perf_counter_ns()
-        replies: list[Reply | bytes] = []
+    def commit(self, group: Sequence[Ended]) -> list[Answer | None]:
+        """Publish outputs and record outcomes. Raises KaasqError if nothing of the group could be committed.
+
+        None for what began behind one that did not end as foretold: it never was.
+        """
+        started_ns = time.perf_counter_ns()
         if any(_changes(each) for each in group):
             with self._store.transaction() as transaction:
                 flows = self._flows.settling(transaction, _fresh(group))
-                replies = [self._settle(transaction, flows, each) for each in group]
+                replies, lost = _settled(group, lambda each: self._settle(transaction, flows, each))
                 flows.save()
         else:
-            replies = [each.replay if each.replay is not None else self._reply(each, {}) for each in group]
-        commit_us = (time.perf_counter_ns() - started) // 1000
-        return [self._answer(each, reply, commit_us) for each, reply in zip(group, replies, strict=True)]
+            replies, lost = _settled(group, lambda each: each.replay or self._reply(each, {}))
+        now_ns = time.perf_counter_ns()
+        answers: list[Answer | None] = []
+        for each, reply in zip(group, replies, strict=True):
+            each.before = None
+            if each.job.tag in lost:
+                each.lost, each.goes_on, each.foretold = True, False, None
+            if reply is None:
+                each.discard()
+                answers.append(None)
+                continue
+            since_ns = started_ns if each.ended_ns is None else each.ended_ns
+            answers.append(self._answer(each, reply, (now_ns - since_ns) // 1000))
+        return answers
 
     def unrecorded(self, ended: Ended) -> Answer:
         """The answer to what failed where nothing can be written. What is of a workflow comes again: it stays due."""
@@ -203,9 +177,8 @@ class Committer:
         """Publish what is staged. ``taken``: outputs that others take, wherever a name points meanwhile; None: any."""
         outputs: dict[str, Output] = {}
         for buffer, data in executed.outputs:
-            bare = Output(nbytes=buffer.nbytes, dtype=buffer.dtype, shape=buffer.shape)
             if isinstance(data, bytearray):
-                outputs[buffer.name] = msgspec.structs.replace(bare, inline=bytes(data))
+                outputs[buffer.name] = output_of(buffer, bytes(data))
                 continue
             name = request.keep.get(buffer.name)
             if name is not None and (taken is None or buffer.name in taken):
@@ -213,7 +186,9 @@ class Committer:
             stored, version = transaction.publish(
                 data, dtype=buffer.dtype, shape=buffer.shape, name=name, ttl_s=self._ttl_s
             )
-            outputs[buffer.name] = msgspec.structs.replace(bare, ref=stored.ref, name=name, version=version)
+            outputs[buffer.name] = msgspec.structs.replace(
+                output_of(buffer), ref=stored.ref, name=name, version=version
+            )
         return outputs
 
     def _yield_to_earlier(self, transaction: Transaction, ended: Ended) -> bytes | None:
@@ -272,7 +247,10 @@ class Committer:
             )
             reply = msgspec.structs.replace(reply, timings=timings)
         follow = ended.due
-        if ended.request is not None and ended.below is not None and ended.request.then and reply.status == "ok":
+        if ended.foretold is not None:
+            follow = ended.foretold.follow
+            reply = msgspec.structs.replace(reply, then=ended.foretold.told)
+        elif ended.request is not None and ended.below is not None and ended.request.then and reply.status == "ok":
             job, type_ = ended.job, ended.reply_type
             told, follow = self._followers.following(
                 *(job.tenant, job.id, ended.request, ended.below), reply, type_, ended.deadline_ms
@@ -309,6 +287,25 @@ def _of_workflow(ended: Ended, settled: Settled) -> Answer:
         told=list(settled.told),
         subject=settled.flow or None,
     )
+
+
+def _settled(
+    group: Sequence[Ended], settle: Callable[[Ended], Reply | bytes]
+) -> tuple[list[Reply | bytes | None], set[int]]:
+    """The replies of a group, in its order, and the tags of those that did not end as foretold.
+
+    What began behind such a one has none.
+    """
+    replies: list[Reply | bytes | None] = []
+    lost: set[int] = set()
+    for each in group:
+        before = each.before
+        never = before is not None and (before.lost or before.job.tag in lost)
+        reply = None if never else settle(each)
+        if each.foretold is not None and not (isinstance(reply, Reply) and reply.status == "ok"):
+            lost.add(each.job.tag)
+        replies.append(reply)
+    return replies, lost
 
 
 def _changes(ended: Ended) -> bool:

@@ -7,7 +7,6 @@ device's context takes nothing else with it; for kaasq.local as a thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import msgspec
 
@@ -21,15 +20,18 @@ from kaasq_workers.channel import BlockingChannel
 from kaasq_workers.devices.protocol import Device
 from kaasq_workers.executor.attempts import Attempts
 from kaasq_workers.executor.claims import Claims
+from kaasq_workers.executor.committing import Commits
 from kaasq_workers.executor.ended import Ended
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.following import Followers
+from kaasq_workers.executor.foretelling import foretold
+from kaasq_workers.executor.identity import withdrawal
 from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.module_policy import ModulePolicy
-from kaasq_workers.executor.onward import Bounds, goes_on, here
-from kaasq_workers.executor.outcomes import Committer, withdrawal
+from kaasq_workers.executor.onward import Bounds, first_here, goes_on
+from kaasq_workers.executor.outcomes import Committer
 from kaasq_workers.flows.driver import Flows
 from kaasq_workers.flows.rules import Rules
 from kaasq_workers.link import (
@@ -45,10 +47,7 @@ from kaasq_workers.link import (
 )
 from kaasq_workers.vitals import Vitals
 
-GROUP_SIZE = 64  # outcomes in one transaction at most
 HEAR_S = 1e-3  # while requests wait here, what else the front says is looked for only so often
-GROUP_BYTES = 64 << 20  # of what follows them, which is made for all of a group before it is sent
-GROUP_TIME_S = 2e-3  # a group is committed once running it has taken this long
 GC_INTERVAL_S = 60.0
 LOOK_S = 1.0  # after workflows that may stand still
 FIRST_GC_S = 1.0  # what crashed processes left in the store goes soon after a start, but does not delay it
@@ -61,7 +60,7 @@ log = get_logger()
 
 
 class Executor:
-    """Runs jobs, several at a time, in groups that share one commit.
+    """Runs jobs, several at a time, while those that have ended are committed in groups.
 
     Raises BadRequest for settings that it cannot have.
     """
@@ -89,6 +88,7 @@ class Executor:
             message_limit=settings.message_limit,
             together_limit=settings.graph_limits.continuations_bytes,
         )
+        self._followers = followers
         rules = Rules(
             pool=settings.pool,
             limits=settings.graph_limits,
@@ -105,7 +105,9 @@ class Executor:
         self._onward = Bounds(settings.pool, settings.chain_spill, settings.chain_hold)
         self._worker = worker
         self._ttl_s = settings.result_ttl
-        self._group_since_s = self._begun_s = self._landed_s = self._heard_s = 0.0
+        self._at_once = not settings.store_sync
+        self._ahead: dict[int, Ended] = {}  # by the tag of what goes on, what it follows, which was not durable
+        self._begun_s = self._landed_s = self._heard_s = 0.0
         self._next_look_s = 0.0
         self._apart = settings.isolation == "tenant"
         self._tenants: set[str] = set()  # whose it is, where each has its own
@@ -119,20 +121,30 @@ class Executor:
         they stay unanswered and in ``vitals``.
         """
         line: Line[Flight] = Line(self._engine.in_flight)
+        with Commits(lambda group: self._answer(group, channel), at_once=self._at_once) as commits:
+            self._serve(line, commits, channel, vitals)
+        return not line.flying
+
+    def _serve(self, line: Line[Flight], commits: Commits, channel: BlockingChannel, vitals: Vitals) -> None:
         next_gc = time.monotonic() + FIRST_GC_S
         self._next_look_s = time.monotonic() + LOOK_S
         gone = False
         while not (gone and not line.busy):
-            vitals.turn()
+            if not commits.stuck:
+                vitals.turn()
+            for durable in commits.learn():
+                line.committed(durable.tags)
+                line.add(durable.jobs, time.monotonic())
             if not gone and (not line.waiting or time.monotonic() - self._heard_s > HEAR_S):
-                patience_s = 0.0 if line.busy else IDLE_S if self._preparing else TURN_S
+                busy = line.busy or commits.awaited
+                patience_s = 0.0 if busy else IDLE_S if self._preparing else TURN_S
                 received = channel.receive(timeout_s=patience_s)
                 self._heard_s = time.monotonic()
                 gone = received is None
                 self._receive(received or [], line, channel)
                 if received:
                     self._preparing = True
-                elif not line.busy:
+                elif not busy:
                     self._preparing = self._preparing and self._engine.use_idle_time()
             if time.monotonic() >= next_gc:
                 self._collect()
@@ -140,37 +152,61 @@ class Executor:
             if time.monotonic() >= self._next_look_s and not gone:
                 self._look_after_workflows(channel)
                 self._next_look_s = time.monotonic() + LOOK_S
-            self._turn(line, channel, vitals, onward=not (gone or vitals.draining))
+            self._turn(line, commits, vitals, onward=not (gone or vitals.draining))
             if self._device.poisoned:
-                return not line.flying
-        return True
+                return
 
-    def _turn(self, line: Line[Flight], channel: BlockingChannel, vitals: Vitals, *, onward: bool) -> None:
-        """Start what may start, end one that has finished, commit what has ended, or else wait a little.
+    def _turn(self, line: Line[Flight], commits: Commits, vitals: Vitals, *, onward: bool) -> None:
+        """Start what may start, end one that has finished, have committed what has ended, or else wait a little.
 
         ``onward``: what follows may begin here.
         """
         now = time.monotonic()
-        if not line.ended:
-            self._group_since_s = now
-        while not _is_full(line.ended) and not self._device.poisoned and (job := line.next()) is not None:
+        while not commits.full and not self._device.poisoned and (job := line.next()) is not None:
+            commits.lend()
             self._begin(job, line, vitals)
+            self._hand_over(line, commits, onward=onward)
         finished = next((tag for tag, (_, flight) in line.flying.items() if flight.finished), None)
         if finished is not None and not self._device.poisoned:
             self._landed_s = now
             self._end(finished, line, vitals, onward=onward)
-        full = _is_full(line.ended) or time.monotonic() - self._group_since_s > GROUP_TIME_S
+            self._hand_over(line, commits, onward=onward)
         alone = not line.waiting and not line.flying  # nobody is left to share the commit with
-        if line.ended and (finished is None or full or alone or self._device.poisoned):
-            ended = line.take_ended()  # kept until they are answered: to unmap a large output takes milliseconds
-            answers = self._commit(ended)
-            jobs = self._go_on(ended, answers, line) if onward and not self._device.poisoned else []
-            channel.send(answers)  # first: of what runs here, the front has heard
-            line.add(jobs, time.monotonic())
+        if commits.pending and (finished is None or commits.ripe or alone or self._device.poisoned):
+            commits.flush()
         elif finished is None and line.flying:
             waited = now - max(self._landed_s, self._begun_s)
             if waited > SPIN_S:
                 time.sleep(min(MOST_PAUSE_S, waited / 8))
+        elif finished is None and (line.waiting or commits.awaited):
+            commits.wait(HEAR_S)
+
+    def _hand_over(self, line: Line[Flight], commits: Commits, *, onward: bool) -> None:
+        """Give away what has ended, to be committed; what goes on from it here waits in line already, if it can."""
+        for ended in line.take_ended():
+            ended.ended_ns = time.perf_counter_ns()
+            if ended.leads and onward and not self._device.poisoned and self._may_go_on(ended.job, line):
+                ended.goes_on = True
+                self._go_ahead(ended, line)
+            commits.add(ended)
+
+    def _go_ahead(self, ended: Ended, line: Line[Flight]) -> None:
+        """What follows a request that ran waits in line from now on, if it can begin before that is durable.
+
+        The front hears of it with the answer, once that is: it is told of nothing that might not have been.
+        """
+        try:
+            ended.foretold = foretold(ended, self._followers, self._onward.pool)
+        except Exception:  # noqa: BLE001 - whatever it is, it is met again once it is durable, and answered
+            self._log.exception("foretelling.broke", request=ended.job.id)
+        if ended.foretold is None or ended.foretold.onward is None:
+            return
+        job = onward_from(ended.job, ended.foretold.onward, time.time_ns() // 1_000_000)
+        if job is None:
+            ended.foretold = None
+            return
+        self._ahead[job.tag] = ended
+        line.add([job], time.monotonic())
 
     def _receive(self, received: list[ToExecutor], line: Line[Flight], channel: BlockingChannel) -> None:
         withdrawn = [each for each in received if isinstance(each, Withdraw)]
@@ -224,12 +260,17 @@ class Executor:
     def _begin(self, job: Job, line: Line[Flight], vitals: Vitals) -> None:
         """Start a request: it is on its way then, has ended, or waits for room."""
         self._begun_s = time.monotonic()
+        before = self._ahead.get(job.tag)
+        if before is not None and before.lost:
+            del self._ahead[job.tag]
+            return
         begun = self._attempts.begin(job, vitals, beside_others=bool(line.flying))
         if begun is None:
             vitals.end(job.tag)
             line.hold(job)
             return
         ended, flight = begun
+        ended.before = self._ahead.pop(job.tag, None)
         if flight is not None:
             line.started(ended, flight)
         elif not (self._device.poisoned and line.flying):  # else it may have met what another one did
@@ -237,7 +278,7 @@ class Executor:
             line.ended.append(ended)
 
     def _may_go_on(self, job: Job, line: Line[Flight]) -> bool:
-        """Whether the next step of its workflow may run as a part of it, rather than others."""
+        """Whether what follows it may begin here, rather than others."""
         waited_s, now_ms = line.waited_s(time.monotonic()), time.time_ns() // 1_000_000
         return goes_on(job, self._onward, waited_s=waited_s, now_ms=now_ms)
 
@@ -254,7 +295,30 @@ class Executor:
         line.landed(tag)
         vitals.end(tag)
 
-    def _commit(self, group: list[Ended]) -> list[Answer]:
+    def _answer(self, group: list[Ended], channel: BlockingChannel) -> list[Job]:
+        """Make a group durable and tell the front: what goes on from it here, and does not wait in line yet."""
+        jobs: list[Job] = []
+        answers: list[Answer] = []
+        for ended, answer in zip(group, self._commit(group), strict=True):
+            if answer is not None:
+                answers.append(self._onto(ended, answer, jobs) if ended.goes_on else answer)
+        channel.send(answers)
+        return jobs
+
+    def _onto(self, ended: Ended, answer: Answer, jobs: list[Job]) -> Answer:
+        """The answer, saying what goes on here; that is one of the ``jobs`` then, unless it waits in line already."""
+        if ended.foretold is not None:
+            onward = ended.foretold.onward
+        else:
+            onward = first_here(answer.then, self._onward.pool)
+            job = None if onward is None else onward_from(ended.job, onward, time.time_ns() // 1_000_000)
+            if job is None:
+                return answer
+            jobs.append(job)
+        others = [each for each in answer.then if each is not onward]
+        return msgspec.structs.replace(answer, then=others, onward=onward)
+
+    def _commit(self, group: list[Ended]) -> list[Answer | None]:
         try:
             return self._committer.commit(group)
         except Exception as error:  # noqa: BLE001 - whatever one request's outcome does, the others get theirs
@@ -276,21 +340,6 @@ class Executor:
                 self._log.warning("failure.not_recorded", request=ended.job.id, error=full.message)
                 return [self._committer.unrecorded(ended)]
 
-    def _go_on(self, group: Sequence[Ended], answers: list[Answer], line: Line[Flight]) -> list[Job]:
-        """The jobs that go on from those that ended, without the broker: their answers say so then."""
-        jobs: list[Job] = []
-        for index, (ended, answer) in enumerate(zip(group, answers, strict=True)):
-            if not answer.then:
-                continue
-            now_ms, waited_s = time.time_ns() // 1_000_000, line.waited_s(time.monotonic())
-            chosen = here(ended.job, answer.then, self._onward, waited_s=waited_s, now_ms=now_ms)
-            job = None if chosen is None else onward_from(ended.job, chosen, now_ms)
-            if job is not None:
-                others = [each for each in answer.then if each is not chosen]
-                answers[index] = msgspec.structs.replace(answer, then=others, onward=chosen)
-                jobs.append(job)
-        return jobs
-
     def _collect(self) -> None:
         self._engine.tidy()
         try:
@@ -300,7 +349,3 @@ class Executor:
             return
         if collected.objects or collected.outcomes or collected.orphans:
             self._log.info("gc.done", objects=collected.objects, nbytes=collected.nbytes, outcomes=collected.outcomes)
-
-
-def _is_full(group: Sequence[Ended]) -> bool:
-    return len(group) >= GROUP_SIZE or sum([each.follow_bytes for each in group]) > GROUP_BYTES

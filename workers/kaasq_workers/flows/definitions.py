@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -24,19 +25,21 @@ class Definition(NamedTuple):
 
 
 class Definitions:
-    """Read from the store, the last few kept."""
+    """Read from the store, the last few kept. For any thread."""
 
     def __init__(self, store: BufferStore) -> None:
         self._store = store
         self._kept: OrderedDict[tuple[str, str], Definition] = OrderedDict()
         self._nbytes = 0
+        self._lock = threading.Lock()
 
     def of(self, tenant: str, ref: str) -> Definition:
         """Raises WorkerFailed if it is gone."""
-        found = self._kept.get((tenant, ref))
-        if found is not None:
-            self._kept.move_to_end((tenant, ref))
-            return found
+        with self._lock:
+            found = self._kept.get((tenant, ref))
+            if found is not None:
+                self._kept.move_to_end((tenant, ref))
+                return found
         try:
             with self._store.open(tenant, ref) as reading:
                 body = bytes(reading.data)
@@ -47,10 +50,11 @@ class Definitions:
     def keep(self, tenant: str, ref: str, start: FlowStart, nbytes: int) -> Definition:
         """Have it at hand."""
         made = Definition(start, dependencies(start.workflow), nbytes)
-        if (tenant, ref) not in self._kept:
-            self._nbytes += nbytes
-            self._kept[tenant, ref] = made
-        while len(self._kept) > KEPT or (self._nbytes > KEPT_BYTES and len(self._kept) > 1):
-            _, forgotten = self._kept.popitem(last=False)
-            self._nbytes -= forgotten.nbytes
+        with self._lock:
+            if (tenant, ref) not in self._kept:
+                self._nbytes += nbytes
+                self._kept[tenant, ref] = made
+            while len(self._kept) > KEPT or (self._nbytes > KEPT_BYTES and len(self._kept) > 1):
+                _, forgotten = self._kept.popitem(last=False)
+                self._nbytes -= forgotten.nbytes
         return made

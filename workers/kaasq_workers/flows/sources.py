@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -36,16 +37,20 @@ class Piece(NamedTuple):
 
 
 class Replies:
-    """The replies of steps that have completed, from their outcomes."""
+    """The replies of steps that have completed, from their outcomes. For any thread."""
 
     def __init__(self, store: BufferStore) -> None:
         self._store = store
         self._kept: OrderedDict[tuple[str, str], Reply] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of(self, tenant: str, request_id: str, find: Find | None = None) -> Reply:
         """Raises BufferMissing if the outcome is gone. ``find``: where else than in the store to look for it."""
         key = (tenant, request_id)
-        reply = self._kept.get(key)
+        with self._lock:
+            reply = self._kept.get(key)
+            if reply is not None:
+                self._kept.move_to_end(key)
         if reply is None:
             outcome = (find or self._store.outcome)(tenant, request_id)
             if outcome is None:
@@ -55,11 +60,10 @@ class Replies:
                 )
             reply = codec.decode_reply(outcome.reply, codec.MSGPACK)
             if find is None and len(outcome.reply) <= REPLY_BYTES:
-                self._kept[key] = reply
-                if len(self._kept) > REPLIES:
-                    self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(key)
+                with self._lock:
+                    self._kept[key] = reply
+                    if len(self._kept) > REPLIES:
+                        self._kept.popitem(last=False)
         return reply
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from kaasq.errors import KernelFailed
 from kaasq.messages import WorkerInfo
+from kaasq_workers.vitals import goes_on_from
 
 KILLS_UNTIL_DEAD = 2
 
@@ -38,15 +39,20 @@ def judge(in_flight: Sequence[int], running: AbstractSet[int], suspicions: dict[
 
     Updates ``suspicions``. If nobody is known to have been running, every request that might have been (any of those
     in flight) is suspected. Suspects go alone next time, but none has a kill counted unless it was the only one.
+
+    What an executor goes on with before the answer to what is before it has been heard is not in flight yet. That one
+    is suspected in its place, without a kill: what follows a suspect runs as a message of its own.
     """
-    suspects = running & set(in_flight) or set(in_flight)
+    unheard = running - set(in_flight)
+    ahead = {tag for tag in in_flight if any(goes_on_from(each, tag) for each in unheard)}
+    suspects = running & set(in_flight) | ahead or set(in_flight)
     again: list[int] = []
     dead: list[int] = []
     for tag in in_flight:
         suspicion = suspicions.setdefault(tag, Suspicion())
         if tag in suspects:
             # Who was not seen running may have been sent to an executor that was dead by then: it has its chance first.
-            suspicion.kills += len(suspects) == 1 and (tag in running or suspicion.alone)
+            suspicion.kills += len(suspects) == 1 and tag not in ahead and (tag in running or suspicion.alone)
             suspicion.alone = True
         (dead if suspicion.kills >= KILLS_UNTIL_DEAD else again).append(tag)
     return Verdict(again, dead)

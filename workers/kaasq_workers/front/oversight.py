@@ -49,9 +49,8 @@ class Oversight:
             return
         vitals, now_s = handle.link.vitals, time.monotonic()
         running = vitals.running
-        self._stuck = self._vigil.look(
-            up=up, turns=vitals.turns, pulse=vitals.pulse, running=bool(running), now_s=now_s
-        )
+        known = any(tag in backlog.jobs for tag in running)  # of what goes on, its deadline only counts from then on
+        self._stuck = self._vigil.look(up=up, turns=vitals.turns, pulse=vitals.pulse, running=known, now_s=now_s)
         if self._stuck is not None:
             log.error("executor.stuck", why=self._stuck, in_flight=len(backlog.sent), running=len(running))
             handle.kill()
