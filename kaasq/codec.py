@@ -129,6 +129,21 @@ class Decoded(NamedTuple):
 Received = Decoded | FlowStart | FlowCall | FlowsCall | StepCall
 
 
+def question(body: bytes | memoryview, content_type: str | None) -> FlowCall | FlowsCall | None:
+    """What is asked about workflows, if that is what those bytes do, and rightly."""
+    try:
+        json = is_json(body, content_type)
+        counting.allow_items(0)
+        envelope: _Body = _bodies.read(body, json=json)
+        if envelope.kaasq != PROTOCOL_VERSION or (envelope.flow is _ABSENT and envelope.flows is _ABSENT):
+            return None
+        _check_alone(envelope)
+        asked: FlowCall | FlowsCall = (_calls if envelope.flow is not _ABSENT else _lists).read(body, json=json)
+    except BadRequest:
+        return None
+    return asked
+
+
 class RequestDecoder:
     """Decodes what workers take, and remembers graphs, by their encoded bytes and by their hash, and workflows.
 

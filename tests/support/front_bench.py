@@ -13,7 +13,7 @@ from kaasq.settings import Settings
 from kaasq_workers.channel import BlockingChannel, Link
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
-from kaasq_workers.link import Answer, Hello, Job, Withdraw, Withdrawn
+from kaasq_workers.link import Answer, Hello, Job, Said, Withdraw, Withdrawn
 from kaasq_workers.vitals import Vitals
 
 WORKER = WorkerInfo(host="h", pid=1, device="cpu")
@@ -45,6 +45,32 @@ class Executor:
 
     def told(self) -> list[Withdraw]:
         return [each for each in self.channel.receive(0.0) or [] if isinstance(each, Withdraw)]
+
+
+class Informant:
+    """The process that answers in the executor's place, played by the test; also what the front holds of it."""
+
+    def __init__(self, number: int) -> None:
+        self._fd = 1 << 20 | number
+        self.asked: list[Job] = []
+        self.said: list[Said] | None = []
+        self.killed = False
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def ask(self, job: Job) -> None:
+        self.asked.append(job)
+
+    def heard(self) -> list[Said] | None:
+        said, self.said = self.said, []
+        return said
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def gone(self) -> bool:
+        return self.killed
 
 
 class Loop:
@@ -137,7 +163,9 @@ class Bench:
         self.loop = Loop()
         self.executors: list[Executor] = []
         self.ready: list[KaasqError | None] = []
-        self.front = Front(self.loop, settings or Settings(), self, Answers(self.loop, "/test"), self.ready.append)
+        self.informants: list[Informant] = []
+        answers = Answers(self.loop, "/test")
+        self.front = Front(self.loop, settings or Settings(), self, answers, self.ready.append, self.inform)
         self.front.start()
         self.say_hello()
 
@@ -145,6 +173,10 @@ class Bench:
         """As the starter that the front has."""
         self.executors.append(Executor())
         return self.executors[-1]
+
+    def inform(self) -> Informant:
+        self.informants.append(Informant(len(self.informants)))
+        return self.informants[-1]
 
     def started(self, hello: Hello) -> None:
         """As the starter that the front has."""
@@ -162,7 +194,7 @@ class Bench:
 
     def take(self, key: str, *, redelivered: bool = False, **changes) -> Taken:
         properties = {"message_id": key, "user_id": "guest", "reply_to": "r", "content_type": codec.JSON, **changes}
-        taken = Taken(Message(body=b"{}", **properties))
+        taken = Taken(Message(**{"body": b"{}", **properties}))
         taken.redelivered = redelivered
         self.front.take(taken)
         return taken

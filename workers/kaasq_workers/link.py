@@ -9,6 +9,8 @@ from kaasq.messages import ErrorBody, WorkerInfo
 from kaasq.settings import Settings
 from kaasq_workers.vitals import next_tag
 
+ANSWER_BYTES = 16 << 20  # of a reply by who only reads
+
 
 class Orders(msgspec.Struct, frozen=True):
     """What an executor begins with."""
@@ -69,6 +71,13 @@ class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="withdraw"):
     tag: int
     tenant: str
     id: str
+
+
+class Said(msgspec.Struct, frozen=True, array_like=True, tag="said"):
+    """The reply to a question about workflows by who only reads. Empty: the executor is to answer."""
+
+    tag: int
+    reply: bytes = b""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):

@@ -20,6 +20,7 @@ from kaasq_workers.devices.opening import default_slot, one_device
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
 from kaasq_workers.front.handles import Handle
+from kaasq_workers.front.informant import starter
 from kaasq_workers.front.overlooked import Overlooked
 from kaasq_workers.front.starting import ProcessStarter, Starter, ThreadStarter
 from kaasq_workers.health import Condition
@@ -157,7 +158,8 @@ class Worker:
         source = f"/kaasq/{self.settings.pool}/{socket.gethostname()}/{self.settings.slot}"
 
         answers = Answers(self._broker, source)
-        front = self._front = Front(self._broker, self.settings, self._starter(), answers, done)
+        informant = None if self._in_process else starter(self.settings.store_path, self.settings.device)
+        front = self._front = Front(self._broker, self.settings, self._starter(), answers, done, informant)
         self._broker.call_soon(front.start)
         if self.settings.isolation == "tenant":
             look = partial(overdue, self.settings.store_path)

@@ -5,7 +5,6 @@ It loads everything first, then waits for its orders, as JSON on standard input:
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import socket
 import sys
@@ -17,16 +16,10 @@ from kaasq_workers.devices.opening import load_device
 from kaasq_workers.executor.heart import Heart
 from kaasq_workers.executor.opening import serve
 from kaasq_workers.link import Orders
+from kaasq_workers.parent import die_with_parent
 from kaasq_workers.vitals import Vitals
 
 EXIT_UNANSWERED = 3  # the front then sees to who is to blame
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its front dies, even inside an endless kernel. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(socket_fd: int, vitals_fd: int, device: str) -> int:

@@ -20,6 +20,7 @@ from kaasq.log import get_logger
 from kaasq.messages import Binding, Output, Request, RequestOf, Stored, WorkerInfo
 from kaasq.model import Number, content_hash
 from kaasq_storage import BufferStore, Staged, Transaction, Wanted
+from kaasq_workers.flows.asked import status, unknown
 from kaasq_workers.flows.definitions import Definitions
 from kaasq_workers.flows.keeping import bound, needed
 from kaasq_workers.flows.listing import listing
@@ -27,9 +28,8 @@ from kaasq_workers.flows.progress import Progress
 from kaasq_workers.flows.records import Book, Head, ItemRecord, Looked, Pages
 from kaasq_workers.flows.row import Row, onto
 from kaasq_workers.flows.rules import Rules
-from kaasq_workers.flows.settling import Settling, unknown
+from kaasq_workers.flows.settling import Settling
 from kaasq_workers.flows.sources import Fresh, Replies, Sources
-from kaasq_workers.flows.standing import standing, with_items
 from kaasq_workers.flows.tasks import Asking, Concluding, Listing, Starting, Step, Waiting
 from kaasq_workers.link import Driven, Following, Job
 
@@ -86,14 +86,7 @@ class Flows:
         if asked.do == "wait":
             self._read(job.tenant, asked.id)
             return Waiting(asked.id)
-        book = Book(Pages(self._store.notes(job.tenant, asked.id)))
-        if not book.known:
-            raise unknown(asked.id)
-        definition = self._definitions.of(job.tenant, book.head.definition)
-        status = standing(asked.id, definition, book)
-        if asked.items:
-            status = with_items(status, definition, book, self._replies, job.tenant, asked.after)
-        return Asking(status)
+        return Asking(status(self._store, self._definitions, self._replies, job.tenant, asked))
 
     def listed(self, job: Job, sought: Sought) -> Listing:
         """The tenant's workflows. Raises BadRequest."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from kaasq import codec
-from kaasq.errors import Cancelled, KaasqError, NameNotFound
+from kaasq.errors import Cancelled, KaasqError
 from kaasq.flows.model import ENDED, Due, FlowReply, State, StepCall
 from kaasq.flows.start_checks import items_at_start
 from kaasq.ids import chain_id, following_id
@@ -17,6 +17,7 @@ from kaasq.log import get_logger
 from kaasq.messages import ErrorBody, Output, Reply, Status, WorkerInfo
 from kaasq.model import content_hash
 from kaasq_storage import BufferStore, Outcome, Transaction, Wanted
+from kaasq_workers.flows.asked import unknown
 from kaasq_workers.flows.definitions import Definition, Definitions
 from kaasq_workers.flows.pending import Ready
 from kaasq_workers.flows.progress import PASSING, PASSING_MOST, PASSING_PAUSE_MS, Progress
@@ -347,14 +348,6 @@ class Settling:
 
     def _remember(self, head: Head, job: Job, content_type: str) -> tuple[Told, ...]:
         return remember(head, job, content_type, self._rules.limits.waiting, self._worker)
-
-
-def unknown(flow: str) -> NameNotFound:
-    """The error for a workflow that there is not."""
-    return NameNotFound(
-        f"there is no workflow {flow[:64]!r} in this pool: it never began, or ended longer than result_ttl ago",
-        name=flow[:64],
-    )
 
 
 def digest_of_step(due: Due) -> str:

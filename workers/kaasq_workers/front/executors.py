@@ -99,7 +99,7 @@ class Executors:
 
     def take(self, job: Job) -> None:
         """A request to run."""
-        owner = self._owner_of(job.tenant)
+        owner = self.owner_of(job.tenant)
         key = self._of.get(owner)
         if key is not None:
             self._held[key].supervisor.take(job)
@@ -117,7 +117,7 @@ class Executors:
 
     def mark_withdrawn(self, withdraw: Withdraw) -> None:
         """If an executor has that request, let it see that it is not to go on. One that is leaving may have it too."""
-        owner = self._owner_of(withdraw.tenant)
+        owner = self.owner_of(withdraw.tenant)
         for each in self._held.values():
             if each.owner == owner:
                 each.supervisor.mark_withdrawn(withdraw)
@@ -126,7 +126,7 @@ class Executors:
         """Have executors record withdrawals. Where the right one is not up it will be, and asks."""
         by_owner: dict[str, list[Withdraw]] = {}
         for each in messages:
-            by_owner.setdefault(self._owner_of(each.tenant), []).append(each)
+            by_owner.setdefault(self.owner_of(each.tenant), []).append(each)
         for owner, theirs in by_owner.items():
             recorder = self._recorder(owner)
             if recorder is not None:
@@ -206,5 +206,6 @@ class Executors:
                 self._waiting[held.owner] = unsent
         log.info("executor.leaving", tenant=held.owner, idle=held.supervisor.idle_since_s is not None)
 
-    def _owner_of(self, tenant: str) -> str:
+    def owner_of(self, tenant: str) -> str:
+        """Whose executor that tenant's requests go to."""
         return tenant if self._apart else EVERYBODY

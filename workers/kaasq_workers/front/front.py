@@ -21,6 +21,8 @@ from kaasq.quotas import LimitsByTenant
 from kaasq.settings import Settings
 from kaasq.topology import SLOT_WANTED, STEP
 from kaasq_workers.front.answers import Answers
+from kaasq_workers.front.asking import Asking
+from kaasq_workers.front.asking import Start as StartInformant
 from kaasq_workers.front.executors import Executors
 from kaasq_workers.front.following import request_of
 from kaasq_workers.front.handles import Handle
@@ -48,13 +50,25 @@ class _Withdrawal(msgspec.Struct):
 class Front:
     """One worker's front. ``on_ready`` is called once: the executor is up, or cannot start."""
 
-    def __init__(self, broker: Broker, settings: Settings, starter: Starter, answers: Answers, on_ready: Ready) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        settings: Settings,
+        starter: Starter,
+        answers: Answers,
+        on_ready: Ready,
+        informant: StartInformant | None = None,
+    ) -> None:
+        """``informant``: what starts a process that answers questions about workflows while the executor is busy."""
         self._broker = broker
         self._answers = answers
         self._on_ready: Ready | None = on_ready
         self._executors = Executors(broker, settings, starter, self)
         self._limits = LimitsByTenant(settings.quotas)
         self._pending = Pendings()
+        self._asking = (
+            None if informant is None else Asking(broker, informant, self._pending, self._executors, self.informed)
+        )
         self._next_tag = 1
         self._epoch = new_id()
         self._withdrawals: dict[int, _Withdrawal] = {}  # heard, and not yet durable
@@ -68,8 +82,9 @@ class Front:
 
     def lost(self) -> None:
         """The broker takes back what we hold: forget what has not been started, it will be delivered again."""
-        for tag in self._executors.forget_waiting():
-            self._pending.pop(tag)
+        alone = [] if self._asking is None else self._asking.forget_alone()
+        for tag in [*alone, *self._executors.forget_waiting()]:
+            self._take_off(tag)
         self._withdrawals.clear()
         self._check_idle()
 
@@ -84,6 +99,8 @@ class Front:
 
     def hang_up(self) -> None:
         """Let the executors end."""
+        if self._asking is not None:
+            self._asking.close()
         self._executors.hang_up()
 
     @property
@@ -139,7 +156,8 @@ class Front:
                         return
                     job = msgspec.structs.replace(job, verdict=ErrorBody.of(error))  # so its workflow knows it, too
                 self._pending.add(job.tag, Pending(accepted, delivery))
-                self._executors.take(job)
+                if self._asking is None or not self._asking.take(job):
+                    self._executors.take(job)
 
     def _turn_away(self, job: Job, accepted: Accepted, delivery: Delivery, error: QuotaExceeded) -> None:
         """Answered at once: what is held back here would hold up the others behind it in the queue."""
@@ -205,7 +223,7 @@ class Front:
 
     def answered(self, answer: Answer, onward: Job | None) -> None:
         """The executor answered a request, and runs what follows it on the same delivery, if there is anything."""
-        pending = self._pending.pop(answer.tag)
+        pending = self._take_off(answer.tag)
         if pending is None:
             return
         if onward is not None and answer.onward is not None:
@@ -221,25 +239,40 @@ class Front:
             pending.delivery.reject()  # kept in the dead-letter queue
             raise
 
+    def informed(self, tag: int, reply: bytes) -> None:
+        """A question has been answered in the executor's place."""
+        pending = self._pending.pop(tag)
+        assert pending is not None
+        answer = Answer(tag=tag, word=EVENT_WORDS["ok"], reply=reply)
+        self._answers.answer(pending.delivery, pending.accepted, answer, self._check_idle)
+
+    def _take_off(self, tag: int) -> Pending | None:
+        """The executor has that request no more. None: it was a question, and has been answered in its place."""
+        if self._asking is not None:
+            self._asking.settled(tag)
+        return self._pending.pop(tag)
+
     def stopped(self, stopped: Stopped) -> None:
         """A request was stopped, together with its executor."""
-        pending = self._pending.pop(stopped.job.tag)
-        assert pending is not None
+        pending = self._take_off(stopped.job.tag)
+        if pending is None:
+            return
         answer = _error_answer(stopped.job, ErrorBody.of(stopped.error), stopped.status)
         self._answers.answer(pending.delivery, pending.accepted, answer, self._check_idle)
 
     def killed(self, job: Job, error: ErrorBody) -> None:
         """A request killed executors once too often, even the one that was to record so."""
-        pending = self._pending.pop(job.tag)
-        assert pending is not None
+        pending = self._take_off(job.tag)
+        if pending is None:
+            return
         answer = _error_answer(job, error, "error")
         self._answers.bury(pending.delivery, pending.accepted, answer, self._check_idle)
 
     def unsendable(self, job: Job) -> None:
         """A request that no executor can be handed: kept in the dead-letter queue."""
-        pending = self._pending.pop(job.tag)
-        assert pending is not None
-        pending.delivery.reject()
+        pending = self._take_off(job.tag)
+        if pending is not None:
+            pending.delivery.reject()
 
     # -- executors ------------------------------------------------------------------------------------------------
 

@@ -69,6 +69,14 @@ class Pendings:
                 del self._of[tenant]
         return pending
 
+    def has(self, tag: int) -> bool:
+        """Whether it is one of them."""
+        return tag in self._by_tag
+
+    def holds(self, tenant: str, request_id: str) -> bool:
+        """Whether that tenant has one with that id."""
+        return (tenant, request_id) in self._by_id
+
     def of(self, tenant: str) -> int:
         """How many that tenant has."""
         return self._of[tenant]

@@ -1,0 +1,199 @@
+"""Questions about workflows that the executor has no time for: who answers them, once, and that none is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from kaasq import codec
+from kaasq.flows.model import Asked, FlowCall, FlowReply, FlowsCall, Sought
+from kaasq_workers.front import asking
+from kaasq_workers.front.asking import MOST_OF_TENANT
+from kaasq_workers.link import Said
+from tests.support.front_bench import Bench, Informant, Taken
+
+STATUS = FlowCall(flow=Asked(id="f", do="status"))
+WAIT = FlowCall(flow=Asked(id="f", do="wait"))
+LIST = FlowsCall(flows=Sought())
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def ask(bench: Bench, key: str, call: FlowCall | FlowsCall = STATUS, **changes) -> Taken:
+    return bench.take(key, body=codec.encode(call, codec.JSON), **changes)
+
+
+def late(bench: Bench) -> Informant:
+    """The executor has not answered for a moment: who is asked then."""
+    bench.loop.run_timers()
+    return bench.informants[-1]
+
+
+def say(bench: Bench, informant: Informant, reply: bytes | None = None) -> None:
+    """It answers what it was asked last."""
+    job = informant.asked[-1]
+    informant.said = [Said(job.tag, codec.encode(FlowReply(id=job.id, status="ok")) if reply is None else reply)]
+    bench.loop.turn()
+
+
+def replied(bench: Bench) -> list[str | None]:
+    return [message.message_id for exchange, _, message in bench.loop.published if exchange == "kaasq.replies"]
+
+
+@pytest.mark.parametrize("call", [STATUS, WAIT, LIST])
+def test_a_question_that_the_executor_does_not_answer_is_answered_in_its_place(bench, call):
+    taken = ask(bench, "one", call)
+    (job,) = bench.executor.received()
+    assert bench.informants == []  # there is no process before there is need for one
+    say(bench, late(bench))
+    assert (replied(bench), taken.settled) == (["one"], "ack")
+    bench.answer(job)  # the executor's answer comes too late, and is nobody's any more
+    assert replied(bench) == ["one"]
+    assert bench.front.held == 0
+
+
+def test_what_the_executor_answers_in_time_nobody_else_is_asked(bench):
+    ask(bench, "one")
+    bench.answer(*bench.executor.received())
+    bench.loop.run_timers()
+    assert (bench.informants, replied(bench)) == ([], ["one"])
+
+
+def test_other_requests_are_the_executor_s_alone_and_so_is_what_nobody_waits_for(bench):
+    bench.take("request")
+    bench.take("graph", body=b'{"graph": {"name": "flow"}, "flow": {"id": "f", "do": "status"}}')
+    ask(bench, "asked", reply_to=None)
+    bench.loop.run_timers()
+    assert len(bench.executor.received()) == 3
+    assert bench.informants == []
+
+
+def test_what_only_the_executor_can_say_is_left_to_it(bench):
+    ask(bench, "one", WAIT)
+    (job,) = bench.executor.received()
+    say(bench, late(bench), b"")
+    assert replied(bench) == []
+    bench.answer(job)
+    assert replied(bench) == ["one"]
+
+
+def test_while_the_executor_owes_answers_it_is_not_given_more_questions(bench):
+    ask(bench, "one")
+    (job,) = bench.executor.received()
+    informant = late(bench)
+    say(bench, informant)
+    ask(bench, "two")  # at once, without a moment's wait
+    say(bench, informant)
+    waiting = ask(bench, "three", WAIT)
+    say(bench, informant, b"")  # what only the executor can say goes to it
+    assert (replied(bench), waiting.settled) == (["one", "two"], None)
+    assert [each.id for each in bench.executor.received()] == ["three"]
+    bench.answer(job)
+    ask(bench, "four")
+    assert [each.id for each in bench.executor.received()] == ["four"]
+
+
+def test_a_question_that_its_process_died_of_is_asked_last_of_the_next_and_then_left_to_the_executor(bench):
+    ask(bench, "one")
+    ask(bench, "two")
+    first, second = bench.executor.received()
+    informant = late(bench)
+    informant.said = None
+    bench.loop.turn()
+    assert informant.killed
+    assert len(bench.informants) == 1  # not at once: it may die again
+    after = late(bench)
+    say(bench, after)
+    assert [each.id for each in after.asked] == ["two", "one"]
+    after.said = None
+    bench.loop.turn()
+    bench.loop.run_timers()
+    assert len(bench.informants) == 2  # nobody is asked it a third time
+    bench.answer(first)
+    bench.answer(second)
+    assert replied(bench) == ["two", "one"]
+
+
+def test_one_that_does_not_answer_is_killed(bench, monkeypatch):
+    ask(bench, "one")
+    informant = late(bench)
+    monkeypatch.setattr(asking, "ANSWER_S", -1.0)
+    bench.loop.run_timers()
+    assert informant.killed
+
+
+def test_one_that_has_had_nothing_to_do_for_long_ends(bench, monkeypatch):
+    ask(bench, "one")
+    informant = late(bench)
+    say(bench, informant)
+    bench.loop.run_timers()
+    assert not informant.killed
+    monkeypatch.setattr(asking, "IDLE_S", -1.0)
+    bench.loop.run_timers()
+    assert informant.killed
+    ask(bench, "two")
+    assert bench.informants[1].asked  # the next question has the next one started
+
+
+def test_an_answer_to_what_was_not_asked_counts_for_nothing(bench):
+    ask(bench, "one")
+    bench.take("request")
+    informant = late(bench)
+    informant.said = [Said(informant.asked[0].tag + 1, b"R"), Said(77, b"R")]
+    bench.loop.turn()
+    assert replied(bench) == []
+    say(bench, informant)
+    assert replied(bench) == ["one"]
+
+
+def test_a_workflow_that_may_be_about_to_begin_is_asked_of_the_executor(bench):
+    bench.take("f")
+    ask(bench, "one")
+    bench.loop.run_timers()
+    assert bench.informants == []
+
+
+def test_of_one_tenant_s_questions_only_so_many_wait(bench):
+    for number in range(MOST_OF_TENANT + 5):
+        ask(bench, f"q{number}")
+    informant = late(bench)
+    ask(bench, "other", user_id="bob", reply_to="r")
+    bench.loop.run_timers()
+    for _ in range(MOST_OF_TENANT + 1):
+        say(bench, informant)
+    assert "other" in replied(bench)  # not behind all of the other's
+    assert len(replied(bench)) == MOST_OF_TENANT + 1
+    bench.loop.run_timers()
+    for _ in range(5):
+        say(bench, informant)
+    assert bench.front.held == 0
+
+
+def test_questions_that_only_the_process_had_come_again_after_a_lost_connection(bench):
+    ask(bench, "one")
+    informant = late(bench)
+    say(bench, informant)
+    for key in ("two", "three"):
+        ask(bench, key)
+    bench.front.lost()
+    assert bench.front.held == 0
+    again = ask(bench, "three", redelivered=True)
+    say(bench, informant)  # "two", for nobody
+    say(bench, informant)
+    assert (replied(bench), again.settled) == (["one", "three"], "ack")
+
+
+def test_an_executor_that_dies_with_a_question_that_is_answered_is_nobody_s_loss(bench):
+    ask(bench, "one")
+    (job,) = bench.executor.received()
+    say(bench, late(bench))
+    for _ in range(3):
+        bench.die(job.tag)
+        bench.revive()
+    ask(bench, "two")
+    assert replied(bench) == ["one"]
+    (two,) = [each for each in bench.executor.received() if each.id == "two"]
+    bench.answer(two)
+    assert replied(bench) == ["one", "two"]
