@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
+from kaasq import codec
+from kaasq.broker import Delivery, Inspected, wait_for
+from kaasq.checks import GraphLimits
 from kaasq.cli import main
-from kaasq.errors import DeviceUnavailable
+from kaasq.errors import DeviceUnavailable, KaasqError
 from kaasq.extras import install
 from kaasq.memory import MemoryBroker, MemoryNode
-from kaasq.messages import Reply, Request
+from kaasq.messages import Cancel, Reply, Request
 from kaasq.settings import Settings
+from kaasq.topology import DEAD, control_queue, pool_topology, work_queue
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.doctor.command import examine
 from kaasq_workers.doctor.device import check_device
 from kaasq_workers.doctor.finding import Finding
 from tests.support.fake_worker import INFO, FakeWorker
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -65,6 +71,60 @@ def test_pool_that_nobody_serves_is_named_with_what_to_start(settings: Settings,
     worker = by_check(settings)["worker"]
     assert worker.state == "warning"
     assert worker.mend == "Start one: kaasq worker --pool images"
+
+
+def left_in(node: MemoryNode, queue: str) -> list[bytes]:
+    """What lies in a queue, taken out of it."""
+    broker = MemoryBroker(node, "operator")
+    broker.open(5)
+    try:
+        seen: list[bytes] = []
+        count = inspected(broker, queue).messages
+        broker.consume(queue, lambda delivery: seen.append(delivery.message.body))
+        until(lambda: len(seen) == count)
+        return seen
+    finally:
+        broker.close()
+
+
+def inspected(broker: MemoryBroker, queue: str) -> Inspected:
+    said: Future[Inspected | KaasqError] = Future()
+    broker.inspect(queue, said.set_result)
+    found = said.result(10)
+    assert isinstance(found, Inspected)
+    return found
+
+
+def test_pool_whose_workers_have_gone_is_left_without_a_request(settings: Settings, node: MemoryNode) -> None:
+    with FakeWorker(MemoryBroker(node, "worker"), pool="images"):
+        pass
+    worker = by_check(settings)["worker"]
+    assert (worker.state, worker.found) == ("warning", "nobody takes requests of pool 'images' now")
+    assert left_in(node, work_queue("images")) == []
+    assert left_in(node, DEAD) == []
+
+
+def test_request_that_no_worker_gets_to_is_withdrawn_and_becomes_no_dead_letter(
+    settings: Settings, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaasq_workers.doctor.broker.ANSWER_TIMEOUT_S", 0.3)
+    busy = MemoryBroker(node, "worker")
+    busy.open(5)
+    try:
+        wait_for(lambda done: busy.declare(pool_topology("images", "cpu"), done), 5)
+        taken: list[Delivery] = []
+        busy.consume(work_queue("images"), taken.append)
+        worker = by_check(settings)["worker"]
+        assert worker.state == "warning"
+        assert "no worker answered within" in worker.found
+        (delivery,) = taken
+        assert delivery.message.expiration_ms is None
+        assert codec.RequestDecoder(GraphLimits()).decode(delivery.message.body, codec.MSGPACK).timeout_ms == 300
+        (told,) = left_in(node, control_queue("images", "cpu"))
+        assert codec.decode(told, codec.MSGPACK, Cancel).cancel == delivery.message.message_id
+        assert left_in(node, DEAD) == []
+    finally:
+        busy.close()
 
 
 def test_broker_url_that_is_none_does_not_stop_the_other_checks(

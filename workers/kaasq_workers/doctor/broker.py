@@ -5,15 +5,26 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from kaasq import codec
-from kaasq.broker import Broker, Delivery, Done, Message, wait_for
+from kaasq.broker import Broker, Delivery, Done, Inspected, Message, wait_for
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, ReplyTimeout, Unroutable
 from kaasq.ids import new_id
-from kaasq.messages import Request
+from kaasq.messages import Cancel, Request
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings
-from kaasq.topology import REPLIES, REQUESTS, reply_key, reply_queue, reply_topology, request_key
+from kaasq.topology import (
+    CONTROL,
+    REPLIES,
+    REQUESTS,
+    control_key,
+    reply_key,
+    reply_queue,
+    reply_topology,
+    request_key,
+    work_queue,
+)
 from kaasq_workers.doctor.finding import Finding
 from kaasq_workers.doctor.probe import probe
 
@@ -86,28 +97,26 @@ def _continuations(broker: Broker) -> Finding:
 
 
 def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterator[Finding]:
-    """The whole way: a request of one tiny kernel to the pool."""
-    reply_id = new_id()
+    """The whole way: a request of one tiny kernel to the pool, if anybody takes some there. None of it is left behind:
+    what expires in the queue would be a dead letter, so the worker keeps the deadline, and is told if nobody waits.
+    """
+    start = f"Start one: kaasq worker --pool {settings.pool}"
+    if not _served(broker, settings.pool):
+        yield Finding("worker", "warning", f"nobody takes requests of pool {settings.pool!r} now", start)
+        return
+    reply_id, request_id = new_id(), new_id()
     replies: queue.Queue[Message] = queue.Queue()
 
     def on_delivery(delivery: Delivery) -> None:
         delivery.ack()
         replies.put(delivery.message)
 
-    start = f"Start one: kaasq worker --pool {settings.pool}"
     started = time.perf_counter()
     try:
         _wait(lambda done: broker.declare(reply_topology(broker.tenant, reply_id), done))
         broker.consume(reply_queue(broker.tenant, reply_id), on_delivery, prefetch=1)
-        message = Message(
-            body=codec.encode(Request(graph=probe())),
-            content_type=codec.MSGPACK,
-            message_id=new_id(),
-            user_id=broker.tenant,
-            reply_to=reply_id,
-            expiration_ms=int(ANSWER_TIMEOUT_S * 1000),
-            timestamp_ms=int(time.time() * 1000),
-        )
+        request = Request(graph=probe(), timeout_ms=int(ANSWER_TIMEOUT_S * 1000))
+        message = _message(broker, request_id, request, reply_id)
         key = request_key(broker.tenant, settings.pool)
         _wait(lambda done: broker.publish(message, exchange=REQUESTS, routing_key=key, mandatory=True, done=done))
         answer = replies.get(timeout=ANSWER_TIMEOUT_S)
@@ -116,7 +125,8 @@ def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterat
         yield Finding("worker", "warning", f"no worker ever served pool {settings.pool!r}", start)
         return
     except queue.Empty:
-        found = f"pool {settings.pool!r} has a queue, but no worker answered within {ANSWER_TIMEOUT_S:.0f} s"
+        _withdraw(broker, settings.pool, request_id)
+        found = f"pool {settings.pool!r} has a queue, but no worker answered within {ANSWER_TIMEOUT_S:g} s"
         yield Finding("worker", "warning", found, f"They are busy, or gone. {start}")
         return
     except KaasqError as error:
@@ -134,6 +144,36 @@ def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterat
             "the worker uses another store than the one named here: large inputs and names will not be found",
             "Give both the same --store (or KAASQ_STORE), on one host.",
         )
+
+
+def _served(broker: Broker, pool: str) -> bool:
+    """Whether anybody takes requests of the pool. If the broker does not say, a request will tell."""
+    found: queue.Queue[Inspected | KaasqError] = queue.Queue()
+    broker.inspect(work_queue(pool), found.put)
+    try:
+        said = found.get(timeout=CHECK_TIMEOUT_S)
+    except queue.Empty:
+        return True
+    return not isinstance(said, Inspected) or said.consumers > 0
+
+
+def _withdraw(broker: Broker, pool: str, request_id: str) -> None:
+    """Tell the pool's workers that nobody waits. If they do not hear it: its time is over anyhow."""
+    message = _message(broker, new_id(), Cancel(cancel=request_id))
+    key = control_key(broker.tenant, pool)
+    with suppress(KaasqError):
+        _wait(lambda done: broker.publish(message, exchange=CONTROL, routing_key=key, done=done))
+
+
+def _message(broker: Broker, message_id: str, body: Request | Cancel, reply_to: str | None = None) -> Message:
+    return Message(
+        body=codec.encode(body),
+        content_type=codec.MSGPACK,
+        message_id=message_id,
+        user_id=broker.tenant,
+        reply_to=reply_to,
+        timestamp_ms=int(time.time() * 1000),
+    )
 
 
 def _wait(operation: Callable[[Done], object]) -> None:
