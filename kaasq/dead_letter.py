@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from kaasq.broker import Delivery, Message
-from kaasq.errors import BadRequest, Forbidden, KernelFailed
+from kaasq.errors import BadRequest, Forbidden, KernelFailed, codes
 from kaasq.ids import new_id
 from kaasq.names import is_word
 from kaasq.topology import DEAD, request_key
@@ -44,6 +44,9 @@ _REASONS = {
     "rejected": "a worker gave it up: its answer could not be published (see the worker's log)",
     "maxlen": "queue {queue} was full",
 }
+
+CODES = frozenset({*codes(), *_REASONS, "unknown", "handler_failed"})
+"""Those that a letter of this version can have: an error's, RabbitMQ's own, and that of a service's function."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

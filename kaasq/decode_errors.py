@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
+from msgspec import inspect
 
 from kaasq.errors import BadRequest
-from kaasq.model import ModuleKind, Role
 
 LONGEST_KEY = 80  # of an error's place; keys come from outside
 LONGEST_TEXT = 400  # of what is wrong, which may quote a value
@@ -19,7 +20,8 @@ _ARGUMENT = re.compile(r"launches\[[0-9]+\]\.args\[[0-9]+\]$")
 _NUMBER = re.compile(r"got `(int|float|bool)`$")
 _STEP = re.compile(r"\[[^]]*\]|[^.\[]+")
 _ANY_KEY = "[...]"
-_CHOICES = {"role": Role, "kind": ModuleKind}  # msgspec's errors do not say what an enumeration may be
+
+_type_info = cache(inspect.type_info)  # 20 ms for the largest; there are few types, and many wrong messages
 
 Raws = dict[str, msgspec.Raw]
 
@@ -42,14 +44,37 @@ def bad_request(error: Exception, body: bytes | memoryview, *, json: bool, kind:
         wrong = wrong[:LONGEST_TEXT] + "..."
     if _NUMBER.search(wrong) and _ARGUMENT.search(place):
         wrong += '; a constant needs its type: {"dtype": "int32", "value": 4}'
-    if steps and wrong.startswith("Invalid enum value"):
-        wrong += told_choices(_CHOICES.get(steps[-1]))
+    if wrong.startswith("Invalid enum value"):
+        wrong += told_choices(_choices(_type_info(kind), steps))
     return BadRequest(of_key + wrong, at=place.removeprefix(".") or "body")
 
 
-def told_choices(kind: Any) -> str:
-    """What an enumeration may be, for the end of a message; nothing for other types."""
-    return f"; expected one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else ""
+def told_choices(choices: Iterable[Any]) -> str:
+    """What an enumeration may be, for the end of a message; nothing if that is not known."""
+    there = ", ".join(map(str, choices))
+    return f"; expected one of {there}" if there else ""
+
+
+def choices_of(kind: Any) -> tuple[Any, ...]:
+    """What an enumeration may be, in the order in which it is written; nothing for other types."""
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _choices(kind: inspect.Type, steps: list[str]) -> tuple[Any, ...]:
+    """What may stand at the end of a path into a type: msgspec's errors do not say."""
+    match kind:
+        case inspect.Metadata(type=inner):
+            return _choices(inner, steps)
+        case inspect.UnionType(types=types):
+            return next(filter(None, (_choices(each, steps) for each in types)), ())
+        case inspect.LiteralType(values=values) if not steps:
+            return values
+        case inspect.StructType(fields=fields):
+            inside = next((each.type for each in fields if steps and each.encode_name == steps[0]), None)
+            return () if inside is None else _choices(inside, steps[1:])
+        case inspect.DictType(value_type=inner) | inspect.VarTupleType(item_type=inner) if steps:
+            return _choices(inner, steps[1:])
+    return ()
 
 
 class _Finder:

@@ -213,6 +213,11 @@ def _tree(base: type[KaasqError]) -> list[type[KaasqError]]:
     return [base, *(each for sub in base.__subclasses__() for each in _tree(sub))]
 
 
+def codes() -> set[str]:
+    """Every code there is."""
+    return {each.code for each in _tree(KaasqError)}
+
+
 def error_from_wire(code: str, message: str, detail: Mapping[str, Any] | None = None) -> KaasqError:
     """The exception for an error that came in a reply; an unknown code becomes a plain KaasqError."""
     kind = next((each for each in _tree(KaasqError)[1:] if each.code == code), KaasqError)

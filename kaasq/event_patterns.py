@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 
 from kaasq.errors import BadRequest
@@ -40,9 +41,11 @@ def _keys(pattern: str, tenant: str) -> list[str]:
                 at="events",
             )
     if words[-1] not in {*OUTCOMES, *_ANY}:
+        near = difflib.get_close_matches(words[-1], OUTCOMES, 1, cutoff=0.75) if len(words) > 1 else []
+        meant = ".".join([*words[:-1], *near]) if near else f"{pattern}.*"
         raise BadRequest(
             f"{pattern[:80]!r} can match no event: the last word says how the request ended, one of "
-            f"{', '.join(OUTCOMES)}, or '*' or '#'; did you mean {pattern[:80] + '.*'!r}?",
+            f"{', '.join(OUTCOMES)}, or '*' or '#'; did you mean {meant[:90]!r}?",
             at="events",
         )
     if len(words) == 1 and words[0] != "#":

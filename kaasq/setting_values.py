@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from kaasq.decode_errors import told_choices
+from kaasq.decode_errors import choices_of, told_choices
 from kaasq.errors import BadRequest
 from kaasq.units import parse_size, size
 
@@ -35,7 +35,7 @@ def converted(value: Any, kind: Any, at: str) -> Any:
     try:
         return msgspec.convert(prepared, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{value!r}: {error}{told_choices(kind)}", at=at) from None
+        raise BadRequest(f"{value!r}: {error}{told_choices(choices_of(kind))}", at=at) from None
 
 
 def check_known(name: str, known: Iterable[str], at: str) -> None:

@@ -148,7 +148,8 @@ def _check_one(before: GraphSpec, graph: GraphSpec, then: Continuation, at: str)
     with within(at):
         check_bindings(graph, sizes, numbers, then.keep)
     if then.condition is not None:
-        check_element(before, then.condition, f"{at}.if")
+        with called_when():
+            check_element(before, then.condition, f"{at}.if")
     if then.repeat is not None:
         check_repeat(graph, then.repeat, f"{at}.repeat")
 
@@ -188,6 +189,17 @@ def output_of(before: GraphSpec, name: str, at: str) -> Buffer:
         there = ", ".join(repr(each.name) for each in before.buffers if each.returned) or "none"
         raise BadRequest(f"graph {before.name!r} has no output {name!r}; it has {there}", at=at)
     return output
+
+
+@contextmanager
+def called_when() -> Iterator[None]:
+    """What is raised inside is about a condition: ``if`` in a message, ``when`` in Python, where ``if`` is taken."""
+    try:
+        yield
+    except BadRequest as error:
+        at = str(error.detail["at"])
+        rest = {key: value for key, value in error.detail.items() if key != "at"}
+        raise BadRequest(f"{error.message.removeprefix(f'{at}: ')} (`when` in Python)", at=at, **rest) from None
 
 
 @contextmanager

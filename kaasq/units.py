@@ -11,6 +11,11 @@ _UNITS |= {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _FACTORS = {unit.lower(): factor for unit, factor in _UNITS.items()}
 
 
+def counted(number: int, what: str) -> str:
+    """``1 name``, ``2 names``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def parse_size(text: str) -> int:
     """Bytes from ``10GiB``, ``1.5 MB`` or ``65536``. Raises ValueError."""
     found = _SIZE.fullmatch(text.strip())

@@ -10,6 +10,7 @@ from kaasq.builtins.registry import builtin_names, find_builtin
 from kaasq.builtins.signature import VIEWS, Builtin, Call, Mistake, Operand, Parameter
 from kaasq.errors import BadArguments, ModuleRejected
 from kaasq.model import Buffer, Constant, Launch, Scalar
+from kaasq.setting_values import nearest
 
 MESSAGE_LENGTH = 600  # of a mistake at most: it may quote an attribute of a thousand numbers
 DIMENSIONS = 32  # of a view, as of a buffer
@@ -24,8 +25,10 @@ def resolve_call(launch: Launch, at: str, declared: Mapping[str, Buffer | Scalar
     builtin = find_builtin(launch.kernel)
     if builtin is None:
         known = builtin_names()
+        near = nearest(launch.kernel[:64], known)
+        meant = f" (did you mean {near!r}?)" if near else ""
         raise ModuleRejected(
-            f"{at}: there is no built-in {launch.kernel[:64]!r} here; there are {', '.join(known)}",
+            f"{at}: there is no built-in {launch.kernel[:64]!r} here{meant}; there are {', '.join(known)}",
             kernel=launch.kernel[:64],
             kernels=known,
         )

@@ -16,7 +16,7 @@ from kaasq.flows.model import FlowInput, FlowSpec, FlowStep, From, MapSpec, Valu
 from kaasq.flows.sources import Items, bound_size, most_items, number_dtype, spelled
 from kaasq.model import Buffer, GraphSpec, Number
 from kaasq.names import check_printable, is_graph_name
-from kaasq.then_checks import check_at, check_repeat, check_runs, output_of, within
+from kaasq.then_checks import called_when, check_at, check_repeat, check_runs, output_of, within
 
 STEP_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", re.ASCII)
 STEP_NAME_LENGTH = 128
@@ -168,7 +168,8 @@ def _check_step(spec: FlowSpec, items: Items, step: FlowStep, limits: GraphLimit
     for i, name in enumerate(step.after):
         the_step(spec, name, f"after[{i}]")
     if step.condition is not None:
-        number_dtype(spec, step, step.condition, "if")
+        with called_when():
+            number_dtype(spec, step, step.condition, "if")
     if step.retries > limits.retries:
         raise BadRequest(f"{step.retries} retries; the limit is {limits.retries}", at="retries")
     if step.repeat is not None:

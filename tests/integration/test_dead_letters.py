@@ -147,6 +147,27 @@ def test_list_shows_what_was_buried_and_what_rabbitmq_gave_up(graveyard, dead):
     assert "the oldest 1 are shown" in dead("list", "--limit", "1")[1]
 
 
+def test_a_code_that_no_letter_can_have_is_refused_and_both_names_of_a_passed_deadline_are_taken(graveyard, dead):
+    graveyard.bury("crashed-1")
+    graveyard.bury("new-1", code="of_a_newer_worker")
+    graveyard.expire("expired-1")
+    for command in (["drop", "--all", "--yes"], ["replay", "--all"], ["list"]):
+        code, _, err = dead(*command, "--code", "expird")
+        assert code == 1
+        assert "--code: 'expird' is no code of a dead letter; did you mean 'expired'?; those here have expired, " in err
+        assert "kernel_failed, of_a_newer_worker" in err
+    assert "0 of 3 dead letters" in dead("list", "--code", "conflict")[1]
+    assert "1 of 3 dead letters" in dead("list", "--code", "of_a_newer_worker")[1]
+    assert dead("drop", "--all", "--yes", "--code", "deadline_exceeded")[:2] == (0, "removed 1\n")
+    assert graveyard.ids() == ["crashed-1", "new-1"]
+
+
+def test_a_short_id_that_is_whole_is_one(graveyard, dead):
+    graveyard.bury("a1")
+    assert "request a1" in dead("show", "a1")[1]
+    assert dead("drop", "a1")[:2] == (0, "removed 1\n")
+
+
 def test_a_broker_that_never_had_a_worker_has_no_letters(rabbit_url, dead):
     assert "0 of 0 dead letters" in dead("list", "--broker", rabbit_url)[1]
 
@@ -171,7 +192,9 @@ def test_an_id_that_means_none_or_several_is_told(graveyard, dead):
     assert "means several dead letters, same-id-0 of ann and same-id-0 of bob: give all of the id, or --tenant" in err
     assert "of tenant bob" in dead("show", "same-id-0", "--tenant", "bob")[1]
     assert "no dead letter has that id (`kaasq dead list` shows them)" in dead("show", "nowhere-1")[2]
-    assert dead("drop", "short")[0] == 2
+    for command in (["show", "same-id"], ["drop", "same-id"], ["replay", "same-id"], ["export", "same-id", "x.zip"]):
+        code, _, err = dead(*command)
+        assert (code, "its beginning takes 8 characters or more" in err) == (1, True)
     assert dead("drop")[0] == 2
     assert graveyard.ids() == ["same-id-0"] * 2
 

@@ -168,6 +168,9 @@ def test_run_keeps_outputs_and_takes_stored_inputs(cli: Run, worker: FakeWorker,
         (["--input", "x=gone.npy"], "kaasq: bad_request: gone.npy: cannot read it: No such file"),
         (["--input", "x=saxpy.json", "--input", "y=y.bin"], "kaasq: buffer_size: buffer 'x' is declared with 16 bytes"),
         (["--scalar", "a=three"], "kaasq: bad_request: --scalar: 'three' is no number"),
+        (["--scalar", "b=3"], "kaasq: bad_request: --scalar: the graph has no scalar 'b'; it has 'a'"),
+        (["--input", "out=x.npy"], "kaasq: bad_request: --input: the graph has no input 'out'; it has 'x', 'y'"),
+        (["--keep", "oud=y/1"], "kaasq: bad_request: --keep: the graph has no output 'oud'; did you mean 'out'?"),
         (["--output", "x=x.npy"], "kaasq: bad_request: --output: the graph has no output 'x'"),
         (["--output", "out=nowhere/out.npy"], "kaasq: bad_request: --output: there is no folder "),
         (["--timeout", "-1"], "kaasq: bad_request: timeout: expected a time from 0.001 to"),
@@ -323,7 +326,7 @@ def test_put_ls_get_rm(cli: Run) -> None:
     assert "model/w" in out
     assert "float32" in out
     assert "2x2" in out
-    assert "1 objects; 1 names" in out
+    assert "used by 1 object; 1 name, 0 outcomes" in out
     code, out, _ = cli("get", "model/w", "back.npy")
     assert (code, out) == (0, "back.npy: float32 (2, 2), 16 B\n")
     np.testing.assert_array_equal(np.load("back.npy"), X.reshape(2, 2))
@@ -393,6 +396,36 @@ def test_first_digits_of_a_ref_will_do(cli: Run) -> None:
     assert cli("get", ref, "back.npy")[0] == 1
 
 
+def test_what_is_plainly_a_ref_is_said_to_be_no_object(cli: Run) -> None:
+    np.save("x.npy", X)
+    cli("put", "x.npy")
+    for command in (["get", "3f8a5c0d1e22", "-"], ["rm", "3f8a5c0d1e22"]):
+        code, _, err = cli(*command)
+        says = "the store has no object whose ref starts with '3f8a5c0d1e22', and no name '3f8a5c0d1e22'"
+        assert (code, err) == (1, f"kaasq: name_not_found: {says}\n")
+
+
+def test_rm_removes_what_it_can_and_tells_the_rest(cli: Run) -> None:
+    np.save("x.npy", X)
+    for name in ("y/1", "hello"):
+        cli("put", "x.npy", "--name", name)
+    code, out, err = cli("rm", "y/1", "nope", "hello")
+    assert (code, out) == (1, "removed y/1\nremoved hello\n")
+    assert err == "kaasq: name_not_found: the store has no name 'nope'\n"
+
+
+def test_tables_neither_break_nor_cut_names_on_a_narrow_terminal(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("kaasq_producers.commands.display.PIPE_COLUMNS", 40)
+    np.save("x.npy", X)
+    name = "models/of the largest kind/weights of the first layer"
+    ref = json.loads(cli("put", "x.npy", "--name", name, "--json")[1])["ref"]
+    header, row, _ = cli("ls")[1].splitlines()
+    assert header.split() == ["NAME", "REF", "VERSION", "DTYPE", "SHAPE", "SIZE", "AGE"]
+    assert row.startswith(f"{name}  {ref[:12]}")
+    assert ref in cli("ls", "--objects")[1].splitlines()[1]
+
+
 def test_name_that_looks_like_a_ref_is_a_name(cli: Run) -> None:
     np.save("x.npy", X)
     np.save("y.npy", -X)
@@ -428,7 +461,7 @@ def test_gc_prints_what_it_removed(cli: Run) -> None:
     cli("put", "x.npy", "--ttl", "0.001")
     code, out, _ = cli("gc")
     assert code == 0
-    assert "removed 1 objects (16 B)" in out
+    assert "removed 1 object (16 B)" in out
     assert json.loads(cli("gc", "--json")[1])["removed"]["objects"] == 0
 
 
@@ -438,14 +471,14 @@ def test_gc_verifies_what_is_stored(cli: Run) -> None:
     cli("put", "x.npy", "--name", "x")
     cli("put", "large.npy", "--name", "large")
     code, out, _ = cli("gc", "--verify")
-    assert (code, "verified: 0 objects are damaged" in out) == (0, True)
+    assert (code, "verified: 0 objects damaged" in out) == (0, True)
     (file,) = Path("store/objects").rglob("?" * 64)
     file.chmod(0o600)
     file.write_bytes(bytes(400_000))
     code, out, err = cli("gc", "--verify")
     assert code == 1
     assert f"damaged: object {file.name}: its bytes have changed" in err
-    assert "verified: 1 objects are damaged" in out
+    assert "verified: 1 object damaged" in out
     file.write_bytes(bytes(10))
     code, out, _ = cli("gc", "--verify", "--json")
     assert (code, list(json.loads(out)["damaged"])) == (1, [file.name])

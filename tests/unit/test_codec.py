@@ -146,7 +146,7 @@ WRONG_TYPES: list[tuple[tuple[str | int, ...], Any, str]] = [
     (
         ("graph", "buffers", 0, "role"),
         "in",
-        "graph.buffers[0].role: Invalid enum value 'in'; expected one of input, output, inout, temp",
+        "graph.buffers[0].role: Invalid enum value 'in'; expected one of inout, input, output, temp",
     ),
     (("graph", "buffers", 0, "shape"), [1.5], "graph.buffers[0].shape[0]: Expected `int`"),
     (("graph", "launches", 0, "grid"), "1", "graph.launches[0].grid: Expected `int | array`"),

@@ -159,7 +159,10 @@ UNTIL = {"output": "out", "op": "<", "value": 1}
         ({"then": [{}]}, "then[0]: Object missing required field `graph`"),
         ({"then": [{"graph": 3}]}, "then[0].graph: Expected `str | object`, got `int`"),
         ({"then": [{"graph": "x", "bind": {"x": 3}}]}, "then[0].bind.x: Expected `bytes | object`, got `int`"),
-        ({"then": [{"graph": "x", "if": {"output": "o", "op": "~", "value": 1}}]}, "then[0].if.op: Invalid enum value"),
+        (
+            {"then": [{"graph": "x", "if": {"output": "o", "op": "~", "value": 1}}]},
+            "then[0].if.op: Invalid enum value '~'; expected one of !=, <, <=, ==, >, >=",
+        ),
         ({"then": [{"graph": "x", "if": {"output": "o", "op": "<"}}]}, "then[0].if: Object missing required field"),
         ({"then": [{"graph": "x", "timeout_ms": -1}]}, "then[0].timeout_ms: Expected `int` >= 0"),
         ({"then": [{"graph": "x", "then": [{"graph": []}]}]}, "then[0].then[0].graph: Expected `str | object`"),
@@ -354,7 +357,7 @@ def after_total(**changes: Any) -> Continuation:
         (
             then(condition=Condition(output="gone", op="<", value=1)),
             BadRequest,
-            "then[0].if: graph 'saxpy' has no output 'gone'",
+            "then[0].if: graph 'saxpy' has no output 'gone'; it has 'out' (`when` in Python)",
         ),
         (
             then(condition=Condition(output="out", op="<", value=1)),

@@ -269,7 +269,7 @@ MISTAKES: list[tuple[FlowSpec, type[KaasqError], str]] = [
     (
         changed("join", condition=StepCondition(item=True, op=">", value=0)),
         BadRequest,
-        "steps[4] (join).if: has no item: it is in no map",
+        "steps[4] (join).if: has no item: it is in no map (`when` in Python)",
     ),
     (
         changed("join", condition=StepCondition(step="blur", output="off", op=">", value=0)),

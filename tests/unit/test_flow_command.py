@@ -240,6 +240,7 @@ def test_show_watches_until_the_workflow_has_ended(
         assert json.loads(out)["state"] == "completed"
     else:
         assert "3/3" in out
+        assert out.endswith("\n")
 
 
 def test_wait_prints_and_writes_what_a_workflow_gave(cli: Run, worker: FakeWorker, answers: Answers) -> None:

@@ -95,7 +95,11 @@ def test_a_graph_that_came_alone_is_the_same_in_a_workflow() -> None:
         ({"workflow": 5}, "workflow: Expected `object`, got `int`"),
         ({"workflow": {"name": "f"}}, "workflow.steps: a workflow needs at least one step"),
         ({"workflow": {"name": "f", "steps": [{"name": "a"}]}}, "workflow.steps[0]: Object missing required field"),
-        ({"reply": "never"}, "reply: Invalid enum value 'never'"),
+        (
+            {"workflow": {"name": "f", "steps": [{"name": "a", "graph": "g", "on": "fail"}]}},
+            "workflow.steps[0].on: Invalid enum value 'fail'; expected one of always, completed, failed",
+        ),
+        ({"reply": "never"}, "reply: Invalid enum value 'never'; expected one of ended, started"),
         ({"bind": {"masks": [5]}}, "bind.masks[0]: Expected `bytes (base64) | object`, got `int`"),
         ({"bind": {"masks": 5}}, "bind.masks: Expected `bytes (base64) | object | array`, got `int`"),
     ],
@@ -110,7 +114,7 @@ def test_a_start_that_is_something_else_too_or_none_is_refused(more: dict[str, A
     ("body", "told"),
     [
         ({"flow": {"id": "f"}}, "flow: Object missing required field `do`"),
-        ({"flow": {"id": "f", "do": "stop"}}, "flow.do: Invalid enum value 'stop'"),
+        ({"flow": {"id": "f", "do": "stop"}}, "flow.do: Invalid enum value 'stop'; expected one of status, wait"),
         ({"flow": {"id": "f", "do": "wait"}, "graph": "x"}, "graph: has both flow and graph"),
         ({"flows": {"state": "skipped"}}, "flows.state: Invalid enum value 'skipped'"),
         ({"flows": {"most": 0}}, "flows.most: Expected `int` >= 1"),

@@ -6,20 +6,24 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import click
 import msgspec
 import numpy as np
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from kaasq.flows.model import FlowLine
-from kaasq.units import age, duration, moment, size
+from kaasq.units import age, counted, duration, moment, size
 from kaasq_producers.flows.display.tree import STYLES
 from kaasq_producers.flows.display.words import plainly
 from kaasq_producers.result import Result
 from kaasq_storage.protocol import Named, Object, Usage
 
 PIPE_COLUMNS = 200  # when nobody's terminal says how wide the output may be
+
+MOST_COLUMNS = 100_000
 
 _STEPS = ("queued", "load", "h2d", "kernel", "d2h", "commit")
 
@@ -30,13 +34,22 @@ def console() -> Console:
     return made if made.is_terminal else Console(highlight=False, width=PIPE_COLUMNS)
 
 
+def show(made: Table) -> None:
+    """Print a table. No cell is ever broken or cut: where the terminal is too narrow, it goes on in its next line."""
+    out = console()
+    out.width = max(out.width, Measurement.get(out, out.options.update(width=MOST_COLUMNS), made).maximum)
+    with out.capture() as captured:
+        out.print(made)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
 def names_table(names: list[Named]) -> Table:
     """What ``kaasq ls`` shows."""
     now = time.time()
-    made = table("NAME", ">VERSION", "DTYPE", "SHAPE", ">SIZE", ">AGE", "REF")
+    made = table("NAME", "REF", ">VERSION", "DTYPE", "SHAPE", ">SIZE", ">AGE")
     for each in names:
         made.add_row(
-            Text(each.name), str(each.version), *_array(each.object), age(now - each.updated), each.object.ref[:12]
+            Text(each.name), each.object.ref[:12], str(each.version), *_array(each.object), age(now - each.updated)
         )
     return made
 
@@ -69,8 +82,8 @@ def flows_table(flows: Sequence[FlowLine]) -> Table:
 def usage_line(usage: Usage) -> str:
     """How full the store is."""
     return (
-        f"{size(usage.used)} of {size(usage.capacity)} used by {usage.objects} objects; {usage.names} names, "
-        f"{usage.outcomes} outcomes"
+        f"{size(usage.used)} of {size(usage.capacity)} used by {counted(usage.objects, 'object')}; "
+        f"{counted(usage.names, 'name')}, {counted(usage.outcomes, 'outcome')}"
     )
 
 
@@ -151,7 +164,7 @@ def table(*headers: str) -> Table:
     """An empty one; a column whose header starts with ">" is aligned to the right."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for header in headers:
-        made.add_column(header.removeprefix(">"), justify="right" if header[0] == ">" else "left", overflow="fold")
+        made.add_column(header.removeprefix(">"), justify="right" if header[0] == ">" else "left", no_wrap=True)
     return made
 
 

@@ -84,7 +84,7 @@ def list_(*, as_json: bool, **flags: Any) -> None:
     table = display.table("NAME", "KEYS", ">SUBSCRIBED")
     for each in found:
         table.add_row(each.name, " ".join(each.keys), age(time.time() - each.since_ms / 1000) + " ago")
-    display.console().print(table)
+    display.show(table)
 
 
 @events.command()

@@ -145,7 +145,7 @@ def ls(*, state: FlowState | None, limit: int, as_json: bool, **flags: Any) -> N
         click.echo(json.dumps({"workflows": display.plain(found), "total": found.total}))
         return
     if found:
-        display.console().print(display.flows_table(found))
+        display.show(display.flows_table(found))
     click.echo(f"{len(found)} of {found.total} {f'{state} ' if state else ''}workflows")
 
 
@@ -327,12 +327,15 @@ def _steps_told() -> Iterator[None]:
 
 def _ended(attached: Run, items: int, *, quiet: bool) -> FlowStatus:
     """How it ended; drawn until then. Items are fetched only where they are shown: there may be thousands."""
-    with Live(console=Console(quiet=True) if quiet else display.console(), auto_refresh=False) as live:
+    console = Console(quiet=True) if quiet else display.console()
+    with Live(console=console, auto_refresh=False) as live:
         while (status := attached.status(items=items > 0)).state not in ENDED:
             live.update(tree(status, items=items), refresh=True)
             time.sleep(REDRAWN_S)
         status = attached.status(items=True)
         live.update(tree(status, items=items), refresh=True)
+    if not console.is_terminal:
+        console.line()  # which Live leaves out there
     return status
 
 

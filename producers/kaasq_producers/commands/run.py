@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from kaasq.cli import settings_options
 from kaasq.errors import BadRequest, KaasqError, NotReached
 from kaasq.log import configure
+from kaasq.setting_values import nearest
 from kaasq.settings import load_settings
 from kaasq_producers.client import Client
 from kaasq_producers.commands import display
@@ -65,14 +67,17 @@ def run(
     request, warnings = (bundle.read if bundled else read_request)(request_file, settings.graph_limits)
     for each in warnings:
         click.echo(f"kaasq: warning: {request_file}: {each}", err=True)
-    bind: dict[str, Any] = dict(request.bind)
-    bind |= pairs("--input", inputs, input_value)
-    files = pairs("--output", outputs, Path)
     assert not isinstance(request.graph, str)
-    for name, path in files.items():
-        buffer = request.graph.buffer(name)
-        if buffer is None or not buffer.returned:
-            raise BadRequest(f"the graph has no output {name!r}", at="--output")
+    given = pairs("--scalar", scalars, number)
+    _check_names("--scalar", "scalar", given, [each.name for each in request.graph.scalars])
+    bind = pairs("--input", inputs, input_value)
+    _check_names("--input", "input", bind, [each.name for each in request.graph.buffers if each.given])
+    kept = pairs("--keep", keep, str)
+    files = pairs("--output", outputs, Path)
+    returned = [each.name for each in request.graph.buffers if each.returned]
+    _check_names("--output", "output", files, returned)
+    _check_names("--keep", "output", kept, returned)
+    for path in files.values():
         if not path.absolute().parent.is_dir():  # said before anything runs, not after
             raise BadRequest(f"there is no folder {path.absolute().parent}", at="--output")
     if timeout is None and request.timeout_ms is not None:
@@ -83,9 +88,9 @@ def run(
         result = client.run(
             request.graph,
             timeout=timeout,
-            bind=bind,
-            scalars={**request.scalars, **pairs("--scalar", scalars, number)},
-            keep={**request.keep, **pairs("--keep", keep, str)},
+            bind={**request.bind, **bind},
+            scalars={**request.scalars, **given},
+            keep={**request.keep, **kept},
             repeat=request.repeat,
             then=then_of(request.then),
         )
@@ -103,6 +108,15 @@ def run(
         for _, error in followed:
             if error is not None:
                 raise error
+
+
+def _check_names(option: str, what: str, given: Iterable[str], known: list[str]) -> None:
+    """Raises BadRequest naming the option, and the nearest of what the graph has."""
+    for name in given:
+        if name not in known:
+            near = nearest(name, known)
+            meant = f"did you mean {near!r}?" if near else f"it has {', '.join(map(repr, known)) or 'none'}"
+            raise BadRequest(f"the graph has no {what} {name!r}; {meant}", at=option)
 
 
 def _followed(future: ResultFuture, *, as_json: bool, err: bool) -> tuple[dict[str, Any], KaasqError | None]:

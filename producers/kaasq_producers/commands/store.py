@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from kaasq.cli import settings_options
-from kaasq.errors import BadRequest, StoreUnavailable
+from kaasq.errors import BadRequest, NameNotFound, StoreUnavailable
 from kaasq.log import configure
 from kaasq.settings import Settings, load_settings
-from kaasq.units import size
+from kaasq.units import counted, size
 from kaasq_producers.client import Client
 from kaasq_producers.commands import display
 from kaasq_producers.commands.files import STANDARD, read_value, write_value
@@ -98,10 +98,9 @@ def ls(prefix: str, objects: bool, as_json: bool, **flags: Any) -> None:
     if as_json:
         click.echo(json.dumps([display.plain(each) for each in listed]))
         return
-    console = display.console()
     if listed:
-        console.print(display.objects_table(listed) if objects else display.names_table(listed))
-    console.print(display.usage_line(usage))
+        display.show(display.objects_table(listed) if objects else display.names_table(listed))
+    click.echo(display.usage_line(usage))
 
 
 @click.command(short_help="Remove names, or unnamed objects.")
@@ -110,15 +109,22 @@ def ls(prefix: str, objects: bool, as_json: bool, **flags: Any) -> None:
 def rm(keys: tuple[str, ...], **flags: Any) -> None:
     r"""Remove names, or unnamed objects by their refs. What nothing points to any more goes with its last name.
 
-    Of a REF, its first digits will do: 8 or more.
+    Of a REF, its first digits will do: 8 or more. What cannot be removed is told, and the rest is removed.
 
     \b
     kaasq rm y/1 y/2
     """
     with _existing(flags) as client:
+        failed = False
         for key in keys:
-            client.delete(_full(client, key))
-            click.echo(f"removed {key}")
+            try:
+                client.delete(_full(client, key))
+            except (BadRequest, NameNotFound) as error:  # of this one; the others are removed all the same
+                click.echo(f"kaasq: {error.code}: {error.message}", err=True)
+                failed = True
+            else:
+                click.echo(f"removed {key}")
+    sys.exit(failed)
 
 
 @click.command()
@@ -141,13 +147,14 @@ def gc(verify: bool, as_json: bool, **flags: Any) -> None:
         click.echo(json.dumps(said))
         sys.exit(bool(damaged))
     click.echo(
-        f"removed {collected.objects} objects ({size(collected.nbytes)}), {collected.outcomes} outcomes, "
-        f"{collected.orphans} orphans, {collected.stale_readers} stale readers in {time.monotonic() - started:.2f} s"
+        f"removed {counted(collected.objects, 'object')} ({size(collected.nbytes)}), "
+        f"{counted(collected.outcomes, 'outcome')}, {counted(collected.orphans, 'orphan')}, "
+        f"{counted(collected.stale_readers, 'stale reader')} in {time.monotonic() - started:.2f} s"
     )
     for ref, wrong in damaged.items():
         click.echo(f"damaged: object {ref}: {wrong}", err=True)
     if verify:
-        click.echo(f"verified: {len(damaged)} objects are damaged")
+        click.echo(f"verified: {counted(len(damaged), 'object')} damaged")
     click.echo(display.usage_line(usage))
     sys.exit(bool(damaged))
 
@@ -178,7 +185,9 @@ def _full(client: Client, key: str) -> str:
     refs = [each.ref for each in client.buffers.objects() if each.ref.startswith(key)]
     if len(refs) > 1:
         raise BadRequest(f"{len(refs)} objects have refs that start so: give more of the digits", at=key)
-    return refs[0] if refs else key
+    if not refs:
+        raise NameNotFound(f"the store has no object whose ref starts with {key!r}, and no name {key!r}", name=key)
+    return refs[0]
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

@@ -31,6 +31,7 @@ class Listing:
                 self.codes[letter.code] += 1
                 if len(self.shown) < limit:
                     self.shown.append(told.without_body(letter))
+        letters.check_code(selection)
         self.count = queue.count
 
     def tell_programs(self, key: str, row: Callable[[DeadLetter], dict[str, Any]]) -> None:
@@ -41,7 +42,7 @@ class Listing:
     def tell_people(self, table: Callable[[list[DeadLetter]], Table]) -> None:
         """As a table, and in a sentence."""
         if self.shown:
-            display.console().print(table(self.shown))
+            display.show(table(self.shown))
         click.echo(told.summary(self.codes, len(self.shown), self.count, MOST))
 
 

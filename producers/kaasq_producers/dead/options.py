@@ -10,7 +10,7 @@ import click
 from kaasq.cli import settings_options
 from kaasq.log import configure
 from kaasq.settings import Settings, load_settings
-from kaasq_producers.dead.selection import SHORT_ID, Selection, seconds
+from kaasq_producers.dead.selection import Selection, seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[F], F]
@@ -64,6 +64,3 @@ def check_choice(ids: tuple[str, ...], all_: bool) -> None:
     """Raises UsageError unless letters are named, or all are meant."""
     if bool(ids) == all_:
         raise click.UsageError("Name dead letters by their IDs, or choose them with --all.")
-    for each in ids:
-        if len(each) < SHORT_ID:
-            raise click.UsageError(f"{each!r} is too short: give {SHORT_ID} characters or more.")

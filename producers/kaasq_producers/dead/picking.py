@@ -9,10 +9,11 @@ import click
 from rich.console import Console
 
 from kaasq.broker import Delivery
-from kaasq.dead_letter import DeadLetter, read
+from kaasq.dead_letter import CODES, DeadLetter, read
 from kaasq.errors import BadRequest, BrokerLost, KaasqError
 from kaasq.rabbit.dead import MOST, DeadQueue, Letter
-from kaasq_producers.dead.selection import Selection, is_meant
+from kaasq.setting_values import nearest
+from kaasq_producers.dead.selection import SHORT_ID, Selection, is_meant
 
 REPORT_EVERY = 100
 
@@ -24,11 +25,15 @@ class Letters:
         self._queue = queue
         self._step = step
         self._read = read
+        self._codes: set[str] = set()
 
     def __iter__(self) -> Iterator[tuple[DeadLetter, Letter]]:
+        self._codes.clear()
         for delivery in self._queue.letters():
             self._step()
-            yield self._read(delivery), delivery
+            letter = self._read(delivery)
+            self._codes.add(letter.code)
+            yield letter, delivery
 
     def one(self, id_: str, selection: Selection) -> tuple[DeadLetter, Letter]:
         """The letter that is meant. Raises BadRequest if there is none, or if there are several."""
@@ -43,6 +48,17 @@ class Letters:
         for letter, delivery in self:
             if selection(letter):
                 yield letter, delivery
+        self.check_code(selection)
+
+    def check_code(self, selection: Selection) -> None:
+        """Raises BadRequest for a code that none of the letters just read has, and that none could have."""
+        code = selection.code
+        if code is None or code in self._codes or code in CODES:
+            return
+        near = nearest(code, self._codes | CODES)
+        meant = f"; did you mean {near!r}?" if near else ""
+        there = ", ".join(sorted(self._codes)) or "none, for there are no letters"
+        raise BadRequest(f"{code!r} is no code of a dead letter{meant}; those here have {there}", at="--code")
 
     def _found(self, ids: tuple[str, ...], selection: Selection) -> list[tuple[DeadLetter, Letter]]:
         place = self._queue.place
@@ -61,7 +77,8 @@ class Letters:
             if id_ not in found:
                 count = self._queue.count
                 more = f"; the first {MOST} of {count} were looked at" if count > MOST else ""
-                raise BadRequest(f"no dead letter has that id (`{place.command} list` shows them{more})", at=id_)
+                short = f"; its beginning takes {SHORT_ID} characters or more" if len(id_) < SHORT_ID else ""
+                raise BadRequest(f"no dead letter has that id (`{place.command} list` shows them{more}{short})", at=id_)
         return list(found.values())
 
 

@@ -13,6 +13,9 @@ _AGE = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h|d)?")
 _SECONDS = {None: 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+_SAME = {"deadline_exceeded": "expired"}  # what a reply calls it, and RabbitMQ
+
+
 class Selection(NamedTuple):
     """Letters of one tenant or subscription, with one code, older or younger than so many seconds; None: any."""
 
@@ -28,7 +31,7 @@ class Selection(NamedTuple):
             return False
         if self.subscription is not None and letter.subscription != self.subscription:
             return False
-        if self.code is not None and letter.code != self.code:
+        if self.code is not None and letter.code not in {self.code, _SAME.get(self.code)}:
             return False
         if self.older_s is None and self.younger_s is None:
             return True
