@@ -10,10 +10,12 @@ import os
 import sys
 from contextlib import suppress
 from functools import cache
-from typing import Any, TextIO, cast
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger
+
+Level = Literal["debug", "info", "warning", "error"]
 
 # Without local variables: they would put tenants' data and whole messages into the log.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -57,6 +59,25 @@ def get_logger() -> FilteringBoundLogger:
     to standard output), warnings and errors go to standard error.
     """
     return cast(FilteringBoundLogger, _Logger())
+
+
+def followed() -> tuple[Level, Literal["json", "console"]]:
+    """Level and style for a process that belongs to this one, so that both write alike, as far as it can be told.
+
+    The program decides how it logs, not kaasq: see ``get_logger``.
+    """
+    if not structlog.is_configured():
+        return "warning", "console"
+    log = structlog.get_logger().bind()
+    # structlog's own, or the standard library's
+    ask = getattr(log, "get_effective_level", None) or getattr(log, "getEffectiveLevel", None)
+    least = ask() if callable(ask) else logging.INFO
+    level: Level = "error" if least > logging.WARNING else "warning" if least > logging.INFO else "info"
+    renderers = [*structlog.get_config()["processors"]]
+    for handler in logging.getLogger().handlers:
+        renderers += getattr(handler.formatter, "processors", ())  # structlog.stdlib.ProcessorFormatter's
+    json = any(isinstance(each, structlog.processors.JSONRenderer) for each in renderers)
+    return "debug" if least <= logging.DEBUG else level, "json" if json else "console"
 
 
 class _Logger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -169,6 +170,26 @@ def test_isolated_kernels_may_crash_or_never_end() -> None:
         with pytest.raises(kaasq.DeadlineExceeded, match="still running"):
             client.run(one_kernel("for (;;) out[0] = 1;"), timeout=2)
         assert client.run(one_kernel("out[0] = 7;"), timeout=30)["out"] == [7]
+
+
+@pytest.mark.parametrize("configured", [False, True])
+def test_an_isolated_executor_logs_as_its_program_does(configured: bool) -> None:
+    program = f"""
+import contextlib, kaasq, structlog
+from kaasq.log import configure
+from tests.integration.test_local import one_kernel
+if {configured}:
+    configure("info", "json")
+with kaasq.local(device="cpu", isolate=True) as client, contextlib.suppress(kaasq.ModuleRejected):
+    client.run(one_kernel("no C"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    if configured:
+        assert "request.failed" in [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    else:
+        assert done.stderr == ""
 
 
 SNIPPET = re.compile(r"^```python run\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 from collections.abc import Iterator
 
 import pytest
 import structlog
 
-from kaasq.log import configure, get_logger
+from kaasq.log import configure, followed, get_logger
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,36 @@ def test_a_programs_own_configuration_counts(capsys: pytest.CaptureFixture[str])
     structlog.configure(processors=[structlog.processors.JSONRenderer()])
     log.info("mine")
     assert json.loads(capsys.readouterr().out) == {"event": "mine"}
+
+
+def test_processes_that_belong_to_a_program_log_as_it_does() -> None:
+    assert followed() == ("warning", "console")  # it configured nothing
+    configure("debug", "json")
+    assert followed() == ("debug", "json")
+    configure("error", "console")
+    assert followed() == ("error", "console")
+
+
+@pytest.mark.parametrize(("level", "told"), [(0, "debug"), (20, "info"), (30, "warning"), (50, "error")])
+def test_a_programs_own_way_of_logging_is_followed_as_far_as_it_can_be_told(level: int, told: str) -> None:
+    structlog.configure(
+        processors=[structlog.processors.KeyValueRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+    )
+    assert followed() == (told, "console")
+
+
+def test_that_of_the_standard_library_is_followed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    structlog.configure(
+        processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[structlog.processors.JSONRenderer()]))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    monkeypatch.setattr(logging.getLogger("kaasq"), "level", logging.ERROR)
+    assert followed() == ("error", "json")
 
 
 def test_json_lines_hold_no_local_variables(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from kaasq.log import get_logger
+from kaasq.log import followed, get_logger
 from kaasq.settings import Settings
 from kaasq_workers.front.handles import Handle, ProcessHandle, ThreadHandle
 from kaasq_workers.link import Hello, Orders
@@ -83,9 +83,9 @@ class ProcessStarter:
             handle = None
         if handle is None:
             handle = ProcessHandle(self._orders.settings.device)
-            handle.begin(self._orders)
+            handle.begin(self._as_logged())
         elif self._spare_kind == "imported":
-            handle.begin(self._orders)
+            handle.begin(self._as_logged())
         return handle
 
     def started(self, hello: Hello) -> None:
@@ -119,4 +119,10 @@ class ProcessStarter:
             log.warning("spare.not_started", error=str(error))
             return
         if self._spare_kind == "opened":
-            self._spare.begin(self._orders)
+            self._spare.begin(self._as_logged())
+
+    def _as_logged(self) -> Orders:
+        """With the log of this program, which may be anybody's (``kaasq.local``), whatever the settings say."""
+        level, style = followed()
+        settings = msgspec.structs.replace(self._orders.settings, log_level=level, log_format=style)
+        return msgspec.structs.replace(self._orders, settings=settings)
