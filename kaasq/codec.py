@@ -182,6 +182,10 @@ class RequestDecoder:
                 _envelopes.read(body, json=json)  # which refuses it, naming it
         return self._request(envelope, tenant, json=json)
 
+    def forget(self, graph_hash: str, tenant: str) -> None:
+        """The hash means nothing until the tenant sends the graph whole again, with other signatures perhaps."""
+        self._seen.forget(graph_hash, tenant)
+
     def _request(self, envelope: _Body, tenant: str, *, json: bool) -> Decoded:
         graph, kernels = bytes(envelope.graph), bytes(envelope.kernels)
         if graph and kernels:

@@ -45,6 +45,10 @@ class Remembered:
         """The graph with that hash, if the tenant sent it whole."""
         return self._by_hash.get((tenant, digest))
 
+    def forget(self, digest: str, tenant: str) -> None:
+        """The tenant may not name the graph with that hash until it sends it whole again."""
+        self._by_hash.pop((tenant, digest), None)
+
     def add(self, encoded: Encoded, made: Decodable, tenant: str) -> None:
         """Remember what the tenant sent."""
         self._room -= _weight(encoded, made)

@@ -65,21 +65,32 @@ class GraphBook:
         if isinstance(graph, Graph):
             spec = graph.freeze(self._limits)
         elif isinstance(graph, GraphSpec):
-            # A spec with the hash of a checked one is equal to it, so it needs no checking again.
+            # A spec with the hash of a checked one is equal to it but for signatures, so it needs no checking again.
             known = self._known.get(graph.hash)
-            if known is not None:
+            if known is not None and not _signs_more(graph, known.spec):
                 return known
             spec = check_graph(graph, self._limits)
         else:
             raise BadRequest(f"expected a kaasq.Graph, given a {type(graph).__name__}", at="graph")
         known = self._known.get(spec.hash)
-        return self._remember(spec) if known is None else known
+        return self._remember(spec) if known is None or _signs_more(spec, known.spec) else known
 
     def _remember(self, spec: GraphSpec) -> KnownGraph:
         with self._lock:
-            while len(self._known) >= self._capacity:
+            known = self._known.get(spec.hash)
+            if known is not None and not _signs_more(spec, known.spec):
+                return known
+            while known is None and len(self._known) >= self._capacity:
                 del self._known[next(iter(self._known))]
-            return self._known.setdefault(spec.hash, KnownGraph(spec))
+            made = self._known[spec.hash] = KnownGraph(spec)
+            return made
+
+
+def _signs_more(spec: GraphSpec, known: GraphSpec) -> bool:
+    """Whether modules of that graph have signatures that the graph as it is known lacks: workers may want them."""
+    return spec is not known and any(
+        each.signature and each.signature != known.modules[name].signature for name, each in spec.modules.items()
+    )
 
 
 def encode(

@@ -150,6 +150,15 @@ def test_a_module_that_is_not_on_the_workers_list_is_forbidden_and_its_name_told
     assert reply_of(Executor(device, store, settings, worker), request, "second").status == "ok"
 
 
+def test_a_graph_that_was_refused_has_to_come_whole_again_since_its_hash_leaves_signatures_out(store, device, tmp_path):
+    (tmp_path / "list").write_text("")
+    settings = Settings(module_policy="listed", module_list=str(tmp_path / "list"))
+    one = Executor(device, store, settings, WorkerInfo(host="h", pid=1, device="cpu", store=store.id))
+    whole = Request(graph=saxpy().freeze(), bind={"x": bytes(16), "y": bytes(16)})
+    assert reply_of(one, whole, "whole").error.code == "forbidden"
+    assert reply_of(one, msgspec.structs.replace(whole, graph=whole.graph.hash), "hash").error.code == "unknown_graph"
+
+
 def test_the_stored_inputs_of_a_request_that_is_dead_lettered_are_kept_for_its_letter(store, device):
     stored, _ = store.put("guest", bytes(16), ttl_s=60)
     one = executor(store, device)

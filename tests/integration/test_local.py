@@ -12,12 +12,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 import kaasq
 from kaasq.quotas import Quotas
 from kaasq.settings import STORE_LEAST_BYTES, Settings
+from kaasq.signing import signature_of
 from tests.support.graphs import SAXPY, saxpy, sum_of_squares
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +174,25 @@ def test_isolated_kernels_may_crash_or_never_end() -> None:
         with pytest.raises(kaasq.DeadlineExceeded, match="still running"):
             client.run(one_kernel("for (;;) out[0] = 1;"), timeout=2)
         assert client.run(one_kernel("out[0] = 7;"), timeout=30)["out"] == [7]
+
+
+def test_a_client_whose_module_was_refused_is_served_once_it_is_signed(tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "team.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "keys" / "team.pem").write_bytes(public)
+    plain = one_kernel("out[0] = 5;").freeze()
+    ((name, module),) = plain.modules.items()
+    signature = signature_of(module.hash, tmp_path / "team.key")
+    signed = msgspec.structs.replace(plain, modules={name: msgspec.structs.replace(module, signature=signature)})
+    settings = Settings(module_policy="signed", module_keys=str(tmp_path / "keys"))
+    with kaasq.local(device="cpu", settings=settings) as client:
+        for _ in range(2):
+            with pytest.raises(kaasq.Forbidden, match="is not signed"):
+                client.run(plain)
+        for graph in (signed, signed, plain):  # it is the same code
+            assert client.run(graph)["out"] == [5]
 
 
 @pytest.mark.parametrize("configured", [False, True])

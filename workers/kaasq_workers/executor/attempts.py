@@ -14,6 +14,7 @@ from kaasq.codec import Decoded, RequestDecoder
 from kaasq.errors import (
     Conflict,
     DeadlineExceeded,
+    Forbidden,
     KaasqError,
     OutOfMemory,
     QuotaExceeded,
@@ -89,6 +90,11 @@ class Attempts:
         with self._answered(ended):
             try:
                 flight = self._start(job, ended, vitals, limit_ms)
+            except Forbidden:
+                # Its modules' signatures may be missing, and are no part of the hash: it is to come whole once more.
+                if ended.request is not None and isinstance(ended.request.graph, GraphSpec):
+                    self._decoder.forget(ended.request.graph.hash, job.tenant)
+                raise
             except OutOfMemory:
                 if beside_others:
                     return None
