@@ -190,12 +190,15 @@ def test_python_of_the_page_runs_its_requests(
     assert "guest.default.any" in code
     code = code.replace("amqp://guest:guest@localhost:5672/", served.url)
     code = code.replace("guest.default.any", f"guest.{served.pool}.any")
-    for request in snippets("json", "request") + snippets("json", "request", WORKFLOWS):
+    requests = snippets("json", "request") + snippets("json", "request", WORKFLOWS)
+    reply: dict[str, Any] = {}
+    for request in requests + snippets("json", "workflow"):
         (tmp_path / "request.json").write_text(request)
         exec(compile(code, str(PAGE), "exec"), {})
         reply = json.loads(capsys.readouterr().out)
         Draft202012Validator(json_schema("reply")).validate(reply)
         assert reply["status"] == "ok", reply
+    assert base64.b64decode(reply["outputs"]["sum"]["inline"]) == struct.pack("<f", 0.5 * sum(range(1, 9)))
 
 
 # -------------------------------------------------------------------------------------------------------- AsyncAPI

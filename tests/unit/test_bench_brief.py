@@ -21,6 +21,7 @@ from kaasq_bench.setting import NotHere
 from kaasq_bench.suite import Case, PartReport
 
 BARRED_ROW = compare("a", "ms", [1.0, 2.0], "peer", [2.0, 2.0], at_most(0.6))
+IDLE, BUSY = (msgspec.structs.replace(describe(None), cores=4, load=load) for load in (2.2, 3.1))
 PLAIN_ROW = alone("b", "us", [3.0])
 
 
@@ -28,9 +29,9 @@ def part(**changes) -> PartReport:
     return PartReport(**{"part": "cpu", "rows": [], "left_out": {}, "broken": {}, "took_s": 1.0, **changes})
 
 
-def text(reports) -> str:
+def text(reports, machine=IDLE) -> str:
     file = io.StringIO()
-    Console(file=file, width=150).print(rich_table(reports))
+    Console(file=file, width=150).print(rich_table(reports, machine))
     return file.getvalue()
 
 
@@ -77,6 +78,15 @@ def test_the_table_has_figure_peer_ratio_spread_bar_and_verdict():
     assert any(line.strip().startswith("b ") and "met" not in line for line in lines)
 
 
+def test_a_bar_that_a_busy_machine_misses_is_said_to_tell_nothing():
+    missed = compare("c", "/s", [1.0], "peer", [4.0], at_least(0.6))
+    met = compare("c", "/s", [4.0], "peer", [4.0], at_least(0.6))
+    assert "not met, busy" in text([part(rows=[missed])], BUSY)
+    assert "busy" not in text([part(rows=[missed])], IDLE)
+    assert "0 of 1 bars met. Two cores were not free (load 3.1 on 4)" in summary([part(rows=[missed])], BUSY)
+    assert summary([part(rows=[met])], BUSY) == "1 of 1 bars met."
+
+
 def test_what_is_left_out_and_what_broke_are_told_with_their_reasons():
     told = text([part(left_out={"x": "needs [this]"}, broken={"y": "Boom: it did"})])
     assert "left out: needs [this]" in told
@@ -85,8 +95,8 @@ def test_what_is_left_out_and_what_broke_are_told_with_their_reasons():
 
 def test_the_summary_counts_the_bars_that_are_met():
     met = compare("c", "/s", [4.0], "peer", [4.0], at_least(0.6))
-    assert summary([part(rows=[BARRED_ROW, met, PLAIN_ROW])]) == "1 of 2 bars met."
-    assert summary([part(rows=[PLAIN_ROW])]) == "Nothing here has a bar."
+    assert summary([part(rows=[BARRED_ROW, met, PLAIN_ROW])], IDLE) == "1 of 2 bars met."
+    assert summary([part(rows=[PLAIN_ROW])], IDLE) == "Nothing here has a bar."
 
 
 def test_the_json_holds_the_machine_what_was_measured_on_and_the_rows():

@@ -13,6 +13,7 @@ import msgspec
 
 PACKAGES = ("kaasq", "numpy", "pika", "lmdb", "msgspec", "celery", "cupy-cuda12x", "cupy-cuda13x", "cuda-core")
 SMI_TIMEOUT_S = 30.0
+FREE_CORES = 1.5  # of two: no machine is idle
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +27,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     system: str
     packages: dict[str, str]
     load: float
+
+    @property
+    def busy(self) -> bool:
+        """Whether others were at work on the two cores that the bars are for."""
+        return self.cores - self.load < FREE_CORES
 
     @property
     def words(self) -> str:

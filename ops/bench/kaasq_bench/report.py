@@ -60,8 +60,8 @@ def encoded(report: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
 
 
-def rich_table(reports: Sequence[PartReport]) -> Table:
-    """Each part's rows, then what it left out and what broke."""
+def rich_table(reports: Sequence[PartReport], machine: Machine) -> Table:
+    """Each part's rows, then what it left out and what broke. A bar that a busy machine misses is marked so."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", ratio=3)
     table.add_column("kaasq", no_wrap=True, justify="right")
@@ -72,7 +72,7 @@ def rich_table(reports: Sequence[PartReport]) -> Table:
         table.add_row(f"[bold]{report.part}[/]")
         for row in report.rows:
             cells = (f"  {row.what}", kaasq_words(row), beside_words(row), ratio_words(row), bar_words(row))
-            table.add_row(*map(escape, cells), _verdict(row))
+            table.add_row(*map(escape, cells), _verdict(row, busy=machine.busy))
         for case, reason in report.left_out.items():
             table.add_row(f"  [dim]{escape(case)}[/]", "", f"[dim]left out: {escape(reason)}[/]")
         for case, reason in report.broken.items():
@@ -80,14 +80,21 @@ def rich_table(reports: Sequence[PartReport]) -> Table:
     return table
 
 
-def summary(reports: Sequence[PartReport]) -> str:
-    """How many bars are met."""
+def summary(reports: Sequence[PartReport], machine: Machine | None = None) -> str:
+    """How many bars are met, and whether that can be told on that machine."""
     barred = [row for each in reports for row in each.rows if row.bar is not None]
     met = sum(row.bar.met(row) for row in barred if row.bar is not None)
-    return f"{met} of {len(barred)} bars met." if barred else "Nothing here has a bar."
+    if not barred:
+        return "Nothing here has a bar."
+    told = f"{met} of {len(barred)} bars met."
+    if machine is not None and machine.busy and met < len(barred):
+        told += f" Two cores were not free (load {machine.load} on {machine.cores}): a bar not met tells nothing."
+    return told
 
 
-def _verdict(row: Row) -> str:
+def _verdict(row: Row, *, busy: bool) -> str:
     if row.bar is None:
         return ""
-    return "[green]met[/]" if row.bar.met(row) else "[red]not met[/]"
+    if row.bar.met(row):
+        return "[green]met[/]"
+    return "[yellow]not met, busy[/]" if busy else "[red]not met[/]"
