@@ -6,19 +6,22 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kaasq import codec
-from kaasq.broker import Delivery, Inspected, wait_for
+from kaasq.broker import Broker, Delivery, Inspected, wait_for
 from kaasq.checks import GraphLimits
 from kaasq.cli import main
 from kaasq.errors import DeviceUnavailable, KaasqError
 from kaasq.extras import install
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Cancel, Reply, Request
+from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings
 from kaasq.topology import DEAD, control_queue, pool_topology, work_queue
 from kaasq_storage import BufferStore, open_store
+from kaasq_workers.doctor.broker import check_broker
 from kaasq_workers.doctor.command import examine
 from kaasq_workers.doctor.device import check_device
 from kaasq_workers.doctor.finding import Finding
@@ -54,6 +57,10 @@ def by_check(settings: Settings) -> dict[str, Finding]:
     return {each.check: each for each in examine(settings, "cpu")}
 
 
+def of_the_broker(settings: Settings) -> dict[str, Finding]:
+    return {each.check: each for each in check_broker(settings, None)}
+
+
 def test_all_is_well(settings: Settings, node: MemoryNode) -> None:
     def answer(_: Request, message: object) -> Reply:
         return Reply(id="1", status="ok", worker=INFO)
@@ -87,7 +94,7 @@ def left_in(node: MemoryNode, queue: str) -> list[bytes]:
         broker.close()
 
 
-def inspected(broker: MemoryBroker, queue: str) -> Inspected:
+def inspected(broker: Broker, queue: str) -> Inspected:
     said: Future[Inspected | KaasqError] = Future()
     broker.inspect(queue, said.set_result)
     found = said.result(10)
@@ -98,10 +105,22 @@ def inspected(broker: MemoryBroker, queue: str) -> Inspected:
 def test_pool_whose_workers_have_gone_is_left_without_a_request(settings: Settings, node: MemoryNode) -> None:
     with FakeWorker(MemoryBroker(node, "worker"), pool="images"):
         pass
-    worker = by_check(settings)["worker"]
+    worker = of_the_broker(settings)["worker"]
     assert (worker.state, worker.found) == ("warning", "nobody takes requests of pool 'images' now")
     assert left_in(node, work_queue("images")) == []
     assert left_in(node, DEAD) == []
+
+
+def test_on_rabbitmq_nothing_is_left_either(rabbit_url: str, settings: Settings) -> None:
+    settings = msgspec.structs.replace(settings, broker_url=rabbit_url)
+    broker = RabbitBroker(rabbit_url)
+    broker.open(10)
+    try:
+        wait_for(lambda done: broker.declare(pool_topology("images", "cpu"), done), 10)
+        assert of_the_broker(settings)["worker"].found == "nobody takes requests of pool 'images' now"
+        assert [inspected(broker, queue).messages for queue in (work_queue("images"), DEAD)] == [0, 0]
+    finally:
+        broker.close()
 
 
 def test_request_that_no_worker_gets_to_is_withdrawn_and_becomes_no_dead_letter(
@@ -114,7 +133,7 @@ def test_request_that_no_worker_gets_to_is_withdrawn_and_becomes_no_dead_letter(
         wait_for(lambda done: busy.declare(pool_topology("images", "cpu"), done), 5)
         taken: list[Delivery] = []
         busy.consume(work_queue("images"), taken.append)
-        worker = by_check(settings)["worker"]
+        worker = of_the_broker(settings)["worker"]
         assert worker.state == "warning"
         assert "no worker answered within" in worker.found
         (delivery,) = taken

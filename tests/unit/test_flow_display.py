@@ -435,3 +435,14 @@ def test_an_arrow_between_maps_that_run_side_by_side_starts_within_the_first() -
     made = trace(flow(step("a", ms=100, map="m"), step("b", "a", at_ms=10, ms=100, map="m")), now_ms=NOW_MS)
     start, end = (each["ts"] - STARTED_MS * 1000 for each in made["traceEvents"] if each["ph"] in "sf")
     assert (start, end) == (10_000, 10_000)
+
+
+def test_the_page_s_drawing_is_as_wide_as_the_window_and_an_error_takes_no_room_from_the_figures() -> None:
+    text = html(tiles(6, failed=1), now_ms=NOW_MS)
+    page = _Page()
+    page.feed(text)
+    assert re.search(r"\.drawing svg\{[^}]*width:100%;max-width:1200px", text)  # it scrolls only where it is tiny
+    heads = [attributes for tag, attributes in page.tags if tag == "th" and attributes.get("scope") == "col"]
+    errors = [attributes for tag, attributes in page.tags if tag == "td" and "error" in str(attributes.get("class"))]
+    assert [each["colspan"] for each in errors] == [str(len(heads))] * 2  # of the map and of what waits for it
+    assert re.search(r"<tr><td class=\"left error\" colspan=\"\d+\">kernel_failed: ", text)

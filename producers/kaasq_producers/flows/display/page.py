@@ -17,10 +17,13 @@ _STYLE = (
     f"body{{margin:1.5rem auto;max-width:1240px;padding:0 1rem;font-family:{FONT};"
     "background:var(--paper);color:var(--ink)}"
     "h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem}"
-    ".drawing{overflow-x:auto}.drawing svg{max-width:none}"
+    # the drawing shrinks with the window as long as its text can be read, then it scrolls
+    ".drawing{overflow-x:auto}.drawing svg{display:block;width:100%;max-width:1200px;min-width:56rem;height:auto}"
     "table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}"
     "caption{text-align:left;color:var(--faint);padding:.5rem 0}"
     "th,td{text-align:right;padding:.25rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}"
+    "td{white-space:nowrap}tbody th{max-width:20rem;overflow-wrap:anywhere}"
+    ".told>*{border-bottom:0}td.error{padding-top:0;white-space:normal}"
     "th:first-child,td:first-child,.left{text-align:left}"
     ".error{color:var(--failed);overflow-wrap:anywhere}.faint{color:var(--faint)}"
     "@media print{.drawing{overflow:visible}}"
@@ -77,12 +80,9 @@ def _table(body: ET.Element, status: FlowStatus, now_ms: int) -> None:
         ET.SubElement(row, "th", {"scope": "col"} | ({"class": "left"} if number == 1 else {})).text = each
     rows = ET.SubElement(table, "tbody")
     for step in status.steps[:MOST_STEPS]:
-        row = ET.SubElement(rows, "tr")
+        row = ET.SubElement(rows, "tr", {} if step.error is None else {"class": "told"})
         ET.SubElement(row, "th", {"scope": "row"}).text = plainly(step.name)
-        state = ET.SubElement(row, "td", {"class": "left"})
-        state.text = step.state
-        if step.error is not None:
-            ET.SubElement(state, "div", {"class": "error"}).text = error_words(step.error)
+        ET.SubElement(row, "td", {"class": "left"}).text = step.state
         due = took = ""
         if step.since_ms is not None:
             due = duration(max(0, step.since_ms - status.started_ms) * 1000)
@@ -93,6 +93,9 @@ def _table(body: ET.Element, status: FlowStatus, now_ms: int) -> None:
             : len(heads) - 2
         ]:
             ET.SubElement(row, "td").text = said
+        if step.error is not None:  # in a row of its own: beside the figures it would leave them no room
+            told = ET.SubElement(ET.SubElement(rows, "tr"), "td", {"class": "left error", "colspan": str(len(heads))})
+            told.text = error_words(step.error)
 
 
 def _tones(which: int) -> str:
