@@ -19,6 +19,7 @@ from kaasq.messages import (
     ErrorBody,
     Operator,
     Repeat,
+    Repeated,
     Reply,
     Stored,
     Timings,
@@ -252,7 +253,7 @@ class StepCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ItemStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One item of a step, or the step itself if it is in no map. Its last attempt is the request ``id``.
 
-    ``ended_ms`` since the epoch. ``timings`` and ``worker`` are there once it has completed.
+    ``ended_ms`` since the epoch. ``timings`` and ``worker`` are there once it has completed; of a loop ``repeat``, too.
     """
 
     step: str
@@ -265,10 +266,14 @@ class ItemStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timings: Timings | None = None
     worker: WorkerInfo | None = None
     error: ErrorBody | None = None
+    repeat: Repeated | None = None
 
 
 class StepStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a step stands. ``items`` None: not known yet. Times in milliseconds since the epoch."""
+    """How a step stands. ``items`` None: not known yet. Times in milliseconds since the epoch.
+
+    ``runs``: of a step that repeats its graph, how often that ran for the items that have completed, in all.
+    """
 
     name: str
     graph: str
@@ -281,6 +286,7 @@ class StepStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ended_ms: int | None = None
     error: ErrorBody | None = None
     waits_for: tuple[str, ...] = ()
+    runs: int = 0
 
 
 class FlowStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

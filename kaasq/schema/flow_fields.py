@@ -178,6 +178,7 @@ FLOW_FIELDS: dict[str, dict[str, Schema]] = {
         "ended_ms": _says("When all of it had ended."),
         "error": _says("Its first one."),
         "waits_for": _says("The steps that it still waits for.", default=[]),
+        "runs": _says("Of a step with `repeat`: how often its graph ran for the items that have completed, in all."),
     },
     "ItemStatus": {
         "step": _says("The step's name."),
@@ -190,6 +191,7 @@ FLOW_FIELDS: dict[str, dict[str, Schema]] = {
         "timings": _says("Where the time went, once it has completed."),
         "worker": _says("Who ran it, once it has completed."),
         "error": _says("Why it did not."),
+        "repeat": _says("Of a step with `repeat`: after how many runs it ended, once it has completed."),
     },
 }
 

@@ -253,6 +253,13 @@ def test_conditions_loops_and_masks(raw: RawFlows) -> None:
     assert reply.status == "ok", reply.error
     assert reply.outputs["mask"].inline == bytes([0, 1, 1, 0])
     assert floats(reply.outputs["b"])[::N] == [0.0, 180.0, 105.0]
+    status = raw.ask(reply.id, "status", items=True).flow
+    assert status is not None
+    assert reply.flow is not None
+    runs = [each.repeat.runs for each in status.items if each.repeat is not None]
+    assert len(runs) == 2  # of the one that was skipped nothing ran
+    assert [each.runs for each in status.steps] == [each.runs for each in reply.flow.steps] == [0, sum(runs), 0]
+    assert sum(runs) > 2
 
 
 def test_a_step_that_fails_fails_the_workflow_with_its_place_and_the_error_step_runs(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -16,7 +18,7 @@ import kaasq.rabbit
 from kaasq import Workflow, topology
 from kaasq.broker import Message
 from kaasq.errors import NameNotFound
-from kaasq.flows.model import FlowCall, FlowLine, FlowList, FlowReply, FlowsCall, FlowStart, FlowStatus, Sought
+from kaasq.flows.model import Asked, FlowCall, FlowLine, FlowList, FlowReply, FlowsCall, FlowStart, FlowStatus, Sought
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Cancel, ErrorBody, Output, Stored
 from tests.support import flow_statuses
@@ -107,8 +109,8 @@ def test_run_reads_inputs_from_files_and_writes_outputs_to_files(
     cli: Run, worker: FakeWorker, answers: Answers, file: str
 ) -> None:
     code, out, err = cli("flow", "run", file, *INPUTS, "--output", "sum=sum.npy", "--keep", "sum=s", "--timeout", "7")
-    assert (code, err) == (0, "")
     ((start, flow),) = answers.starts
+    assert (code, err) == (0, f"kaasq: workflow {flow}\n")
     assert start.bind == {"tiles": tuple(each.tobytes() for each in TILES), "w": bytes(16)}
     assert (start.scalars, start.keep, start.timeout_ms, start.reply) == ({"a": 3}, {"sum": "s"}, 7000, "ended")
     assert list(np.load("sum.npy")) == [66]
@@ -160,6 +162,78 @@ def test_run_of_a_workflow_that_fails_shows_how_its_steps_ended(
     assert (code, out) == (1, "")
     assert "4/5 (1 failed)" in err
     assert err.splitlines()[-1] == "kaasq: kernel_failed: step 'blur', item 1: it crashed"
+    assert err.count("kernel_failed") == 1  # not in the tree, too
+    assert "cuda:0" in err  # where they ran
+    assert "not run, since step 'blur' failed: join" in err
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error is one."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("kaasq_producers.commands.flow.REDRAWN_S", 0.1)
+
+
+def test_run_shows_how_it_goes_on_a_terminal(
+    cli: Run, node: MemoryNode, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal(monkeypatch)
+    answers, starts = Answers(), list[Message]()
+    running = flow_statuses.tiles(3, running=True)
+
+    def scripted(call: FlowStart | FlowCall | FlowsCall, message: Message) -> FlowReply | None:
+        if isinstance(call, FlowStart):
+            starts.append(message)
+            return None
+        if len(answers.calls) == 2:  # it has been shown twice
+            answers.standing = [flow_statuses.tiles(3)]
+            fake.reply(starts[0], answers(FlowCall(flow=Asked(id=str(starts[0].message_id), do="wait")), starts[0]))
+        else:
+            answers.standing = [running]
+        return answers(call, message)
+
+    with FakeWorker(MemoryBroker(node, "worker"), scripted) as fake:
+        code, out, err = cli("flow", "run", file, *INPUTS)
+    assert code == 0, err
+    assert "running" in err
+    assert out.startswith(f"workflow {starts[0].message_id} (images) completed in ")
+
+
+def test_ctrl_c_cancels_a_run_and_says_what_became_of_it(
+    cli: Run, node: MemoryNode, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal(monkeypatch)
+    answers = Answers()
+    answers.standing = [flow_statuses.tiles(3, running=True)]
+
+    def scripted(call: FlowStart | FlowCall | FlowsCall, message: Message) -> FlowReply | None:
+        if isinstance(call, FlowStart):
+            return None
+        if not answers.calls:  # it is being shown
+            signal.pthread_kill(int(threading.main_thread().ident or 0), signal.SIGINT)
+        if node.messages(topology.control_queue("default", "fake")):
+            answers.standing = [msgspec.structs.replace(answers.standing[0], state="cancelled")]
+        return answers(call, message)
+
+    with FakeWorker(MemoryBroker(node, "worker"), scripted):
+        code, _, err = cli("flow", "run", file, *INPUTS)
+    assert code == 130, err
+    flow = answers.calls[0].flow.id
+    assert err.startswith(f"kaasq: workflow {flow}\n")
+    assert f"\nkaasq: workflow {flow} is cancelled\n" in err
+
+
+def test_ctrl_c_leaves_what_is_awaited_and_says_how_to_go_on(cli: Run, node: MemoryNode) -> None:
+    def scripted(call: FlowStart | FlowCall | FlowsCall, message: Message) -> FlowReply | None:
+        signal.pthread_kill(int(threading.main_thread().ident or 0), signal.SIGINT)
+        return None
+
+    with FakeWorker(MemoryBroker(node, "worker"), scripted):
+        code, _, err = cli("flow", "wait", "nightly-1")
+    assert code == 130
+    assert (
+        "kaasq: workflow nightly-1 goes on: `kaasq flow show nightly-1` shows it, `kaasq flow cancel nightly-1` ends it"
+    ) in err
+    assert not node.messages(topology.control_queue("default", "fake"))
 
 
 def test_start_prints_the_id_alone(cli: Run, worker: FakeWorker, answers: Answers, file: str) -> None:
@@ -212,7 +286,8 @@ def test_ls_refuses_what_it_does_not_know(cli: Run, options: tuple[str, str]) ->
 
 def test_show_draws_into_files(cli: Run, worker: FakeWorker, answers: Answers, tmp_path: Path) -> None:
     options = ("--svg", "f.svg", "--html", "f.html", "--trace", "f.json")
-    assert cli("flow", "show", "nightly-1", *options)[0] == 0
+    code, _, err = cli("flow", "show", "nightly-1", *options)
+    assert (code, err) == (0, "kaasq: wrote f.svg\nkaasq: wrote f.html\nkaasq: wrote f.json\n")
     assert [(each.flow.do, each.flow.items) for each in answers.calls] == [("status", True)]
     assert ET.parse(tmp_path / "f.svg").getroot().tag.endswith("svg")
     assert "<!DOCTYPE html>" in (tmp_path / "f.html").read_text()

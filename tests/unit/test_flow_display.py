@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from kaasq.flows.model import FlowStatus, ItemStatus
-from kaasq.messages import ErrorBody, Timings, WorkerInfo
+from kaasq.messages import ErrorBody, Repeated, Timings, WorkerInfo
 from kaasq_producers.flows.display.axis import Axis
 from kaasq_producers.flows.display.bars import EXACT_US, bar_of, lanes
 from kaasq_producers.flows.display.outline import outline
@@ -103,7 +103,7 @@ def test_the_tree_tells_states_counts_times_tries_devices_and_the_first_error() 
     assert cut == ["cut", "completed", "+0 µs", "8.00 ms", "cuda:0"]
     assert blur[:4] == ["↓ blur", "failed", "98/100 (2 failed)", "+8.00 ms"]
     assert blur[5:] == ["3", "cuda:0, cuda:1"]
-    assert join[:2] == ["↓ join", "failed"]
+    assert join[:2] == ["↓ join", "not run"]
 
 
 def test_the_first_error_is_whole_and_others_are_lines_of_their_own() -> None:
@@ -112,10 +112,46 @@ def test_the_first_error_is_whole_and_others_are_lines_of_their_own() -> None:
     own = ErrorBody(code="out_of_memory", message="step 'c': " + "much " * 40, detail={"step": "c"})
     failed = flow(step("a", state="failed", error=long), follows, step("c", state="failed", error=own), error=long)
     lines = printed(failed).splitlines()
-    errors = lines[lines.index("steps: 3 failed") + 5 :]
-    assert " ".join(errors[:-1]).replace("  ", " ").strip() == f"kernel_failed: {long.message}".strip()
-    assert errors[-1].startswith("out_of_memory: step 'c': much much")
-    assert errors[-1].endswith("…")
+    errors = lines[lines.index("steps: 2 failed, 1 not run") + 5 :]
+    assert " ".join(errors[:-2]).replace("  ", " ").strip() == f"kernel_failed: {long.message}".strip()
+    assert errors[-2].startswith("out_of_memory: step 'c': much much")
+    assert errors[-2].endswith("…")
+    assert errors[-1] == "not run, since step 'a' failed: b"
+    assert "b: not run" in svg(failed, now_ms=NOW_MS)
+    assert ">not run<" in html(failed, now_ms=NOW_MS)
+
+
+def test_a_step_that_failed_itself_after_another_one_had_is_no_step_that_did_not_run() -> None:
+    error = ErrorBody(code="kernel_failed", message="step 'a', item 0: lost", detail={"step": "a"})
+    partly = step("b", "a", state="failed", map="m", items=2, completed=1, failed=1, error=error)
+    assert "steps: 2 failed" in printed(flow(step("a", state="failed", error=error), partly, error=error))
+
+
+def test_how_often_a_loop_ran_is_shown_of_steps_and_items() -> None:
+    took = Timings(kernel=900, total=1000)
+    items = (
+        item("solve", 1, 10, took, repeat=Repeated(runs=11, held=True)),
+        item("each", 2, 10, took, item=0, repeat=Repeated(runs=7, held=True)),
+        item("each", 3, 10, took, item=1, repeat=Repeated(runs=50, held=False)),
+    )
+    looped = flow(step("solve", runs=11), step("each", map="m", items=2, completed=2, runs=57), step("c"), items=items)
+    lines = [re.split(r"  +", line.strip()) for line in printed(looped, 120, items=2).splitlines()[3:]]
+    runs = lines[0].index("RUNS")
+    assert [line[0] for line in lines if "11" in line] == ["solve"]
+    assert [line[0] for line in lines if "57" in line] == ["each"]
+    assert [line[0] for line in lines if "50 (most)" in line] == ["[1]"]
+    assert runs == len(lines[0]) - 2  # before the device
+    assert [each.text for each in ET.fromstring(table_of(html(looped, now_ms=NOW_MS))).iter("th")][5] == "Runs"
+    assert "runs 50 (most)" in svg(looped, now_ms=NOW_MS)
+    assert {each["args"].get("runs") for each in trace(looped)["traceEvents"] if each.get("cat") == "kernel"} == {
+        11,
+        7,
+        50,
+    }
+
+
+def table_of(page: str) -> str:
+    return page[page.index("<table>") : page.index("</table>")] + "</table>"
 
 
 def test_many_devices_are_counted() -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
 
 import click
-import msgspec
 import numpy as np
 from rich.console import Console
 from rich.live import Live
 
 from kaasq.cli import settings_options
-from kaasq.errors import BadRequest, KaasqError, ReplyTimeout
+from kaasq.errors import BadRequest, KaasqError, NameNotFound, ReplyTimeout
 from kaasq.flows.model import ENDED, FlowInput, FlowStart, FlowState, FlowStatus
 from kaasq.log import configure
 from kaasq.settings import Settings, load_settings
@@ -34,6 +35,7 @@ from kaasq_producers.flows.display.words import tally
 from kaasq_producers.flows.listing import LISTED
 from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.flows.run import Run
+from kaasq_producers.futures import FlowFuture
 
 REDRAWN_S = 0.5
 ASKED_S = 5.0  # for an answer to how a cancelled workflow stands
@@ -70,7 +72,8 @@ def run(
 ) -> None:
     r"""Run the workflow in a JSON or MessagePack file, and wait until it has ended; "-" is standard input.
 
-    The file holds a workflow, or one with what it is to start with. Ctrl-C cancels it.
+    The file holds a workflow, or one with what it is to start with. Its id goes to standard error at once, and a
+    terminal shows how it goes. Ctrl-C cancels it.
 
     \b
     kaasq flow run tiles.json --input tiles=a.npy --input tiles=b.npy --scalar strength=3 --output total=total.npy
@@ -81,9 +84,19 @@ def run(
     for name in files:
         if name not in start.workflow.outputs:
             raise BadRequest(f"the workflow has no output {name!r}", at="--output")
-    with _client(settings) as client, _steps_told():
+    with _client(settings) as client:
         given = _given(start, inputs, scalars, keep)
-        _print(client.run(start.workflow, timeout=_timeout(timeout, start), **given), files, as_json=as_json)
+        future = client.submit(start.workflow, timeout=_timeout(timeout, start), **given)
+        assert future.request_id is not None
+        sent = client.attach(future.request_id)
+        click.echo(f"kaasq: workflow {sent.id}", err=True)
+        try:
+            with _steps_told(client):
+                result = _awaited(future, sent) if sys.stderr.isatty() and not as_json else future.result()
+        except KeyboardInterrupt:
+            click.echo(f"\nkaasq: workflow {sent.id} {_stopped(sent)}", err=True)
+            raise
+        _print(result, files, as_json=as_json)
 
 
 @flow.command()
@@ -199,6 +212,7 @@ def show(
     for path, draw in drawings.items():
         try:
             path.write_text(draw(status), encoding="utf-8")
+            click.echo(f"kaasq: wrote {path}", err=True)
         except OSError as error:
             raise BadRequest(f"cannot write it: {error.strerror}", at=str(path)) from None
 
@@ -216,8 +230,15 @@ def wait(*, flow_id: str, timeout: float | None, outputs: tuple[str, ...], as_js
     """
     settings = _settings(flags)
     files = _files(outputs)
-    with _client(settings) as client, _steps_told():
-        _print(client.attach(flow_id).wait(timeout), files, as_json=as_json)
+    with _client(settings) as client:
+        try:
+            with _steps_told(client):
+                result = client.attach(flow_id).wait(timeout)
+        except KeyboardInterrupt:
+            ways = f"`kaasq flow show {flow_id}` shows it, `kaasq flow cancel {flow_id}` ends it"
+            click.echo(f"\nkaasq: workflow {flow_id} goes on: {ways}", err=True)
+            raise
+        _print(result, files, as_json=as_json)
 
 
 @flow.command()
@@ -228,12 +249,30 @@ def cancel(*, flow_id: str, **flags: Any) -> None:
 
     It says what has become of it, or that the broker has the cancellation and nobody has answered yet.
     """
-    settings = _settings(flags)
-    settings = msgspec.structs.replace(settings, timeout=min(settings.timeout, ASKED_S))
-    with _client(settings) as client:
+    with _client(_settings(flags)) as client:
         attached = client.attach(flow_id)
         attached.cancel()
         click.echo(f"workflow {flow_id} {_became(attached)}")
+
+
+def _awaited(future: FlowFuture, sent: Run) -> FlowResult:
+    """Its result; until then a terminal shows how it goes."""
+    with Live(console=Console(stderr=True, highlight=False), auto_refresh=False, transient=True) as live:
+        while not wait_for([future], REDRAWN_S).done:
+            with suppress(KaasqError):  # it has not begun, or nobody says: then it is asked again
+                live.update(tree(sent.status(timeout=2 * REDRAWN_S)), refresh=True)
+    return future.result()
+
+
+def _stopped(sent: Run) -> str:
+    """Cancel it: what has become of it."""
+    try:
+        sent.cancel()
+        return _became(sent)
+    except NameNotFound:
+        return "is cancelled: it had not begun"
+    except KaasqError as error:
+        return f"may go on ({error.message}): `kaasq flow show {sent.id}` shows it"
 
 
 def _became(cancelled: Run) -> str:
@@ -243,7 +282,7 @@ def _became(cancelled: Run) -> str:
     look = f"kaasq flow show {cancelled.id}"
     while True:
         try:
-            status = cancelled.status()
+            status = cancelled.status(timeout=ASKED_S)
         except ReplyTimeout as error:
             return f"{told}. None has said yet how it stands ({error.detail['timeout_s']:g} s); `{look}` asks again"
         if status.state in ENDED:
@@ -313,15 +352,16 @@ def _check_folders(paths: Any) -> None:
 
 
 @contextmanager
-def _steps_told() -> Iterator[None]:
-    """If the workflow fails, show how its steps ended."""
+def _steps_told(client: Client) -> Iterator[None]:
+    """If the workflow fails, show how its steps ended, and where they ran, if somebody says so in time."""
     try:
         yield
     except KaasqError as error:
         status = getattr(error, "flow", None)
         if status is not None:
-            steps = msgspec.structs.replace(status, error=None)  # which the command tells when it ends
-            Console(stderr=True, highlight=False).print(tree(steps))
+            with suppress(KaasqError):
+                status = client.attach(status.id).status(items=True, timeout=ASKED_S)
+            Console(stderr=True, highlight=False).print(tree(status, error=False))  # the command tells it when it ends
         raise
 
 

@@ -76,6 +76,11 @@ class Starting(FlowMessage):
 
     __slots__ = ("_cancels",)
 
+    slow = (
+        "the workers may be busy, or none may be running; it begins all the same once one is free, unless its "
+        "time is over or it is cancelled"
+    )
+
     def __init__(
         self, prepared: PreparedStart, on_result: OnResult, on_unpublished: OnUnpublished, call_id: str | None
     ) -> None:

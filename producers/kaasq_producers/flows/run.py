@@ -25,16 +25,18 @@ class Run:
         self._cancel = cancel
         self._patience_s = patience_s
 
-    def status(self, items: bool = False) -> FlowStatus:
+    def status(self, items: bool = False, *, timeout: float | None = None) -> FlowStatus:
         """How it stands: its steps with their states, counts and times. With ``items`` also each item that is or was
         due, with the worker's timings where it has completed.
 
-        Raises NameNotFound if there is no such workflow (any more).
+        An answer is waited for ``timeout`` seconds (the client's own, if not given). Raises NameNotFound if there is no
+        such workflow (any more), ReplyTimeout.
         """
-        status = self._ask(_question(self.id, self._patience_s, items=items)).flow
+        patience_s = self._patience_s if timeout is None else checked_timeout(timeout)
+        status = self._ask(_question(self.id, patience_s, items=items)).flow
         found = list(status.items)
         while status.more and status.items:
-            status = self._ask(_question(self.id, self._patience_s, items=items, after=found[-1].number)).flow
+            status = self._ask(_question(self.id, patience_s, items=items, after=found[-1].number)).flow
             found += status.items
         return _whole(status, found)
 
@@ -71,12 +73,13 @@ class AsyncRun:
         self._cancel = cancel
         self._patience_s = patience_s
 
-    async def status(self, items: bool = False) -> FlowStatus:
+    async def status(self, items: bool = False, *, timeout: float | None = None) -> FlowStatus:  # noqa: ASYNC109
         """How it stands; see Run.status."""
-        status = (await self._ask(_question(self.id, self._patience_s, items=items))).flow
+        patience_s = self._patience_s if timeout is None else checked_timeout(timeout)
+        status = (await self._ask(_question(self.id, patience_s, items=items))).flow
         found = list(status.items)
         while status.more and status.items:
-            status = (await self._ask(_question(self.id, self._patience_s, items=items, after=found[-1].number))).flow
+            status = (await self._ask(_question(self.id, patience_s, items=items, after=found[-1].number))).flow
             found += status.items
         return _whole(status, found)
 

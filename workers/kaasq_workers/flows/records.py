@@ -59,6 +59,7 @@ class Head(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 class StepRecord(msgspec.Struct, omit_defaults=True):
     """Of a step. Item i of a map has the number ``first`` + i, unless it has a record that says another.
+    ``runs``: of its graph, for items that have completed, if it is a loop.
 
     ``items`` None: it is not known how many. ``cause``: the number whose end made it due.
     """
@@ -73,6 +74,7 @@ class StepRecord(msgspec.Struct, omit_defaults=True):
     since_ms: int | None = None
     ended_ms: int | None = None
     error: ErrorBody | None = None
+    runs: int = 0
 
     @property
     def ended(self) -> int:

@@ -97,7 +97,11 @@ class Settling:
         error = None
         if reply.status != "ok":
             error = reply.error or ErrorBody(code=KaasqError.code, message="it failed")
+        record = book.step(step.step)
+        completed = record.completed
         ready = progress.ended(step.number, step.step, step.item, error)
+        if reply.repeat is not None and record.completed > completed:
+            record.runs += reply.repeat.runs
         if job.repeated:  # else whoever recorded it publishes that; anybody may send a step again
             known = {each.number for each in ready}
             ready += [each for each in progress.again(step.number, step.step, step.item) if each.number not in known]

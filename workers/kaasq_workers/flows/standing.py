@@ -36,6 +36,7 @@ def standing(flow: str, definition: Definition, book: Book) -> FlowStatus:
                 since_ms=record.since_ms,
                 ended_ms=record.ended_ms,
                 error=record.error,
+                runs=record.runs,
                 waits_for=tuple(spec.steps[each].name for each in sorted((*edges.before[number], *edges.own[number]))),
             )
         )
@@ -93,4 +94,4 @@ def _measured(item: ItemStatus, replies: Replies, tenant: str) -> ItemStatus:
     except BufferMissing:
         return item
     timings = msgspec.structs.replace(reply.timings, total=reply.timings.total + reply.timings.queued)
-    return msgspec.structs.replace(item, timings=timings, worker=reply.worker)
+    return msgspec.structs.replace(item, timings=timings, worker=reply.worker, repeat=reply.repeat)

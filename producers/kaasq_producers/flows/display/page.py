@@ -9,7 +9,7 @@ from kaasq.flows.model import FlowStatus
 from kaasq.units import duration, moment
 from kaasq_producers.flows.display.bars import Bar, bar_of
 from kaasq_producers.flows.display.svg import COLOURS, FONT
-from kaasq_producers.flows.display.words import PARTS, count_words, error_words, plainly, tally
+from kaasq_producers.flows.display.words import PARTS, count_words, error_words, plainly, state_word, tally
 
 MOST_STEPS = 1000
 _TONES = ("paper", "ink", "faint", "line", "failed")
@@ -64,6 +64,7 @@ def _table(body: ET.Element, status: FlowStatus, now_ms: int) -> None:
         bars[bar.item.step].append(bar)
     parts = [part for part in PARTS if any(bar.lengths[part] for those in bars.values() for bar in those)]
     heads = ["Step", "State", "Items", "Due after", "Took"]
+    heads += ["Runs"] if any(each.runs for each in status.steps) else []
     heads += ["Queued", *(PARTS[part].capitalize() for part in parts)] if bars else []
     table = ET.SubElement(ET.SubElement(body, "div", {"class": "drawing", "tabindex": "0"}), "table")
     caption = (
@@ -82,16 +83,16 @@ def _table(body: ET.Element, status: FlowStatus, now_ms: int) -> None:
     for step in status.steps[:MOST_STEPS]:
         row = ET.SubElement(rows, "tr", {} if step.error is None else {"class": "told"})
         ET.SubElement(row, "th", {"scope": "row"}).text = plainly(step.name)
-        ET.SubElement(row, "td", {"class": "left"}).text = step.state
+        ET.SubElement(row, "td", {"class": "left"}).text = state_word(step)
         due = took = ""
         if step.since_ms is not None:
             due = duration(max(0, step.since_ms - status.started_ms) * 1000)
             took = duration(max(0, (now_ms if step.ended_ms is None else step.ended_ms) - step.since_ms) * 1000)
         those = bars[step.name]
         sums = [sum(bar.queued_us for bar in those), *(sum(bar.lengths[part] for bar in those) for part in parts)]
-        for said in [count_words(step), due, took, *(duration(each) if those else "" for each in sums)][
-            : len(heads) - 2
-        ]:
+        runs = [str(step.runs or "")] if "Runs" in heads else []
+        shown = [count_words(step), due, took, *runs, *(duration(each) if those else "" for each in sums)]
+        for said in shown[: len(heads) - 2]:
             ET.SubElement(row, "td").text = said
         if step.error is not None:  # in a row of its own: beside the figures it would leave them no room
             told = ET.SubElement(ET.SubElement(rows, "tr"), "td", {"class": "left error", "colspan": str(len(heads))})

@@ -13,7 +13,17 @@ from kaasq_producers.flows.display.axis import Axis
 from kaasq_producers.flows.display.bars import Bar, Lane, lanes
 from kaasq_producers.flows.display.bundles import Bundle, bundled
 from kaasq_producers.flows.display.page import page
-from kaasq_producers.flows.display.words import PARTS, QUEUED, count_words, error_words, item_words, plainly, tally
+from kaasq_producers.flows.display.words import (
+    PARTS,
+    QUEUED,
+    count_words,
+    error_words,
+    item_words,
+    plainly,
+    repeat_words,
+    state_word,
+    tally,
+)
 
 WIDTH, LEFT, RIGHT, MARGIN = 1200, 210, 190, 16
 STEP, BAR, TIGHT, LOOSE = 18, 10, 14, 26  # heights; a loose row has room for names
@@ -173,7 +183,7 @@ class _Timeline:
                 begin = self._axis.x(step.since_ms * 1000)
                 end = self._axis.x(self._now_us if step.ended_ms is None else step.ended_ms * 1000)
                 shapes.rect(made, begin, y + 4, max(1.5, end - begin), BAR, step.state)
-            said = " ".join(filter(None, (step.state, count_words(step))))
+            said = " ".join(filter(None, (state_word(step), count_words(step))))
             shapes.words(made, WIDTH - RIGHT + 10, y + 13, said, colour=step.state, room=RIGHT - MARGIN - 10)
             self._crosses(root, step, y + STEP / 2)
 
@@ -239,10 +249,12 @@ class _Timeline:
     # ----------------------------------------------------------------------------------------- when pointed at
 
     def _step_hover(self, step: StepStatus) -> str:
-        lines = [f"{plainly(step.name)}: {step.state} {count_words(step)}".rstrip()]
+        lines = [f"{plainly(step.name)}: {state_word(step)} {count_words(step)}".rstrip()]
         if step.since_ms is not None:
             after = duration(max(0, step.since_ms - self._status.started_ms) * 1000)
             lines.append(f"due after {after}, took {duration(self._lasted_us(step.since_ms, step.ended_ms))}")
+        if step.runs:
+            lines.append(f"ran {step.runs} times")
         if step.waits_for:
             lines.append(plainly(f"waits for {', '.join(step.waits_for)}"))
         if step.error is not None:
@@ -256,6 +268,8 @@ class _Timeline:
             tried = f", try {item.attempt}" if item.attempt > 1 else ""
             lines = [f"{item_words(item, self._steps.get(item.step))}: {item.state}{tried} ({plainly(item.id)})"]
             lines.append(f"queued {duration(bars[0].queued_us)}")
+            if item.repeat is not None:
+                lines.append(f"runs {repeat_words(item.repeat)}")
         else:
             names = ", ".join(dict.fromkeys(plainly(each.item.step) for each in bars))
             lines = [f"{len(bars)} items of {plainly(names)}, in all:"]

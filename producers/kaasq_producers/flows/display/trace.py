@@ -141,6 +141,8 @@ def _args(item: ItemStatus) -> dict[str, Any]:
     args: dict[str, Any] = {"id": item.id, "step": item.step, "item": item.item, "attempt": item.attempt}
     if item.timings is not None:
         args["queued_us"], args["total_us"] = item.timings.queued, item.timings.total
+    if item.repeat is not None:
+        args["runs"] = item.repeat.runs
     if item.error is not None:
         args["error"] = error_words(item.error)
     return args

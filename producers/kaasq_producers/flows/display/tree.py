@@ -14,13 +14,21 @@ from rich.text import Text
 from kaasq.flows.model import FAILED, FlowStatus, ItemStatus, State, StepStatus
 from kaasq.units import duration, moment
 from kaasq_producers.flows.display.outline import Line, outline
-from kaasq_producers.flows.display.words import count_words, error_words, plainly, tally
+from kaasq_producers.flows.display.words import (
+    cause_of,
+    count_words,
+    error_words,
+    plainly,
+    repeat_words,
+    state_word,
+    tally,
+)
 
 MOST_ERRORS = 10
 MOST_DEVICES = 2  # by name
 NARROWEST_STEP = 20  # columns, before others are left out
 GAP = 2
-LEFT_OUT_FIRST = ("AT", "DEVICE", "TRIES", "TOOK")  # where the terminal is narrow
+LEFT_OUT_FIRST = ("AT", "DEVICE", "TRIES", "RUNS", "TOOK")  # where the terminal is narrow
 STYLES: dict[State, str] = {
     "waiting": "dim",
     "running": "bold blue",
@@ -32,19 +40,20 @@ STYLES: dict[State, str] = {
 }
 
 
-def tree(status: FlowStatus, *, items: int = 0, now_ms: int | None = None) -> RenderableType:
+def tree(status: FlowStatus, *, items: int = 0, now_ms: int | None = None, error: bool = True) -> RenderableType:
     """The workflow for a rich console, as wide as that is; each step on one line.
 
     ``items``: so many of each map are listed, of ``status.items``, those first that failed. The others only say where
     and how often their steps ran. ``now_ms``, since the epoch, is until when what has not ended has lasted.
+    ``error`` False: the workflow's own is told elsewhere.
     """
-    return _Tree(status, items, round(time.time() * 1000) if now_ms is None else now_ms)
+    return _Tree(status, items, round(time.time() * 1000) if now_ms is None else now_ms, error)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     name: Text
-    state: State
+    style: str
     cells: dict[str, str]
 
 
@@ -53,6 +62,7 @@ class _Tree:
     status: FlowStatus
     most_items: int
     now_ms: int
+    error: bool
     _items: dict[str, list[ItemStatus]] = field(default_factory=lambda: defaultdict(list))
     _hosts: set[str] = field(default_factory=set)
 
@@ -86,7 +96,7 @@ class _Tree:
 
     def _table(self, width: int) -> Table:
         rows = list(self._rows())
-        wanted = ["STATE", "ITEMS", "AT", "TOOK", "TRIES", "DEVICE"]
+        wanted = ["STATE", "ITEMS", "AT", "TOOK", "RUNS", "TRIES", "DEVICE"]
         widths = {name: max((cell_len(row.cells[name]) for row in rows), default=0) for name in wanted}
         widths = {name: max(each, len(name)) for name, each in widths.items() if each}  # empty columns say nothing
         longest = max((row.name.cell_len for row in rows), default=4)
@@ -98,10 +108,10 @@ class _Tree:
         made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
         made.add_column("STEP", width=min(max(longest, 4), room), no_wrap=True, overflow="ellipsis")
         for name, columns in widths.items():
-            right = name in {"AT", "TOOK", "TRIES"}
+            right = name in {"AT", "TOOK", "RUNS", "TRIES"}
             made.add_column(name, width=columns, no_wrap=True, justify="right" if right else "left")
         for row in rows:
-            cells = [Text(row.cells[name], STYLES[row.state] if name == "STATE" else "") for name in widths]
+            cells = [Text(row.cells[name], row.style if name == "STATE" else "") for name in widths]
             made.add_row(row.name, *cells)
         return made
 
@@ -123,12 +133,13 @@ class _Tree:
         tries = max((each.attempt for each in ran), default=1)
         return _Row(
             name,
-            step.state,
+            STYLES[step.state] if cause_of(step) is None else "red",
             {
-                "STATE": step.state,
+                "STATE": state_word(step),
                 "ITEMS": count_words(step),
                 "AT": self._at(step),
                 "TOOK": "" if step.since_ms is None else duration(self._lasted_us(step.since_ms, step.ended_ms)),
+                "RUNS": self._runs(step, ran),
                 "TRIES": str(tries) if tries > 1 else "",
                 "DEVICE": self._devices(ran),
             },
@@ -141,8 +152,13 @@ class _Tree:
             took = "" if each.timings is None else duration(each.timings.total)
             cells = {"STATE": each.state, "ITEMS": "", "AT": "", "TOOK": took, "DEVICE": self._devices([each])}
             cells["TRIES"] = str(each.attempt) if each.attempt > 1 else ""
-            rows.append(_Row(Text(f"{line.below}  [{each.item}]", "dim"), each.state, cells))
+            cells["RUNS"] = repeat_words(each.repeat)
+            rows.append(_Row(Text(f"{line.below}  [{each.item}]", "dim"), STYLES[each.state], cells))
         return rows
+
+    def _runs(self, step: StepStatus, ran: list[ItemStatus]) -> str:
+        alone = ran[0].repeat if step.map is None and ran else None
+        return repeat_words(alone) or (str(step.runs) if step.runs else "")
 
     def _at(self, step: StepStatus) -> str:
         return "" if step.since_ms is None else f"+{duration(max(0, step.since_ms - self.status.started_ms) * 1000)}"
@@ -164,7 +180,8 @@ class _Tree:
         said = None
         if status.error is not None:
             said = status.error.detail.get("step")
-            yield Text(error_words(status.error), "red")
+            if self.error:
+                yield Text(error_words(status.error), "red")
         found = [
             each
             for each in status.steps
@@ -176,6 +193,15 @@ class _Tree:
                 yield _line((named + error_words(each.error), "red"))
         if len(found) > MOST_ERRORS:
             yield _line((f"and {len(found) - MOST_ERRORS} more steps failed", "red"))
+        lost: dict[str, list[str]] = defaultdict(list)
+        for step in status.steps:
+            cause = cause_of(step)
+            if cause is not None:
+                lost[cause].append(plainly(step.name))
+        states = {each.name: each.state for each in status.steps}
+        for cause, names in [*lost.items()][:MOST_ERRORS]:
+            why = f"not run, since step {plainly(cause)!r} {states.get(cause, 'failed')}: "
+            yield _line((why + ", ".join(names[:MOST_ERRORS]) + (", ..." if len(names) > MOST_ERRORS else ""), "dim"))
         if status.more:
             yield _line((f"tries and devices are those of the first {len(status.items)} items", "dim"))
 

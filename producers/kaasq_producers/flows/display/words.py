@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from kaasq.flows.model import ENDED, FAILED, FlowStatus, ItemStatus, State, StepStatus
-from kaasq.messages import ErrorBody
+from kaasq.flows.model import ENDED, FAILED, FlowStatus, ItemStatus, StepStatus
+from kaasq.messages import ErrorBody, Repeated
 
 LONGEST = 300  # characters of a message: hover texts and lines, not documents
 
+NOT_RUN = "not run"
 QUEUED = "queued"
 BETWEEN = "between"
 PARTS: dict[str, str] = {
@@ -46,15 +47,33 @@ def count_words(step: StepStatus) -> str:
     return f"{step.completed}/{of}" + (f" ({step.failed} failed)" if step.failed else "")
 
 
+def cause_of(step: StepStatus) -> str | None:
+    """The step for whose failure this one failed without having run, if that is why."""
+    if step.state not in FAILED or step.completed or step.error is None:
+        return None
+    cause = step.error.detail.get("step")
+    return cause if isinstance(cause, str) and cause != step.name else None
+
+
+def state_word(step: StepStatus) -> str:
+    """Its state; ``not run`` where it failed only because another one had."""
+    return step.state if cause_of(step) is None else NOT_RUN
+
+
+def repeat_words(repeat: Repeated | None) -> str:
+    """How often a loop ran, and whether it ended because it had run as often as it may."""
+    return "" if repeat is None else f"{repeat.runs}" if repeat.held else f"{repeat.runs} (most)"
+
+
 def tally(status: FlowStatus) -> str:
     """How many steps are in which state: ``steps: 3 completed, 1 running``."""
-    states: list[State] = [each.state for each in status.steps]
+    states = [state_word(each) for each in status.steps]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states, key=_RANK.index)))
     return f"steps: {counts or 'none'}"
 
 
-_RANK: list[State] = ["failed", "expired", "cancelled", "running", "waiting", "completed", "skipped"]
-assert {*_RANK} == ENDED | FAILED | {"waiting", "running"}
+_RANK: list[str] = ["failed", "expired", "cancelled", NOT_RUN, "running", "waiting", "completed", "skipped"]
+assert {*_RANK} == ENDED | FAILED | {"waiting", "running", NOT_RUN}
 
 
 def _escape(character: str) -> str:
