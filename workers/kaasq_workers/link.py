@@ -161,9 +161,11 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     @property
     def nbytes(self) -> int:
         """About so many bytes it takes to send."""
-        onward = 0 if self.onward is None else len(self.onward.body)
-        told = sum([len(each.body) for each in self.told]) + sum([len(each.event) for each in self.also])
-        return len(self.reply) + len(self.event or b"") + sum([len(each.body) for each in self.then]) + onward + told
+        nbytes = len(self.reply) + len(self.event or b"")
+        if self.then or self.told or self.also:
+            nbytes += sum([len(each.body) for each in self.then]) + sum([len(each.body) for each in self.told])
+            nbytes += sum([len(each.event) for each in self.also])
+        return nbytes if self.onward is None else nbytes + len(self.onward.body)
 
 
 def onward_from(job: Job, following: Following, now_ms: int) -> Job | None:

@@ -288,7 +288,8 @@ class Attempts:
         ended.graph_hash = graph.hash if decoded.whole else None
         below = self._followers.check(job.id, request, ended.reply_type) if checked is None else checked
         ended.below, ended.deadline_ms = below, _deadline_ms(job, request)
-        ended.digest = digest(request, graph, below.of(request.then).by_hash)
+        found = below.of(request.then)
+        ended.follow_bytes, ended.digest = found.nbytes, digest(request, graph, found.by_hash)
 
     def _take_step(self, job: Job, ended: Ended, vitals: Vitals, call: StepCall) -> None:
         """A step of a workflow. Raises BadRequest, NameNotFound."""

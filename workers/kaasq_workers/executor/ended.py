@@ -57,6 +57,8 @@ class Ended(msgspec.Struct, kw_only=True):
     """What its end made due in its workflow."""
     also: list[Happened] = []
     """What else of its workflow has ended."""
+    follow_bytes: int = 0
+    """Of the messages that are to follow it, at most."""
     settled: Settled | None = None
     """What became of its task."""
     ended_ns: int | None = None
@@ -80,11 +82,6 @@ class Ended(msgspec.Struct, kw_only=True):
         """Whether anything may follow it."""
         of_workflow = self.step is not None or self.task is not None or bool(self.due)
         return of_workflow or bool(self.request and self.request.then)
-
-    @property
-    def follow_bytes(self) -> int:
-        """Of the messages that are to follow it, at most."""
-        return 0 if self.below is None else self.below.of(self.request.then if self.request else ()).nbytes
 
     def discard(self) -> None:
         """Forget what running it gave; staged outputs give their space back."""

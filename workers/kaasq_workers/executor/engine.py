@@ -27,7 +27,7 @@ from kaasq_workers.executor.placing import Placing
 from kaasq_workers.executor.plan import PlanCache
 from kaasq_workers.executor.resident import Lease, Left, Resident, Residents, Taken
 from kaasq_workers.executor.slots import Slots
-from kaasq_workers.executor.sources import Part, resolve
+from kaasq_workers.executor.sources import Source, resolve
 
 # Of the device's memory. What neither takes is for requests that are larger than what slots keep.
 CACHE_SHARE = 0.5
@@ -121,8 +121,9 @@ class Engine:
         if len(self._flying) >= self.in_flight:
             raise RuntimeError(f"all {self.in_flight} slots are in use")
         started_ns = time.perf_counter_ns()
-        sources: dict[str, bytes | Part | Left] = {**resolve(self._store, tenant, graph, request, taken)}
-        sources |= _left(graph, tenant, taken)
+        sources = resolve(self._store, tenant, graph, request, taken)
+        if taken:
+            sources |= _left(graph, tenant, taken)
         plan, known = self._plans.get(tenant, graph)
         slot = self._slots.take(plan.bound)
         try:
@@ -156,7 +157,7 @@ class Engine:
         """Wait for it. Raises a KaasqError; nothing has been published in the store then."""
         stream = flight.slot.stream
         held: dict[str, Resident] = {}
-        lease = self._residents.lease(flight.slot)
+        lease = self._residents.lease(flight.slot) if flight.hold else None
         try:
             if flight.late:
                 for memory, data in flight.late:
@@ -169,19 +170,21 @@ class Engine:
                 if not isinstance(output.data, bytearray):
                     output.data.seal()
             timings = flight.timings(time.perf_counter_ns())
-            held = self._keep(flight, lease)
+            if lease is not None:
+                held = self._keep(flight, lease)
         except BaseException:
             flight.settle()
             flight.discard()
             raise
         finally:
             self._flying.remove(flight)
-            self._placing.release(flight, slot=not lease.uses)
+            self._placing.release(flight, slot=lease is None or not lease.uses)
             for each in flight.taken.values():
                 each.resident.busy -= 1
                 if each.last:
                     self._residents.let_go(each.resident)
-        self._residents.limit()
+        if held:
+            self._residents.limit()
         return Executed(outputs, timings, CacheUse(hits=flight.hits, misses=flight.misses), held)
 
     def let_go(self, resident: Resident) -> None:
@@ -267,9 +270,9 @@ class Engine:
                 flight.late.append((flight.memory[buffer.name], data))
 
 
-def _left(graph: GraphSpec, tenant: str, taken: Mapping[str, Taken]) -> dict[str, bytes | Part | Left]:
+def _left(graph: GraphSpec, tenant: str, taken: Mapping[str, Taken]) -> dict[str, Source]:
     """What inputs start from that earlier requests left."""
-    sources: dict[str, bytes | Part | Left] = {}
+    sources: dict[str, Source] = {}
     all_taken = [each.resident for each in taken.values()]
     for name, (resident, offset, last) in taken.items():
         buffer = graph.buffer(name)

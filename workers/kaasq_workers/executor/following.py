@@ -272,6 +272,8 @@ class Followers:
 
 def taken_outputs(request: Request) -> set[str]:
     """The outputs that continuations take as inputs."""
+    if not request.then:
+        return set()
     sources = (bound for each in request.then for bound in each.bind.values())
     return {each.output for each in sources if isinstance(each, Source) and each.output is not None}
 

@@ -319,6 +319,7 @@ def _fresh(group: Sequence[Ended]) -> Fresh:
     return {
         produced.data.seal(): produced.data.data
         for ended in group
+        if ended.step is not None
         for executed in _executed(ended)
         for produced in executed.outputs
         if not isinstance(produced.data, bytearray)
@@ -327,6 +328,6 @@ def _fresh(group: Sequence[Ended]) -> Fresh:
 
 def _executed(ended: Ended) -> list[Executed]:
     """What the steps gave that it is."""
-    if ended.step is None or ended.executed is None:
+    if ended.executed is None:
         return []
     return [ended.executed, *(each.executed for each in (ended.stretch.ran[1:] if ended.stretch else ()))]

@@ -14,9 +14,9 @@ from kaasq_workers.executor.host_objects import HostObjects
 from kaasq_workers.executor.layout import Layout
 from kaasq_workers.executor.resident import Left, Residents
 from kaasq_workers.executor.slots import Slots
-from kaasq_workers.executor.sources import Part, missing
+from kaasq_workers.executor.sources import Part, Source, missing
 
-Sources = Mapping[str, bytes | Part | Left]
+Sources = Mapping[str, Source]
 
 # Inputs that came with the request, and zeros, of up to so many bytes together are one copy and not one for each.
 IMAGE_BYTES = 32 << 10
@@ -101,9 +101,10 @@ class Placing:
         """
         unharmed = flight.plan.unharmed
         shared = {name: each.memory for name, each in cached.items() if name in unharmed}
-        lying = {name: each for name, each in sources.items() if isinstance(each, Left)}
-        flight.direct = {name for name, each in lying.items() if _as_it_lies(flight, name, each)}
-        shared |= {name: lying[name].memory for name in flight.direct}
+        if flight.taken:
+            lying = {name: each for name, each in sources.items() if isinstance(each, Left)}
+            flight.direct = {name for name, each in lying.items() if _as_it_lies(flight, name, each)}
+            shared |= {name: lying[name].memory for name in flight.direct}
         layout, arena = flight.plan.layout(frozenset(shared)), flight.slot.arena
         try:
             whole = arena.room(layout.nbytes, self._allocate)

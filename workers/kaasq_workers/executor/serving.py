@@ -285,7 +285,8 @@ class Executor:
     def _end(self, tag: int, line: Line[Flight], vitals: Vitals, *, onward: bool) -> None:
         """Take what a request gave that has finished."""
         ended, flight = line.flying[tag]
-        again = self._attempts.end(ended, flight, vitals, onward=onward and self._may_go_on(ended.job, line))
+        onward = onward and ended.stretch is not None and self._may_go_on(ended.job, line)
+        again = self._attempts.end(ended, flight, vitals, onward=onward)
         if again is not None:
             line.started(ended, again)
             return

@@ -10,7 +10,7 @@ from kaasq.errors import BadRequest, BufferMissing, BufferSize
 from kaasq.messages import Request, Stored
 from kaasq.model import Buffer, GraphSpec
 from kaasq_storage import BufferStore, Object, Wanted
-from kaasq_workers.executor.resident import Taken
+from kaasq_workers.executor.resident import Left, Taken
 
 
 class Part(NamedTuple):
@@ -20,14 +20,18 @@ class Part(NamedTuple):
     offset: int
 
 
+Source = bytes | Part | Left
+"""What an input starts from."""
+
+
 def resolve(
     store: BufferStore, tenant: str, graph: GraphSpec, request: Request, resident: Mapping[str, Taken] | None = None
-) -> dict[str, bytes | Part]:
+) -> dict[str, Source]:
     """The source of each bound buffer, but for those that are ``resident``.
 
     Raises what ``check_bindings`` does, BadRequest, BufferMissing, BufferSize.
     """
-    sources: dict[str, bytes | Part] = {}
+    sources: dict[str, Source] = {}
     sizes: dict[str, int | None] = {}
     for name, taken in (resident or {}).items():
         buffer, left = graph.buffer(name), taken.resident.nbytes - taken.offset
