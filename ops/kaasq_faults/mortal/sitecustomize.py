@@ -166,9 +166,9 @@ def heard(front: Front, answer: Answer, _: Any) -> None:
 class Settle(answers._Settling):
     """Publishes what a delivery led to."""
 
-    def publish(self, broker: Any, messages: Any) -> None:
+    def publish(self, broker: Any, messages: Any, later: Any) -> None:
         self._broker, self._sent = broker, 0
-        super().publish(broker, messages)
+        super().publish(broker, messages, later)
         if not _doomed and self._sent and is_time("sent", self._delivery.message.message_id or ""):
             doom(broker)
 

@@ -6,8 +6,9 @@ Whatever it raises becomes its answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
 
 from kaasq import codec
 from kaasq.codec import Decoded, RequestDecoder
@@ -87,7 +88,7 @@ class Attempts:
         if job.published_ms is not None:
             ended.queued_us = max(0, round(time.time() * 1e6) - job.published_ms * 1000)
         flight: Flight | None = None
-        with self._answered(ended):
+        with _Answered(ended, self._log):
             try:
                 flight = self._start(job, ended, vitals, limit_ms)
             except Forbidden:
@@ -107,7 +108,7 @@ class Attempts:
         ``onward``: the next step of its workflow may follow at once, as a part of it.
         """
         again: Flight | None = None
-        with self._answered(ended):
+        with _Answered(ended, self._log):
             again = self._land(ended, flight, vitals, onward=onward)
         if again is None and ended.loop is not None:
             ended.loop.close()
@@ -186,25 +187,6 @@ class Attempts:
         """Until when what begins now has to have ended, in milliseconds since the epoch."""
         limit_ms = round((time.time() + self._longest_run_s) * 1000)
         return limit_ms if deadline_ms is None else min(limit_ms, deadline_ms)
-
-    @contextmanager
-    def _answered(self, ended: Ended) -> Iterator[None]:
-        """Whatever a request raises becomes its answer, and the worker goes on."""
-        job = ended.job
-        try:
-            yield
-        except KaasqError as error:
-            ended.error = error
-            if isinstance(error, TRANSIENT):
-                ended.digest = None
-            self._log.info("request.failed", request=job.id, tenant=job.tenant, code=error.code, error=error.message)
-        except MemoryError:
-            ended.digest = None
-            ended.error = WorkerFailed("the worker ran out of host memory")
-        except Exception as error:  # noqa: BLE001 - whatever it was
-            ended.digest = None
-            ended.error = WorkerFailed(f"the worker failed on this request: {error!r}")
-            self._log.exception("request.broke", request=job.id, tenant=job.tenant)
 
     def _start(self, job: Job, ended: Ended, vitals: Vitals, limit_ms: int) -> Flight | None:
         """Read it and have the engine begin it; None if it has an outcome already, or is nothing to be run."""
@@ -359,6 +341,42 @@ def _too_late(job: Job, late_ms: float) -> DeadlineExceeded:
         how=job.died,
         kills=job.kills or None,
     )
+
+
+class _Answered:
+    """Whatever a request raises becomes its answer, and the worker goes on.
+
+    A class and not a generator: each request goes through it twice.
+    """
+
+    __slots__ = ("_ended", "_log")
+
+    def __init__(self, ended: Ended, log: Any) -> None:
+        self._ended = ended
+        self._log = log
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None or not isinstance(error, Exception):
+            return False
+        ended, job = self._ended, self._ended.job
+        if isinstance(error, KaasqError):
+            ended.error = error
+            if isinstance(error, TRANSIENT):
+                ended.digest = None
+            self._log.info("request.failed", request=job.id, tenant=job.tenant, code=error.code, error=error.message)
+            return True
+        ended.digest = None
+        if isinstance(error, MemoryError):
+            ended.error = WorkerFailed("the worker ran out of host memory")
+        else:
+            ended.error = WorkerFailed(f"the worker failed on this request: {error!r}")
+            self._log.exception("request.broke", request=job.id, tenant=job.tenant, exc_info=error)
+        return True
 
 
 def _inline(bound: Iterable[Binding]) -> int:

@@ -183,7 +183,7 @@ class Executor:
 
     def _hand_over(self, line: Line[Flight], commits: Commits, *, onward: bool) -> None:
         """Give away what has ended, to be committed; what goes on from it here waits in line already, if it can."""
-        for ended in line.take_ended():
+        for ended in line.take_ended() if line.ended else ():
             ended.ended_ns = time.perf_counter_ns()
             if ended.leads and onward and not self._device.poisoned and self._may_go_on(ended.job, line):
                 ended.goes_on = True

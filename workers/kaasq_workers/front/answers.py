@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
@@ -50,8 +50,10 @@ class Answers:
         messages = self._messages(delivery, accepted, answer)
         if not messages and not answer.then and answer.error is not None:  # nobody would ever hear of it
             messages = [Outgoing(*bury(delivery, accepted.tenant, answer.error.code, answer.error.message))]
-        follow = self._followers(delivery, accepted, answer)  # last: nothing that follows is heard of before
-        self._publish(delivery, chain(messages, follow), settled)
+        if answer.then:  # last: nothing that follows is heard of before
+            self._publish(delivery, messages, settled, self._followers(delivery, accepted, answer))
+        else:
+            self._publish(delivery, messages, settled)
 
     def bury(
         self,
@@ -89,12 +91,11 @@ class Answers:
                 persistent=request.persistent,
             )
             messages.append(Outgoing(reply, *accepted.reply))
-        happened = (
-            []
-            if answer.event is None or answer.graph is None
-            else [Happened(answer.subject or accepted.id, answer.graph, answer.word, answer.event)]
-        )
-        for each in (*happened, *answer.also):
+        happened = answer.also
+        if answer.event is not None and answer.graph is not None:
+            own = Happened(answer.subject or accepted.id, answer.graph, answer.word, answer.event)
+            happened = [own, *happened]
+        for each in happened:
             event = event_message(
                 each.event,
                 request_id=each.id,
@@ -107,7 +108,9 @@ class Answers:
                 persistent=request.persistent,
             )
             messages.append(Outgoing(event, EVENTS, event_key(accepted.tenant, each.graph, each.word)))
-        return messages + told_messages([each for each in answer.told if each.tenant == accepted.tenant])
+        if answer.told:
+            messages += told_messages([each for each in answer.told if each.tenant == accepted.tenant])
+        return messages
 
     def _followers(self, delivery: Delivery, accepted: Accepted, answer: Answer) -> Iterator[Outgoing]:
         for following in answer.then:
@@ -155,9 +158,15 @@ class Answers:
         window = Window(steps, send, over=lambda: None)
         window.fill()
 
-    def _publish(self, delivery: Delivery, messages: Iterable[Outgoing], settled: Callable[[], None]) -> None:
+    def _publish(
+        self,
+        delivery: Delivery,
+        messages: list[Outgoing],
+        settled: Callable[[], None],
+        later: Iterator[Outgoing] | None = None,
+    ) -> None:
         self.outstanding += 1
-        _Settling(self, delivery, settled).publish(self._broker, messages)
+        _Settling(self, delivery, settled).publish(self._broker, messages, later)
 
 
 def told_messages(told: Sequence[Told]) -> list[Outgoing]:
@@ -192,13 +201,14 @@ class _Settling:
         self._settled = settled
         self._keep = False
 
-    def publish(self, broker: Broker, messages: Iterable[Outgoing]) -> None:
-        """Publish them all, some at a time."""
+    def publish(self, broker: Broker, messages: list[Outgoing], later: Iterator[Outgoing] | None) -> None:
+        """Publish them all, some at a time; ``later`` are made when it is their turn."""
         send = partial(self._send, broker, attempts=PUBLISH_ATTEMPTS)
-        self._window = Window(self._each(messages), send, over=self._finish)
+        every = messages if later is None else chain(messages, self._each(later))
+        self._window = Window(every, send, over=self._finish)
         self._window.fill()
 
-    def _each(self, messages: Iterable[Outgoing]) -> Iterator[Outgoing]:
+    def _each(self, messages: Iterator[Outgoing]) -> Iterator[Outgoing]:
         try:
             yield from messages
         except Exception:  # they are made one by one, long after the others perhaps

@@ -21,7 +21,7 @@ class Window(Generic[T]):
         self._send = send
         self._over = over
         self._under_way = 0
-        self._filling = False
+        self._filling = self._all_sent = False
 
     def fill(self) -> None:
         """Send as many as may be under way."""
@@ -29,8 +29,12 @@ class Window(Generic[T]):
             return
         self._filling = True
         try:
-            while self._under_way < UNDER_WAY and (message := next(self._messages, None)) is not None:
-                self.send(message)
+            while self._under_way < UNDER_WAY and not self._all_sent:
+                message = next(self._messages, None)
+                if message is None:
+                    self._all_sent = True
+                else:
+                    self.send(message)
         finally:
             self._filling = False
         if not self._under_way:
@@ -44,4 +48,5 @@ class Window(Generic[T]):
     def settled(self) -> None:
         """One of them has ended, well or not."""
         self._under_way -= 1
-        self.fill()
+        if not (self._under_way and self._all_sent):
+            self.fill()
