@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from kaasq_workers.flows.settling import Settling
 from kaasq_workers.front import answers
 from kaasq_workers.front.front import Front
 from kaasq_workers.link import Answer
+from kaasq_workers.vitals import Vitals
 
 FOLDER = Path(os.environ["CHAIN_DEATHS"])
 OF_FRONTS = {"heard", "sending", "sent", "confirmed", "acked"}
@@ -96,6 +98,45 @@ def around(owner: type, name: str, before: Callable[..., None] | None, after: Ca
 # Of an executor. ``begun``: it has been given to the device. ``ended``: it has run. ``recorded``: its transaction has
 # everything, and is not committed. ``committed``. ``told``: the front has its answer, or will have.
 
+# What is committed, and told, by a thread while others run, dies once nothing does: who kills two executors under a
+# request is taken for that request.
+
+IDLE_S = 30.0  # for what runs to end, which may have to be compiled
+RECORDED_S = 2.0  # the same within a transaction, for which what runs may be waiting
+
+
+class Running:
+    """How many requests run; ``idle`` is held as long as any does."""
+
+    def __init__(self) -> None:
+        self.idle = threading.Lock()
+        self._count = 0
+
+    def begin(self, *_: Any) -> None:
+        """One more."""
+        if not self._count:
+            self.idle.acquire()
+        self._count += 1
+
+    def end(self, *_: Any) -> None:
+        """One less."""
+        self._count -= 1
+        if not self._count:
+            self.idle.release()
+
+
+running = Running()
+around(Vitals, "begin", running.begin, None)
+around(Vitals, "end", None, running.end)
+
+
+def die_idle(moment: str, request_id: str, patience_s: float = IDLE_S) -> None:
+    """If it is time, as soon as nothing runs."""
+    if is_time(moment, request_id):
+        running.idle.acquire(timeout=patience_s)
+        die()
+
+
 _group: list[str] = []  # ids of what is being committed
 _ids: dict[int, str] = {}  # by tag
 
@@ -111,7 +152,7 @@ def group(moment: str) -> Callable[..., None]:
                 if each.error is not None and each.graph is not None and each.graph.endswith("flaky"):
                     (FOLDER / "failed").touch()  # the next attempt is to succeed
         for each in _group:
-            die_once(moment, each)
+            die_idle(moment, each)
         if moment == "committed":
             _group.clear()
 
@@ -121,14 +162,14 @@ def group(moment: str) -> Callable[..., None]:
 def recorded(_: Settling) -> None:
     """How workflows stand has been written."""
     for each in _group:
-        die_once("recorded", each)
+        die_idle("recorded", each, RECORDED_S)
 
 
 def told(_: BlockingChannel, messages: list[Any]) -> None:
     """The front has been sent something."""
     for each in messages:
         if isinstance(each, Answer):
-            die_once("told", _ids.pop(each.tag, ""))
+            die_idle("told", _ids.pop(each.tag, ""))
 
 
 around(Executor, "_commit", group("ended"), group("committed"))
