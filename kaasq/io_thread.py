@@ -88,11 +88,14 @@ class IoThread:
         if self._finished:
             self._drain()
         elif not self._waking and self._loop is not None:
-            self._waking = True
             try:
+                self._waking = True
                 (self._loop.call_soon if self.inside else self._loop.call_soon_threadsafe)(self._drain)
             except RuntimeError:  # the loop was closed this very moment
                 self._drain()
+            except BaseException:  # Ctrl-C: it may not have been woken
+                self._waking = False
+                raise
 
     def turn(self, function: Callable[..., object], *args: Any) -> None:
         """Run it, and then what it left ``at_end``. Every way into this thread that may lead to much output goes

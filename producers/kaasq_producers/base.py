@@ -83,8 +83,10 @@ class ClientBase:
             self._closed = True
             core = self._core
         if core is not None:
-            if threading.get_ident() != core.io_thread:  # which brings the confirmations
-                core.withdrawals.wait_until_told(CANCEL_TIMEOUT_S)
-            core.stop()
-            core.broker.close(CLOSE_TIMEOUT_S)
+            try:
+                if threading.get_ident() != core.io_thread:  # which brings the confirmations
+                    core.wait_until_told(CANCEL_TIMEOUT_S)
+            finally:  # also if a second Ctrl-C ends the waiting: the broker is told what it can still be told
+                core.stop()
+                core.broker.close(CLOSE_TIMEOUT_S)
         self.buffers.close()

@@ -30,7 +30,7 @@ from kaasq_producers.flows.listing import LISTED, Looking, Workflows
 from kaasq_producers.flows.prepare import check_flow_id
 from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.flows.run import Run
-from kaasq_producers.futures import FlowFuture, ResultFuture, Waiter, futures_of
+from kaasq_producers.futures import FlowFuture, ResultFuture, Waiter, futures_of, or_abandon
 from kaasq_producers.prepare import AnyGraph
 from kaasq_producers.references import BufferRef
 from kaasq_producers.result import Result
@@ -310,14 +310,14 @@ class Client(ClientBase):
 
     def _result(self, core: ClientCore, prepared: Sendable, steps: Steps[ResultFuture] = NONE) -> Result:
         waiter: Waiter[Result] = Waiter()
-        call = self._send(core, prepared, waiter.set, steps)
-        for future, step in zip(steps, call.chain(), strict=True):
-            future.attach(core, step)
-        try:
+
+        def run() -> Result:
+            call = self._send(core, prepared, waiter.set, steps)
+            for future, step in zip(steps, call.chain(), strict=True):
+                future.attach(core, step)
             return waiter.wait()
-        except BaseException:  # Ctrl-C among others: nobody waits any more
-            core.cancel(call)  # of no effect if it has ended
-            raise
+
+        return or_abandon(run, lambda: core.abandon(waiter.set))  # nobody waits any more
 
     def _send(
         self, core: ClientCore, prepared: Sendable, on_result: OnResult, steps: Steps[ResultFuture] = NONE

@@ -41,6 +41,7 @@ class ClientCore:
         self.listeners = Listeners()
         self.io_thread = 0
         """The I/O thread's ident: who waits there for a reply waits for ever."""
+        self._abandoned = False
         self._publishing = publishing = Publishing(broker, self.route, self.pending, self._refused)
         self._endings = Endings(self.pending, buffers, publishing.publish)
         self._replies = ReplyQueue(
@@ -109,6 +110,28 @@ class ClientCore:
                 self.withdrawals.withdraw(each.id)
             self._endings.end(each, Cancelled(f"request {each.id} was cancelled with what it follows", id=each.id))
         return True
+
+    def abandon(self, on_result: OnResult) -> None:
+        """Cancel the call that was to tell this, if it has been sent and has no reply.
+
+        On the I/O thread, where no Ctrl-C ends it half way; so this may be interrupted, and done again.
+        """
+
+        def cancel() -> None:
+            for call in self.pending.all():
+                if call.on_result == on_result:
+                    self.cancel(call)
+
+        self._abandoned = True
+        self.broker.call_soon(cancel)
+
+    def wait_until_told(self, timeout_s: float) -> None:
+        """Block until the broker has what was cancelled, at most about so long, and only while it is there."""
+        if self._abandoned:
+            handed_over = threading.Event()
+            self.broker.call_soon(handed_over.set)
+            handed_over.wait(timeout_s)
+        self.withdrawals.wait_until_told(timeout_s)
 
     def stop(self, error: KaasqError | None = None) -> None:
         """Send nothing more, and tell everybody who waits."""

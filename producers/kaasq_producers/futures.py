@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kaasq.errors import BrokerLost, KaasqError
@@ -16,6 +17,8 @@ from kaasq_producers.steps import NONE, Steps
 from kaasq_producers.then import Then, named
 
 T = TypeVar("T")
+
+MOST_INTERRUPTS = 20
 
 
 class Waiter(Generic[T]):
@@ -42,6 +45,33 @@ class Waiter(Generic[T]):
             raise value
         assert value is not None
         return value
+
+
+def or_abandon(act: Callable[[], T], abandon: Callable[[], None]) -> T:
+    """What ``act`` gives, or raises. Where it is interrupted, by Ctrl-C among others, ``abandon`` comes first.
+
+    Once or twice: Ctrl-C may come again in a moment, and raises in the middle of anything.
+    """
+    try:
+        try:
+            return act()
+        except KaasqError:
+            raise
+        except BaseException:
+            _insist(abandon)
+            raise
+    except KaasqError:
+        raise
+    except BaseException:  # a second one, perhaps, before the first one's abandoning was done
+        _insist(abandon)
+        raise
+
+
+def _insist(abandon: Callable[[], None]) -> None:
+    for _ in range(MOST_INTERRUPTS):
+        with suppress(KeyboardInterrupt):
+            return abandon()
+    return None
 
 
 class ResultFuture(concurrent.futures.Future[Result]):

@@ -8,6 +8,8 @@ import os
 import queue
 import select
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,6 +49,7 @@ from tests.support.logs import log_lines
 from tests.support.messaging import States
 from tests.support.waiting import until
 
+ROOT = Path(__file__).parents[2]
 X = np.arange(4, dtype=np.float32)
 Y = np.ones(4, dtype=np.float32)
 GRAPH = graphs.saxpy()
@@ -439,6 +442,58 @@ def test_closing_waits_until_a_cancellation_is_confirmed(
     with Client(broker, settings=settings) as client:
         assert client.submit(GRAPH, x=X, y=Y).cancel()
     assert topology.CONTROL in broker.confirmed
+
+
+INTERRUPTED_TWICE = """
+import itertools, os, signal, sys, threading, time
+from pathlib import Path
+from kaasq import topology
+from kaasq.memory import MemoryBroker, MemoryNode
+from kaasq.settings import Settings
+from kaasq_producers import Client
+from tests.support.fake_worker import FakeWorker, Held
+from tests.support.graphs import saxpy
+from tests.support.waiting import until
+
+class Recording(MemoryBroker):
+    published: list[str]
+    def publish(self, message, *, exchange, **more):
+        super().publish(message, exchange=exchange, **more)
+        self.published.append(exchange)
+
+def interrupt(held, gap_s, sent):
+    held.next()
+    time.sleep(0.005)  # it waits for the reply by now; if not, that has to hold at this moment, too
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(gap_s)
+    os.kill(os.getpid(), signal.SIGINT)
+    sent.set()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
+node, held, graph = MemoryNode(), Held(), saxpy()
+settings = Settings(store=sys.argv[1])
+with FakeWorker(MemoryBroker(node, "worker"), held):
+    for gap_us in range(20, 420, 20):
+        broker, sent = Recording(node, "ann"), threading.Event()
+        broker.published = []
+        thread = threading.Thread(target=interrupt, args=(held, gap_us / 1e6, sent))
+        thread.start()
+        try:
+            try:
+                with Client(broker, settings=settings) as client:
+                    client.run(graph, x=[1, 2, 3, 4], y=[0, 0, 0, 0])
+            finally:
+                sent.wait()
+        except KeyboardInterrupt:
+            thread.join()
+        until(lambda: topology.CONTROL in broker.published)
+"""
+
+
+def test_a_request_is_cancelled_also_by_two_interrupts_within_a_moment(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", INTERRUPTED_TWICE, str(tmp_path / "store")]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.stderr, done.returncode) == ("", 0)
 
 
 def test_closing_without_a_broker_does_not_wait_for_cancellations(
