@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import numpy as np
 import pytest
 
 from kaasq import codec
+from kaasq.errors import StoreFull
 from kaasq.messages import Continuation, Output, Reply, Request, Source
 from kaasq_storage import BufferStore, Outcome, open_store
 from kaasq_workers.devices.cpu import CpuDevice
@@ -156,6 +158,28 @@ def test_what_began_behind_one_that_could_not_be_committed_never_was_and_what_wa
     assert (failed.id, failed.error.code) == ("r+1", "quota_exceeded")
     assert (second.onward, second.then) == (None, [])
     assert [store.outcome("guest", each) is not None for each in ("r", "r+1", "r+2")] == [True, False, False]
+
+
+def test_what_began_behind_one_of_which_nothing_could_be_written_never_was(store, device, folder):
+    """The disk is so full that not even the failure is recorded."""
+
+    def full() -> NoReturn:
+        until((folder / "begun").exists)
+        raise StoreFull("the disk is full")
+
+    request = Request(graph=ONE, then=(Continuation(graph=held(folder).freeze()),))
+    with serving(store, device) as one:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(store, "transaction", full)
+            one.send(job(request))
+            (first,) = one.answers(1)
+        (folder / "end").touch()
+        one.send(marker())
+        assert reply(one.answers(1)[0]).id == "marker"
+    failed = reply(first)
+    assert failed.error is not None
+    assert (failed.error.code, failed.then, first.onward, first.then) == ("store_full", (), None, [])
+    assert [store.outcome("guest", each) for each in ("r", "r+1")] == [None, None]
 
 
 def test_a_step_reads_the_name_that_the_one_before_it_moved(store, device):
