@@ -252,7 +252,12 @@ def cancel(*, flow_id: str, **flags: Any) -> None:
     with _client(_settings(flags)) as client:
         attached = client.attach(flow_id)
         attached.cancel()
-        click.echo(f"workflow {flow_id} {_became(attached)}")
+        try:
+            click.echo(f"workflow {flow_id} {_became(attached)}")
+        except NameNotFound as error:
+            raise NameNotFound(
+                f"{error.message}. One that is sent under that id before result_ttl is over is cancelled", name=flow_id
+            ) from None
 
 
 def _awaited(future: FlowFuture, sent: Run) -> FlowResult:
