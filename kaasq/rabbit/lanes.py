@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from kaasq.broker import Message
-from kaasq.rabbit.encoding import decode_properties, encode_properties, short
+from kaasq.rabbit.encoding import decode_properties, encode_properties, repeated
 
 METHOD, HEADER, BODY = 1, 2, 3
 END = b"\xce"
@@ -93,7 +93,7 @@ class Lane:
         """Send a message. What cannot be encoded raises as encode_properties says, and nothing of it is sent."""
         channel, body = self._channel, message.body
         properties = encode_properties(message, self._frame_max)
-        where = short(exchange) + short(routing_key)
+        where = repeated(exchange) + repeated(routing_key)
         size = len(body)
         parts = [
             _METHOD.pack(METHOD, channel, 7 + len(where), 60, 40) + b"\x00\x00" + where,
