@@ -145,7 +145,11 @@ def test_its_own_check_refuses_a_wrong_call(client):
         ("scribble", KernelFailed, "failed: ValueError: assignment destination is read-only"),
         ("misread", KernelFailed, "failed: ValueError: cannot reshape array of size 4"),
         ("confused", ModuleRejected, r"the check of built-in 'faulty.confused' failed: KeyError: 'nothing'"),
-        ("absent", ModuleRejected, "there is no built-in 'faulty.absent' here; .* faulty.fail, .* spectrum.power"),
+        (
+            "absent",
+            ModuleRejected,
+            "there is no built-in 'faulty.absent' here .*; there are .* faulty.fail, .* spectrum.power",
+        ),
         ("runless", ModuleRejected, "there is no built-in 'faulty.runless' here"),
     ],
 )

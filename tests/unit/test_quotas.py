@@ -45,8 +45,8 @@ def test_quotas_are_read_from_the_file(tmp_path):
             "[quotas]\nqueud = 3",
             "kaasq.toml: quotas.queud: unknown setting .did you mean queued..; known are .*stored_bytes",
         ),
-        ("[quotas]\nqueued = -3", "kaasq.toml: quotas: .*>= 0"),
-        ("[quotas]\nwindow = 0", "kaasq.toml: quotas: .*> 0"),
+        ("[quotas]\nqueued = -3", "kaasq.toml: quotas.queued: -3: .*>= 0"),
+        ("[quotas]\nwindow = 0", "kaasq.toml: quotas.window: 0: .*> 0"),
         ("[quotas.tenants.ann]\nqueue = 3", "quotas.tenants.ann.queue: unknown setting .did you mean queued"),
         ("[quotas.tenants.ann]\ntenants = {}", "quotas.tenants.ann.tenants: unknown setting; known are stored_bytes"),
         (
