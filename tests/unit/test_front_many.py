@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from kaasq_workers.front.window import UNDER_WAY
@@ -36,6 +38,23 @@ def test_steps_that_are_due_go_out_some_at_a_time_in_order_and_then_the_request_
         bench.loop.confirm_all()
     assert taken.settled == "ack"
     assert published(bench) == [f"one+{number}" for number in range(1, MANY + 1)]
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_what_was_published_is_freed_without_the_collector(bench, count):
+    def answer(name: str) -> None:
+        bench.take(name)
+        bench.answer(*bench.executor.received(), then=steps(count))
+        bench.loop.confirm_all()
+
+    answer("one")
+    gc.collect()
+    gc.disable()
+    try:
+        answer("two")
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_others_are_answered_between_them(bench):

@@ -248,6 +248,7 @@ class _Settling:
         broker.publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done)
 
     def _finish(self) -> None:
+        del self._window  # they refer to each other: no cycle, with bodies of messages, is left to the collector
         self._answers.outstanding -= 1
         if self._keep:
             self._delivery.requeue()  # of no effect once rejected, or on a lost connection: then the broker does it
