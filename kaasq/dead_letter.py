@@ -76,8 +76,10 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return f"subscription {self.subscription!r}" if self.subscription is not None else f"{self.tenant}"
 
     @property
-    def has_outcome(self) -> bool:
-        """Whether a worker recorded how it ended before it wrote this: under its id it is answered so, and not run."""
+    def may_have_outcome(self) -> bool:
+        """Whether a worker recorded how it ended before it wrote this: under its id it is answered so, and not run,
+        until that outcome expires. Letters are kept for longer.
+        """
         return self.by == "worker" and self.code == KernelFailed.code
 
     @property

@@ -215,16 +215,17 @@ def test_replay_publishes_the_request_as_it_was_and_then_removes_the_letter(grav
     assert replayed[-1] not in {"crashed-1", "crashed-2"}
 
 
-def test_what_has_its_outcome_stays_unless_it_is_to_run_anew_or_to_be_told_once_more(graveyard, dead):
+def test_what_may_have_its_outcome_stays_unless_it_is_to_run_anew_or_to_be_told_once_more(graveyard, dead):
     graveyard.bury("crashed-1", "crashed-2", "crashed-3")
     graveyard.bury("refused-1", code="unroutable")
     code, out, err = dead("replay", "crashed-1")
     assert (code, out) == (1, "")
-    assert "kaasq: bad_request: crashed-1: it has its outcome (kernel_failed), from which it would be answered" in err
+    assert "kaasq: bad_request: crashed-1: it may have its outcome (kernel_failed), and then would not run" in err
     assert "--new-id" in err
+    assert "--same-id has the outcome told once more, or runs it again if that has expired" in err
     code, out, err = dead("replay", "--all")
     assert (code, out) == (1, "published 1 again\n")
-    assert "kaasq: 3 left in the queue: it has its outcome (kernel_failed)" in err
+    assert "kaasq: 3 left in the queue: it may have its outcome (kernel_failed)" in err
     assert graveyard.ids() == ["crashed-1", "crashed-2", "crashed-3"]
     assert dead("replay", "crashed-1", "--same-id")[:2] == (0, "published 1 again\n")
     assert dead("replay", "crashed-2", "--new-id")[:2] == (0, "published 1 again\n")

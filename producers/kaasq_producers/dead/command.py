@@ -79,8 +79,9 @@ def show(*, id_: str, as_json: bool, **given: Any) -> None:
 @click.option(
     "--new-id/--same-id",
     default=None,
-    help="As new requests, which run whatever became of the old ones; or under their own ids, also where one has an "
-    "outcome and is answered from that, not run (default: such letters stay).",
+    help="As new requests, which run whatever became of the old ones; or under their own ids, also where one may have "
+    "its outcome: that is told once more, or the request runs again if its outcome has expired (default: such letters "
+    "stay).",
 )
 @click.option("--publish-as", metavar="URL", help="Publish with this login: the tenant's own.")
 def replay(*, ids: tuple[str, ...], all_: bool, new_id: bool | None, publish_as: str | None, **given: Any) -> None:
@@ -88,9 +89,10 @@ def replay(*, ids: tuple[str, ...], all_: bool, new_id: bool | None, publish_as:
     broker has confirmed its request.
 
     They keep their ids: what has an outcome by now is answered from that, not run twice, and whoever awaits one gets
-    its reply. What killed its executors (kernel_failed) has that as its outcome: its letter stays, unless you say
-    --new-id, which runs it, or --same-id, which has the outcome told once more. RabbitMQ lets a user publish as another
-    tenant only with the tag `impersonator`; otherwise give the tenant's own login with --publish-as.
+    its reply. What killed its executors (kernel_failed) has that as its outcome until result_ttl is over, and would not
+    run: its letter stays, unless you say --new-id, which runs it, or --same-id, which has the outcome told once more,
+    or runs the request again if the outcome has expired. RabbitMQ lets a user publish as another tenant only with the
+    tag `impersonator`; otherwise give the tenant's own login with --publish-as.
 
     \b
     kaasq dead replay 0193a1c2-7f3e
@@ -106,10 +108,10 @@ def replay(*, ids: tuple[str, ...], all_: bool, new_id: bool | None, publish_as:
     ):
 
         def publish(letter: DeadLetter) -> None:
-            if new_id is None and letter.has_outcome:
+            if new_id is None and letter.may_have_outcome:
                 raise BadRequest(
-                    f"it has its outcome ({letter.code}), from which it would be answered without being run: --new-id "
-                    "runs it as a new request, --same-id has that outcome told once more",
+                    f"it may have its outcome ({letter.code}), and then would not run: --new-id runs it as a new "
+                    "request, --same-id has the outcome told once more, or runs it again if that has expired",
                     at=letter.id if ids else None,  # of many, how many will do
                 )
             out.publish(*again(letter, fresh_id=bool(new_id)))
