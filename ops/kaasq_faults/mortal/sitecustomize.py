@@ -220,11 +220,11 @@ class Settle(answers._Settling):
             self._sent += 1
             super()._send(broker, outgoing, attempts=attempts)
 
-    def _finish(self) -> None:
+    def _finish(self, whole: bool) -> None:
         if _doomed:
             return
         die_once("confirmed", self._delivery.message.message_id or "")
-        super()._finish()
+        super()._finish(whole)
         if is_time("acked", self._delivery.message.message_id or ""):
             doom(self._broker)
 

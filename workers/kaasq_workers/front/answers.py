@@ -155,7 +155,7 @@ class Answers:
             _noted(error)
             window.settled()
 
-        window = Window(steps, send, over=lambda: None)
+        window = Window(steps, send, over=lambda _: None)
         window.fill()
 
     def _publish(
@@ -204,17 +204,9 @@ class _Settling:
     def publish(self, broker: Broker, messages: list[Outgoing], later: Iterator[Outgoing] | None) -> None:
         """Publish them all, some at a time; ``later`` are made when it is their turn."""
         send = partial(self._send, broker, attempts=PUBLISH_ATTEMPTS)
-        every = messages if later is None else chain(messages, self._each(later))
+        every = messages if later is None else chain(messages, later)
         self._window = Window(every, send, over=self._finish)
         self._window.fill()
-
-    def _each(self, messages: Iterator[Outgoing]) -> Iterator[Outgoing]:
-        try:
-            yield from messages
-        except Exception:  # they are made one by one, long after the others perhaps
-            self._keep = True
-            self._delivery.reject()  # kept in the dead-letter queue
-            raise
 
     def _send(self, broker: Broker, outgoing: Outgoing, *, attempts: int) -> None:
         message, exchange, routing_key, instead = outgoing
@@ -247,10 +239,12 @@ class _Settling:
         mandatory = exchange == REQUESTS
         broker.publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done)
 
-    def _finish(self) -> None:
+    def _finish(self, whole: bool) -> None:
         del self._window  # they refer to each other: no cycle, with bodies of messages, is left to the collector
         self._answers.outstanding -= 1
-        if self._keep:
+        if not whole:
+            self._delivery.reject()  # kept in the dead-letter queue
+        elif self._keep:
             self._delivery.requeue()  # of no effect once rejected, or on a lost connection: then the broker does it
         else:
             self._delivery.ack()
