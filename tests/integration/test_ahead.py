@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from kaasq.messages import Continuation, Output, Reply, Request, Source
 from kaasq_storage import BufferStore, Outcome, open_store
 from kaasq_workers.devices.cpu import CpuDevice
 from kaasq_workers.executor import committing
+from kaasq_workers.executor.following import Followers
 from kaasq_workers.executor.identity import WITHDRAWN, digest
 from kaasq_workers.link import Answer, Job
 from kaasq_workers.vitals import next_tag
@@ -207,6 +208,39 @@ def test_a_chain_that_is_cancelled_before_its_first_step_is_durable_has_no_secon
         one.send(marker())
         assert reply(one.answers(1)[0]).id == "marker"
     assert [store.outcome("guest", each) for each in ("r+1", "r+2")] == [None, None]
+
+
+def test_what_breaks_after_an_outcome_is_durable_is_tried_once_more(store, device, monkeypatch):
+    """Otherwise a request that ended well would be told to have failed, and nothing would follow it."""
+    calls, made = 0, Followers.following
+
+    def following(self: Followers, *given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls <= 2:  # as it is foretold, and once it is durable
+            raise RuntimeError("broken")
+        return made(self, *given)
+
+    monkeypatch.setattr(Followers, "following", following)
+    with serving(store, device) as one:
+        one.send(job(Request(graph=ONE, then=(Continuation(graph=ONE),))))
+        first, second = one.answers(2)
+    assert [reply(each).status for each in (first, second)] == ["ok", "ok"]
+    assert [each.id for each in reply(first).then] == [reply(second).id] == ["r+1"]
+
+
+def test_an_executor_that_waits_for_a_commit_does_not_look_for_its_end_all_the_time(store, device, folder):
+    """It would keep the interpreter's lock from the thread that commits."""
+    many = 2 * committing.GROUP_SIZE + 1
+    with serving(store, device, store_sync=True) as one:
+        with store.transaction():
+            one.send(*(job(Request(graph=ONE), tag, id=f"r{tag}") for tag in range(1, many + 1)))
+            time.sleep(0.2)  # until a group is full beside the one that is being committed
+            before = one.vitals.turns
+            time.sleep(0.2)
+            turns = one.vitals.turns - before
+        assert len(one.answers(many)) == many
+    assert 0 < turns < 1000
 
 
 def test_an_executor_whose_commits_do_not_end_shows_it(store, device, monkeypatch):

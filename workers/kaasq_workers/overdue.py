@@ -26,7 +26,7 @@ Ids = dict[str, Annotated[str, msgspec.Meta(min_length=1, max_length=REQUEST_ID_
 def overdue(store: Path) -> Ids:
     """By tenants, a workflow of theirs that stands still. Raises OSError, ValueError and what subprocess raises."""
     ran = subprocess.run(
-        [sys.executable, "-m", "kaasq_workers.overdue", str(store)],
+        [sys.executable, "-P", "-m", "kaasq_workers.overdue", str(store)],
         capture_output=True,
         check=True,
         timeout=TIMEOUT_S,

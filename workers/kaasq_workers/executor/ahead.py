@@ -74,4 +74,5 @@ class Made:
         """The request with that body, once."""
         if not self._by_body or len(body) > MOST_BYTES:  # else the body is hashed, which takes as long as reading it
             return None
-        return self._by_body.pop(body, None)
+        with self._lock:
+            return self._by_body.pop(body, None)

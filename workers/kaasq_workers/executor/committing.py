@@ -88,6 +88,11 @@ class Commits:
         return bool(self._awaited)
 
     @property
+    def working(self) -> bool:
+        """Whether a group is being committed."""
+        return self._working_since_s is not None
+
+    @property
     def stuck(self) -> bool:
         """Whether a commit takes longer than any should."""
         since_s = self._working_since_s

@@ -53,6 +53,7 @@ LOOK_S = 1.0  # after workflows that may stand still
 FIRST_GC_S = 1.0  # what crashed processes left in the store goes soon after a start, but does not delay it
 TURN_S = 1.0  # a loop with nothing to do goes round all the same: the front sees that it is not stuck
 SPIN_S = 200e-6  # without pause until something ends; then pauses of an eighth of the time waited, at most
+YIELD_S = 20e-6  # for the thread that commits: looking all the time would keep the interpreter's lock from it
 MOST_PAUSE_S = 250e-6  # so a request that comes while a long one runs starts soon
 IDLE_S = 5e-3  # without anything to do, before a little of the time is used to prepare for what may come
 
@@ -174,11 +175,15 @@ class Executor:
         alone = not line.waiting and not line.flying  # nobody is left to share the commit with
         if commits.pending and (finished is None or commits.ripe or alone or self._device.poisoned):
             commits.flush()
-        elif finished is None and line.flying:
+        if finished is not None:
+            return
+        if line.flying:
             waited = now - max(self._landed_s, self._begun_s)
             if waited > SPIN_S:
                 time.sleep(min(MOST_PAUSE_S, waited / 8))
-        elif finished is None and (line.waiting or commits.awaited):
+            elif commits.pending or commits.working:
+                commits.wait(YIELD_S)
+        elif line.waiting or commits.awaited:
             commits.wait(HEAR_S)
 
     def _hand_over(self, line: Line[Flight], commits: Commits, *, onward: bool) -> None:
@@ -319,14 +324,14 @@ class Executor:
         others = [each for each in answer.then if each is not onward]
         return msgspec.structs.replace(answer, then=others, onward=onward)
 
-    def _commit(self, group: list[Ended]) -> list[Answer | None]:
+    def _commit(self, group: list[Ended], *, again: bool = False) -> list[Answer | None]:
         try:
             return self._committer.commit(group)
         except Exception as error:  # noqa: BLE001 - whatever one request's outcome does, the others get theirs
-            if len(group) > 1:
-                return [answer for each in group for answer in self._commit([each])]
-            (ended,) = group
             known = isinstance(error, KaasqError)
+            if len(group) > 1 or not (known or again):  # what broke may have done so once the outcome was durable
+                return [answer for each in group for answer in self._commit([each], again=len(group) == 1)]
+            (ended,) = group
             self._log.warning("commit.failed", request=ended.job.id, error=str(error), exc_info=not known)
             ended.discard()
             ended.digest, ended.replay, ended.queued_us, ended.settled = None, None, 0, None

@@ -17,7 +17,7 @@ from kaasq.ids import following_id
 from kaasq.messages import Binding, Output, Reply, Stored
 from kaasq.model import Buffer, Number
 from kaasq_storage import BufferStore, Outcome
-from kaasq_workers.flows.records import Book
+from kaasq_workers.flows.records import Book, Head
 
 REPLIES = 256  # kept decoded: all items of a map take the output of the step before it
 REPLY_BYTES = 1 << 20  # no larger ones
@@ -37,16 +37,19 @@ class Piece(NamedTuple):
 
 
 class Replies:
-    """The replies of steps that have completed, from their outcomes. For any thread."""
+    """The replies of steps that have completed, from their outcomes. For any thread.
+
+    Of each run of a workflow by itself: once one is forgotten, another may have its id, and its steps theirs.
+    """
 
     def __init__(self, store: BufferStore) -> None:
         self._store = store
-        self._kept: OrderedDict[tuple[str, str], Reply] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, int, str], Reply] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, tenant: str, request_id: str, find: Find | None = None) -> Reply:
+    def of(self, tenant: str, head: Head, request_id: str, find: Find | None = None) -> Reply:
         """Raises BufferMissing if the outcome is gone. ``find``: where else than in the store to look for it."""
-        key = (tenant, request_id)
+        key = (tenant, request_id, head.started_ms, head.digest)
         with self._lock:
             reply = self._kept.get(key)
             if reply is not None:
@@ -228,7 +231,7 @@ class Sources:
         record = self._book.item(number, item if spec.map is not None else 0)
         if record.state != "completed":
             return None
-        reply = self._replies.of(self._tenant, following_id(self._flow, record.number), self._find)
+        reply = self._replies.of(self._tenant, self._book.head, following_id(self._flow, record.number), self._find)
         found = reply.outputs.get(output)
         if found is None:
             raise WorkerFailed(f"the outcome of step {step!r} lacks its output {output!r}")

@@ -9,7 +9,7 @@ from kaasq.errors import BufferMissing
 from kaasq.flows.model import FlowReply, FlowStatus, ItemStatus, StepStatus
 from kaasq.ids import following_id
 from kaasq_workers.flows.definitions import Definition
-from kaasq_workers.flows.records import Book
+from kaasq_workers.flows.records import Book, Head
 from kaasq_workers.flows.sources import Replies
 
 PAGE = 1000  # items in one reply
@@ -81,16 +81,16 @@ def with_items(
                     )
                 )
     found.sort(key=lambda each: each.number)
-    page = [_measured(each, replies, tenant) for each in found[:PAGE]]
+    page = [_measured(each, book.head, replies, tenant) for each in found[:PAGE]]
     return msgspec.structs.replace(status, items=tuple(page), more=len(found) > PAGE)
 
 
-def _measured(item: ItemStatus, replies: Replies, tenant: str) -> ItemStatus:
+def _measured(item: ItemStatus, head: Head, replies: Replies, tenant: str) -> ItemStatus:
     """With what its outcome knows, if it has completed and the outcome is still there."""
     if item.state != "completed":
         return item
     try:
-        reply = replies.of(tenant, item.id)
+        reply = replies.of(tenant, head, item.id)
     except BufferMissing:
         return item
     timings = msgspec.structs.replace(reply.timings, total=reply.timings.total + reply.timings.queued)

@@ -44,7 +44,7 @@ class ProcessInformant:
         self._reader = FrameReader(Said, ANSWER_BYTES + FRAMED)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kaasq_workers.informing", str(theirs.fileno()), str(store), device],
+                [sys.executable, "-P", "-m", "kaasq_workers.informing", str(theirs.fileno()), str(store), device],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env={name: value for name, value in os.environ.items() if name not in SECRETS},
