@@ -140,7 +140,10 @@ def labelled(
     label: str | None = None,
     before: tuple[float, str] | None = None,
 ) -> tuple[list[Labelled], int]:
-    """The tenant's requests with that label, or any, the latest first; and how many there are. See the protocol."""
+    """The tenant's requests with that label, or any, the latest first; and how many there are. See the protocol.
+
+    It looks at all that the tenant has, also for a page of them: 3 to 4 us for each.
+    """
     prefix, total = scope(NOTED, tenant), 0
     found: list[tuple[float, str, str]] = []
     for key, raw in scan(txn, prefix):

@@ -164,6 +164,7 @@ class Bench:
         self.executors: list[Executor] = []
         self.ready: list[KaasqError | None] = []
         self.informants: list[Informant] = []
+        self.no_informants = 0  # so many cannot be started
         answers = Answers(self.loop, "/test")
         self.front = Front(self.loop, settings or Settings(), self, answers, self.ready.append, self.inform)
         self.front.start()
@@ -175,6 +176,9 @@ class Bench:
         return self.executors[-1]
 
     def inform(self) -> Informant:
+        if self.no_informants:
+            self.no_informants -= 1
+            raise OSError
         self.informants.append(Informant(len(self.informants)))
         return self.informants[-1]
 

@@ -42,7 +42,7 @@ def replied(bench: Bench) -> list[str | None]:
     return [message.message_id for exchange, _, message in bench.loop.published if exchange == "kaasq.replies"]
 
 
-@pytest.mark.parametrize("call", [STATUS, WAIT, LIST])
+@pytest.mark.parametrize("call", [STATUS, WAIT])
 def test_a_question_that_the_executor_does_not_answer_is_answered_in_its_place(bench, call):
     taken = ask(bench, "one", call)
     (job,) = bench.executor.received()
@@ -52,6 +52,37 @@ def test_a_question_that_the_executor_does_not_answer_is_answered_in_its_place(b
     bench.answer(job)  # the executor's answer comes too late, and is nobody's any more
     assert replied(bench) == ["one"]
     assert bench.front.held == 0
+
+
+def test_a_list_is_not_the_executor_s_at_all(bench):
+    taken = ask(bench, "one", LIST)
+    bench.loop.run_timers()
+    (informant,) = bench.informants
+    say(bench, informant)
+    assert (replied(bench), taken.settled, bench.front.held) == (["one"], "ack", 0)
+    assert bench.executor.received() == []
+
+
+def test_a_list_that_the_process_cannot_give_is_left_to_the_executor(bench):
+    ask(bench, "one", LIST)
+    say(bench, bench.informants[-1], b"")
+    bench.answer(*bench.executor.received())
+    assert (replied(bench), bench.front.held) == (["one"], 0)
+
+
+@pytest.mark.parametrize("executor_is_first", [True, False])
+def test_where_no_process_is_to_be_had_just_now_the_executor_has_the_list_too(bench, executor_is_first):
+    bench.no_informants = 1
+    ask(bench, "one", LIST)
+    (job,) = bench.executor.received()
+    if executor_is_first:
+        bench.answer(job)
+        bench.loop.run_timers()
+        assert bench.informants[-1].asked == []
+    else:
+        say(bench, late(bench))
+        bench.answer(job)
+    assert (replied(bench), bench.front.held) == (["one"], 0)
 
 
 def test_what_the_executor_answers_in_time_nobody_else_is_asked(bench):

@@ -1,4 +1,4 @@
-"""Answers questions about workflows while the executor is busy: a process of its own, for the front of a worker.
+"""Answers questions about workflows in the executor's place: a process of its own, for the front of a worker.
 
 It only reads the store, and runs nobody's code. What an executor broke in the store ends this process, not the front.
 """

@@ -1,9 +1,10 @@
-"""Has questions about workflows answered while the executor is busy: by a process that looks into the store.
+"""Has questions about workflows answered in the executor's place: by a process that looks into the store.
 
-Each question goes to the executor like any request. What that has not answered after a moment, the process is asked,
-too, and whose answer comes first counts. While the executor owes answers that were given in its place, further
-questions go to the process alone, so that they do not pile up with the executor. What the process cannot say (a
-workflow that is awaited has not ended; two died of the question) is left to the executor.
+A question of one workflow goes to the executor like any request. What that has not answered after a moment, the process
+is asked, too, and whose answer comes first counts. While the executor owes answers that were given in its place,
+further questions go to the process alone, so that they do not pile up with the executor. Lists of workflows always do:
+they take a while where there are many, and nobody's request is to wait for them. What the process cannot say (a
+workflow that is awaited has not ended; two died of the question; there is none) is left to the executor.
 
 Everything here runs on the broker's I/O thread.
 """
@@ -91,7 +92,8 @@ class Asking:
         asked = question_of(job)
         if asked is None or self._closed:
             return False
-        if self._owed.get(self._executors.owner_of(job.tenant)) and self._may_ask(asked):
+        alone = asked.flow is None or self._owed.get(self._executors.owner_of(job.tenant))
+        if alone and self._may_ask(asked):
             asked.alone = True
             self._ask(asked)
             return True
@@ -162,6 +164,8 @@ class Asking:
         except OSError as error:  # no process or memory to be had just now
             log.warning("informant.not_started", error=str(error))
             self._pause()
+            for asked in list(self._queue.values()):
+                self._leave(asked)
             return
         informant = self._informant
         self._broker.add_reader(informant.fileno(), self._readable)
@@ -222,7 +226,7 @@ class Asking:
         self._broker.call_later(PAUSE_S, over)
 
     def _leave(self, asked: Asked) -> None:
-        """To the executor."""
+        """To the executor, which may have it already."""
         if asked.alone:
             asked.alone = False
             self._executors.take(asked.job)

@@ -59,7 +59,7 @@ class Front:
         on_ready: Ready,
         informant: StartInformant | None = None,
     ) -> None:
-        """``informant``: what starts a process that answers questions about workflows while the executor is busy."""
+        """``informant``: what starts a process that answers questions about workflows in the executor's place."""
         self._broker = broker
         self._answers = answers
         self._on_ready: Ready | None = on_ready
