@@ -171,7 +171,10 @@ class Unroutable(KaasqError):
 
 
 class BrokerLost(KaasqError):
-    """No broker answers, or the connection went before the broker confirmed."""
+    """No broker answers, or the connection went before the broker confirmed.
+
+    Field ``closed``: it was closed from this side, so there will be no other.
+    """
 
     code = "broker_lost"
 

@@ -202,18 +202,21 @@ class MemoryBroker(IoBroker):
 
     def _remove(self, topology: Topology, done: Done) -> None:
         if self._over:
-            invoke(done, BrokerLost("the broker connection was closed"))
+            invoke(done, BrokerLost("the broker connection was closed", closed=True))
             return
         self._topologies = without(self._topologies, topology)
         self.node.remove(topology)
         invoke(done, None)
 
     def _inspect(self, queue: str, done: Callable[[Inspected | KaasqError], None]) -> None:
-        invoke(done, BrokerLost("the broker connection was closed") if self._over else self.node.inspect(queue))
+        invoke(
+            done,
+            BrokerLost("the broker connection was closed", closed=True) if self._over else self.node.inspect(queue),
+        )
 
     def _try(self, action: Callable[[], None], remember: Callable[[], None]) -> KaasqError | None:
         if self._over:
-            return BrokerLost("the broker connection was closed")
+            return BrokerLost("the broker connection was closed", closed=True)
         try:
             action()
         except KaasqError as error:
@@ -224,7 +227,7 @@ class MemoryBroker(IoBroker):
     def _publish(self, message: Message, exchange: str, routing_key: str, mandatory: bool, done: Done | None) -> None:
         error: KaasqError | None = None
         if self._over:
-            error = BrokerLost("the broker connection was closed")
+            error = BrokerLost("the broker connection was closed", closed=True)
         elif self._lost:
             self._waiting.append((message, exchange, routing_key, mandatory, done))
             return

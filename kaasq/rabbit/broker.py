@@ -244,7 +244,7 @@ class RabbitBroker(IoBroker):
         self._closing = True
         if self._io.inside:
             self._io.call_later(timeout_s, self._abort)
-        self._end(BrokerLost("the broker connection was closed"), on_closed=self._stop)
+        self._end(BrokerLost("the broker connection was closed", closed=True), on_closed=self._stop)
 
     def _stop(self) -> None:
         if self._io.inside:  # else it never started

@@ -760,7 +760,9 @@ def test_close_works_from_a_callback(connect: Connect) -> None:
     mq = connect()
     mq.call_soon(mq.close)
     mq.close()
-    assert isinstance(publish(mq, b""), BrokerLost)
+    error = publish(mq, b"")
+    assert isinstance(error, BrokerLost)
+    assert error.closed
 
 
 def test_a_broker_leaves_no_thread_behind(connect: Connect) -> None:

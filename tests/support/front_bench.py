@@ -123,6 +123,13 @@ class Loop:
         for done in waiting:
             done(None)
 
+    def close(self) -> None:
+        """Nothing is published any more."""
+        self.confirm = BrokerLost("closed", closed=True)
+        waiting, self.unconfirmed = self.unconfirmed, []
+        for done in waiting:
+            done(self.confirm)
+
     def turn(self) -> None:
         for reader in list(self.readers.values()):
             reader()

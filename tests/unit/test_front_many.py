@@ -82,6 +82,20 @@ def test_steps_that_are_published_again_go_out_some_at_a_time(bench):
     assert len(published(bench)) == MANY
 
 
+def test_a_broker_that_is_closed_meanwhile_is_given_no_more_and_that_is_said_once(bench, capsys):
+    taken = [bench.take(key) for key in ("one", "two")]
+    for job in bench.executor.received():
+        bench.answer(job, then=steps())
+    bench.executor.channel.send([Driven("guest", steps())])
+    bench.loop.turn()
+    before = len(bench.loop.published)
+    bench.loop.close()
+    assert len(bench.loop.published) == before
+    assert capsys.readouterr().err.count("publish.failed") == 1
+    assert [each.settled for each in taken] == ["requeue"] * 2  # none of it is lost: others are given it
+    assert idle(bench)
+
+
 def test_all_go_out_where_each_is_confirmed_at_once(bench):
     bench.loop.confirm = None
     taken = bench.take("one")

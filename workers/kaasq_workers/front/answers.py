@@ -44,6 +44,7 @@ class Answers:
         self._broker = broker
         self._source = source
         self.outstanding = 0
+        self._closed = False
 
     def answer(self, delivery: Delivery, accepted: Accepted, answer: Answer, settled: Callable[[], None]) -> None:
         """Reply, event and what follows; then ack."""
@@ -140,7 +141,7 @@ class Answers:
         """Replies that no delivery waits for."""
         for each in told_messages(told):
             self._broker.publish(
-                each.message, exchange=each.exchange, routing_key=each.routing_key, mandatory=False, done=_noted
+                each.message, exchange=each.exchange, routing_key=each.routing_key, mandatory=False, done=self._noted
             )
 
     def drive(self, driven: Driven) -> None:
@@ -152,11 +153,24 @@ class Answers:
             self._broker.publish(message, exchange=exchange, routing_key=key, mandatory=True, done=done)
 
         def done(error: KaasqError | None) -> None:
-            _noted(error)
+            if error is not None and self.note(error):
+                window.stop()
             window.settled()
 
         window = Window(steps, send, over=lambda _: None)
         window.fill()
+
+    def note(self, error: KaasqError, **where: str) -> bool:
+        """Log why a publish failed. Whether the broker is closed, and no other will do better: logged once."""
+        closed = bool(error.detail.get("closed"))
+        if not (closed and self._closed):
+            log.warning("publish.failed", **where, code=error.code, error=error.message)
+        self._closed |= closed
+        return closed
+
+    def _noted(self, error: KaasqError | None) -> None:
+        if error is not None:
+            self.note(error)
 
     def _publish(
         self,
@@ -187,11 +201,6 @@ def told_messages(told: Sequence[Told]) -> list[Outgoing]:
     return messages
 
 
-def _noted(error: KaasqError | None) -> None:
-    if error is not None:
-        log.warning("publish.failed", code=error.code, error=error.message)
-
-
 class _Settling:
     """A delivery whose messages are being published: it is acked once the broker has taken responsibility for all."""
 
@@ -212,8 +221,10 @@ class _Settling:
         message, exchange, routing_key, instead = outgoing
 
         def done(error: KaasqError | None) -> None:
-            if error is not None:
-                log.warning("publish.failed", exchange=exchange, code=error.code, error=error.message)
+            if error is not None and self._answers.note(error, exchange=exchange):
+                self._keep = True
+                self._window.stop()
+            elif error is not None:
                 # The request came over the other connection and may still be ours to settle; giving it back would
                 # count against it, and run it again for nothing. A direct reply (to no exchange) that is lost is one
                 # whose address may have cost a connection: the broker has sent all others again.

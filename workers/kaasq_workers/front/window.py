@@ -22,7 +22,7 @@ class Window(Generic[T]):
     """
 
     def __init__(self, messages: Iterable[T], send: Callable[[T], None], over: Callable[[bool], None]) -> None:
-        """``over``: given whether all were sent."""
+        """``over``: given whether nothing broke."""
         self._messages = iter(messages)
         self._send = send
         self._over = over
@@ -57,6 +57,10 @@ class Window(Generic[T]):
         except BaseException:
             self._under_way -= 1
             raise
+
+    def stop(self) -> None:
+        """Send none after those that are under way."""
+        self._all_sent = True
 
     def settled(self) -> None:
         """One of them has ended, well or not."""
