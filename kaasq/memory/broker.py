@@ -202,21 +202,18 @@ class MemoryBroker(IoBroker):
 
     def _remove(self, topology: Topology, done: Done) -> None:
         if self._over:
-            invoke(done, BrokerLost("the broker connection was closed", closed=True))
+            invoke(done, _closed())
             return
         self._topologies = without(self._topologies, topology)
         self.node.remove(topology)
         invoke(done, None)
 
     def _inspect(self, queue: str, done: Callable[[Inspected | KaasqError], None]) -> None:
-        invoke(
-            done,
-            BrokerLost("the broker connection was closed", closed=True) if self._over else self.node.inspect(queue),
-        )
+        invoke(done, _closed() if self._over else self.node.inspect(queue))
 
     def _try(self, action: Callable[[], None], remember: Callable[[], None]) -> KaasqError | None:
         if self._over:
-            return BrokerLost("the broker connection was closed", closed=True)
+            return _closed()
         try:
             action()
         except KaasqError as error:
@@ -227,7 +224,7 @@ class MemoryBroker(IoBroker):
     def _publish(self, message: Message, exchange: str, routing_key: str, mandatory: bool, done: Done | None) -> None:
         error: KaasqError | None = None
         if self._over:
-            error = BrokerLost("the broker connection was closed", closed=True)
+            error = _closed()
         elif self._lost:
             self._waiting.append((message, exchange, routing_key, mandatory, done))
             return
@@ -309,3 +306,7 @@ class MemoryBroker(IoBroker):
     def _leave(self) -> None:
         for each in list(self._consumers):
             each.lose()
+
+
+def _closed() -> BrokerLost:
+    return BrokerLost("the broker connection was closed", closed=True)
