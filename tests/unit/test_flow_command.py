@@ -198,6 +198,15 @@ def test_run_shows_how_it_goes_on_a_terminal(
     assert out.startswith(f"workflow {starts[0].message_id} (images) completed in ")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts: a shell's background job begins with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_cancels_a_run_and_says_what_became_of_it(
     cli: Run, node: MemoryNode, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +231,7 @@ def test_ctrl_c_cancels_a_run_and_says_what_became_of_it(
     assert f"\nkaasq: workflow {flow} is cancelled\n" in err
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_what_is_awaited_and_says_how_to_go_on(cli: Run, node: MemoryNode) -> None:
     def scripted(call: FlowStart | FlowCall | FlowsCall, message: Message) -> FlowReply | None:
         signal.pthread_kill(int(threading.main_thread().ident or 0), signal.SIGINT)
