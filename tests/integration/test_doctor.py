@@ -133,6 +133,14 @@ def test_request_that_no_worker_gets_to_is_withdrawn_and_becomes_no_dead_letter(
         wait_for(lambda done: busy.declare(pool_topology("images", "cpu"), done), 5)
         taken: list[Delivery] = []
         busy.consume(work_queue("images"), taken.append)
+
+        def consumed() -> bool:
+            said: list[Inspected | KaasqError] = []
+            busy.inspect(work_queue("images"), said.append)
+            until(lambda: said)
+            return isinstance(said[0], Inspected) and said[0].consumers == 1
+
+        until(consumed)
         worker = of_the_broker(settings)["worker"]
         assert worker.state == "warning"
         assert "no worker answered within" in worker.found

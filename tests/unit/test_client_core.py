@@ -463,7 +463,8 @@ class Recording(MemoryBroker):
 
 def interrupt(held, gap_s, sent):
     held.next()
-    time.sleep(0.005)  # it waits for the reply by now; if not, that has to hold at this moment, too
+    main = threading.main_thread().ident
+    until(lambda: sys._current_frames()[main].f_code.co_name == "wait")  # for the reply
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(gap_s)
     os.kill(os.getpid(), signal.SIGINT)
@@ -478,15 +479,16 @@ with FakeWorker(MemoryBroker(node, "worker"), held):
         broker.published = []
         thread = threading.Thread(target=interrupt, args=(held, gap_us / 1e6, sent))
         thread.start()
+        client = Client(broker, settings=settings)
         try:
             try:
-                with Client(broker, settings=settings) as client:
-                    client.run(graph, x=[1, 2, 3, 4], y=[0, 0, 0, 0])
+                client.run(graph, x=[1, 2, 3, 4], y=[0, 0, 0, 0])
             finally:
                 sent.wait()
         except KeyboardInterrupt:
             thread.join()
         until(lambda: topology.CONTROL in broker.published)
+        client.close()
 """
 
 
