@@ -54,7 +54,7 @@ class Held:
         self.taken.put((request, message))
 
     def next(self) -> tuple[Request, Message]:
-        return self.taken.get(timeout=20)
+        return self.taken.get(timeout=60)  # what comes again after a lost connection takes a while
 
 
 class FakeWorker:
