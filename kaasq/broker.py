@@ -129,12 +129,20 @@ class Broker(Protocol):
         """Look at a queue. In one that is not there nothing waits, and nobody consumes from it."""
 
     def publish(
-        self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
+        self,
+        message: Message,
+        *,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool = False,
+        done: Done | None = None,
+        tenant: str | None = None,
     ) -> None:
         """Publish with a confirm: ``done(None)`` once the broker has taken responsibility.
 
         Else ``done`` gets Unroutable (mandatory, and no queue), BrokerRefused (rejected: the queue is full, the
-        message too large) or BrokerLost (the connection went first: it may or may not have arrived).
+        message too large) or BrokerLost (the connection went first: it may or may not have arrived). ``tenant``: who
+        said where it is to go, where that is not the connection's own user.
         """
 
     def consume(

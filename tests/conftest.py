@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from kaasq.settings import Settings
@@ -109,6 +110,13 @@ def pool() -> str:
 def code_folder() -> Path:
     """Where workers keep compiled code by default, each kind of device in its folder: nothing is compiled twice."""
     return Settings().cache_path
+
+
+@pytest.fixture(autouse=True)
+def _log_as_a_library() -> Iterator[None]:
+    """Commands that a test ran in this process configured the log: the next one finds nothing configured."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

@@ -163,7 +163,14 @@ class MemoryBroker(IoBroker):
         self._io.post(self._inspect, queue, done)
 
     def publish(
-        self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
+        self,
+        message: Message,
+        *,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool = False,
+        done: Done | None = None,
+        tenant: str | None = None,  # noqa: ARG002  # no address costs anybody the connection here
     ) -> None:
         # Also on the I/O thread it is done later: a confirm never comes before publish returns.
         self._io.post(self._publish, message, exchange, routing_key, mandatory, done)

@@ -124,9 +124,16 @@ class RabbitBroker(IoBroker):
         self._io.post(self._declarer.inspect, queue, done)
 
     def publish(
-        self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
+        self,
+        message: Message,
+        *,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool = False,
+        done: Done | None = None,
+        tenant: str | None = None,
     ) -> None:
-        item = Publish(message, exchange, routing_key, mandatory, done)
+        item = Publish(message, exchange, routing_key, mandatory, done, tenant or self.tenant)
         publish_it = self._direct.publish if self._direct.takes(item) else self._publisher.publish
         if self._io.inside:
             publish_it(item)

@@ -4,6 +4,8 @@ RabbitMQ (3.10; 4.3 does not) ends the connection of whoever publishes to a dire
 or that names a node which is not there, and tenants write these addresses. So nothing else uses this connection, and a
 reply to a client's channel that none has reached yet goes out when nothing else is on its way. If the connection ends
 over it, it is known which one it was, and the others are sent on the next connection.
+
+Who writes such addresses is told by ``Publish.tenant``: it costs that tenant its own replies.
 """
 
 from __future__ import annotations
@@ -17,18 +19,20 @@ import msgspec
 from kaasq.errors import BrokerLost, KaasqError
 from kaasq.rabbit.connection import Callbacks, Connection
 from kaasq.rabbit.publishing import Publish, Publisher, PublishLimits, tell
+from kaasq.rabbit.suspects import Suspects
 from kaasq.rabbit.wire import WireConnection
 from kaasq.topology import DIRECT_REPLY_TO
 
 INTERNAL_ERROR = 541
 PROVEN = 4096  # channels remembered as reached
+SHARES = 8  # one of so many parts of the bytes that may wait is for a tenant whose address cost the connection
 
 
 class DirectLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What may wait for the connection of direct replies, or be on its way: the requests behind it are not settled yet.
 
-    ``suspects``: how many replies to channels that none has reached may wait, for ``alert_s`` after an address has cost
-    the connection. No more of what a worker may hold can be taken up by forged ones.
+    ``suspects``: how many replies to channels that none has reached may wait of one tenant, for ``alert_s`` after an
+    address of its has cost the connection. No more of what a worker may hold can be taken up by forged ones.
     """
 
     unconfirmed: int = 256
@@ -43,11 +47,13 @@ class DirectLimits(msgspec.Struct, frozen=True, kw_only=True):
 class _Reply:
     """A direct reply until it has been told how it ended."""
 
-    __slots__ = ("channel", "item", "since")
+    __slots__ = ("channel", "item", "since", "size", "tenant")
 
     def __init__(self, item: Publish) -> None:
         self.item = item
-        self.channel = item.routing_key.rpartition(".")[0]  # what follows is the key of one consumer on it
+        self.channel = _channel(item)
+        self.tenant = item.tenant
+        self.size = len(item.message.body)
         self.since = time.monotonic()
 
 
@@ -67,10 +73,10 @@ class DirectReplies:
         self._may_connect = self._connecting = self._blocked = False
         self._over: KaasqError | None = None
         self._why = ""  # there is no connection
-        self._alert_until = float("-inf")
         self._proven: dict[str, None] = {}  # channels that were reached, the latest last
         self._waiting: deque[_Reply] = deque()  # to proven ones
-        self._suspects: deque[_Reply] = deque()  # to others
+        share = limits.waiting_bytes // SHARES
+        self._suspects = Suspects[_Reply](limits.suspects, share, limits.alert_s, time.monotonic)  # to others
         self._sent: dict[_Reply, None] = {}
         self._proving = False  # what is sent is a suspect, alone
         self._suspects_turn = self._pumping = False
@@ -92,8 +98,9 @@ class DirectReplies:
         if refusal is not None:
             tell(item, refusal)
             return
-        self._bytes += len(item.message.body)
-        self._queue(_Reply(item))
+        reply = _Reply(item)
+        self._bytes += reply.size
+        self._queue(reply)
         self._connect()
         self._pump()
 
@@ -103,22 +110,23 @@ class DirectReplies:
         if self._blocked:
             return
         before = time.monotonic() - self._limits.wait_s
-        late = [each for each in (*self._waiting, *self._suspects) if each.since < before]
+        late = [each for each in self._waiting if each.since < before]
         if late:
             self._waiting = deque(each for each in self._waiting if each.since >= before)
-            self._suspects = deque(each for each in self._suspects if each.since >= before)
-            error = BrokerLost(f"the direct reply could not be sent within {self._limits.wait_s:g} s{self._why}")
-            for each in late:
-                self._end(each, error)
+        late += self._suspects.remove(lambda each: each.since < before)
+        for each in late:
+            # Not to be repeated for one who forges: repeats take up what a worker may hold.
+            unconfirmed = not self._suspects.alerted(each.tenant)
+            told = f"the direct reply could not be sent within {self._limits.wait_s:g} s{self._why}"
+            self._end(each, BrokerLost(told, unconfirmed=unconfirmed))
         self._pump()
 
     def finish(self, error: KaasqError) -> None:
         """Nothing is published any more."""
         self._over = error
-        left = [*self._sent, *self._waiting, *self._suspects]
+        left = [*self._sent, *self._waiting, *self._suspects.remove(lambda _: True)]
         self._sent.clear()
         self._waiting.clear()
-        self._suspects.clear()
         self._publisher.finish(error)
         for each in left:
             self._end(each, error)
@@ -163,16 +171,12 @@ class DirectReplies:
             return
         for each in reversed(sent):  # one of them may have cost it, or none
             self._proven.pop(each.channel, None)
-            self._suspects.appendleft(each)
+            self._suspects.add_first(each)
 
     def _blame(self, reply: _Reply, error: KaasqError) -> None:
         """Its address cost the connection, and so would the others of that channel."""
-        self._alert_until = time.monotonic() + self._limits.alert_s
-        bad = [reply, *(each for each in self._suspects if each.channel == reply.channel)]
-        rest = [each for each in self._suspects if each.channel != reply.channel]
-        few, many = rest[: self._limits.suspects], rest[self._limits.suspects :]
-        self._suspects = deque(few)
-        for each in bad:
+        bad, many = self._suspects.blame(reply)
+        for each in (reply, *bad):
             self._end(each, error)
         for each in many:
             self._end(each, self._crowded())
@@ -182,21 +186,24 @@ class DirectReplies:
     def _no_room(self, item: Publish) -> KaasqError | None:
         limits = self._limits
         waiting = len(self._waiting) + len(self._suspects)
-        if waiting >= limits.waiting or self._bytes + len(item.message.body) > limits.waiting_bytes:
+        size = len(item.message.body)
+        if waiting >= limits.waiting or self._bytes + size > limits.waiting_bytes:
             return BrokerLost(f"{waiting} direct replies ({self._bytes} bytes) wait already{self._why}")
-        proven = item.routing_key.rpartition(".")[0] in self._proven
-        if not proven and len(self._suspects) >= limits.suspects and time.monotonic() < self._alert_until:
+        if _channel(item) not in self._proven and self._suspects.crowded(item.tenant, size):
             return self._crowded()
         return None
 
     def _crowded(self) -> BrokerLost:
         return BrokerLost(
-            f"a direct reply-to address that is none cost the connection a moment ago, and {self._limits.suspects} "
-            "replies to channels that none has reached yet wait already"
+            "a direct reply-to address of this tenant's that is none cost the connection a moment ago, and as many "
+            f"of its replies to channels that none has reached yet as may ({self._limits.suspects}) wait already"
         )
 
     def _queue(self, reply: _Reply) -> None:
-        (self._waiting if reply.channel in self._proven else self._suspects).append(reply)
+        if reply.channel in self._proven:
+            self._waiting.append(reply)
+        else:
+            self._suspects.add(reply)
 
     def _pump(self) -> None:
         if self._pumping:
@@ -217,7 +224,7 @@ class DirectReplies:
         if self._suspects and not self._sent and (self._suspects_turn or not self._waiting):
             self._suspects_turn = False
             self._proving = True
-            return self._suspects.popleft()
+            return self._suspects.next()
         if self._suspects and self._suspects_turn:
             return None  # what was sent ends first
         return self._waiting.popleft() if self._waiting and len(self._sent) < self._limits.unconfirmed else None
@@ -235,7 +242,7 @@ class DirectReplies:
         del self._sent[reply]
         proving, self._proving = self._proving, False
         if isinstance(error, BrokerLost) and not proving:
-            self._suspects.append(reply)  # with the channel, over another one perhaps
+            self._suspects.add(reply)  # with the channel, over another one perhaps
         else:
             if error is None:
                 self._prove(reply.channel)
@@ -249,10 +256,12 @@ class DirectReplies:
         if len(self._proven) > PROVEN:
             del self._proven[next(iter(self._proven))]
         if not known:
-            suspects, self._suspects = self._suspects, deque()
-            for each in suspects:
-                self._queue(each)
+            self._waiting.extend(self._suspects.remove(lambda each: each.channel == channel))
 
     def _end(self, reply: _Reply, error: KaasqError | None) -> None:
-        self._bytes -= len(reply.item.message.body)
+        self._bytes -= reply.size
         tell(reply.item, error)
+
+
+def _channel(item: Publish) -> str:
+    return item.routing_key.rpartition(".")[0]  # what follows is the key of one consumer on it

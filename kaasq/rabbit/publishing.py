@@ -45,6 +45,7 @@ class Publish(msgspec.Struct):
     routing_key: str
     mandatory: bool
     done: Done | None
+    tenant: str = ""
     returned: bool = False
     sent_at: float = 0.0
 

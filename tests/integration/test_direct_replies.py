@@ -69,9 +69,9 @@ def asker(own_rabbit: Server) -> Iterator[Asker]:
     made.close()
 
 
-def send(mq: RabbitBroker, address: str, body: bytes) -> Outcomes:
+def send(mq: RabbitBroker, address: str, body: bytes, tenant: str | None = None) -> Outcomes:
     done = Outcomes()
-    mq.publish(Message(body=body, persistent=False), exchange="", routing_key=address, done=done)
+    mq.publish(Message(body=body, persistent=False), exchange="", routing_key=address, done=done, tenant=tenant)
     return done
 
 
@@ -165,3 +165,15 @@ def test_few_suspects_wait_after_a_forged_address_and_proven_ones_go_on(own_rabb
     else:
         assert told == [None] * 30
     mq.close()
+
+
+def test_a_new_programs_first_reply_arrives_though_another_tenant_forges_as_fast_as_it_can(
+    own_rabbit: Server, mq: RabbitBroker, asker: Asker
+) -> None:
+    bad = [send(mq, forged_address(number), b"", "mallory") for number in range(30)]
+    bad[0].one()
+    bad += [send(mq, forged_address(number), b"", "mallory") for number in range(30)]  # now there is an alert
+    first = send(mq, asker.address, b"first", "ann")
+    assert first.one() is None
+    assert asker.wait_for(1) == [b"first"]
+    assert all(isinstance(each.one(), BrokerLost) for each in bad[1:]) == ends_connections(own_rabbit)

@@ -511,9 +511,7 @@ class Counting(MemoryBroker):
         super().__init__(node, "worker", impersonates=True)
         self.published = Counter[str]()
 
-    def publish(
-        self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
-    ) -> None:
+    def publish(self, message: Message, *, exchange: str, done: Done | None = None, **more: Any) -> None:
         if exchange == REQUESTS:
             self.published[message.message_id or ""] += 1
             call = codec.decode(message.body, message.content_type, StepCall)
@@ -521,7 +519,7 @@ class Counting(MemoryBroker):
                 if done is not None:
                     self.call_soon(lambda: done(None))
                 return
-        super().publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done)
+        super().publish(message, exchange=exchange, done=done, **more)
 
 
 def test_starts_and_steps_that_are_sent_again_have_nothing_published_and_nothing_done_twice(system: System) -> None:
@@ -614,9 +612,7 @@ class Lossy(MemoryBroker):
     lost = False
     before = 0
 
-    def publish(
-        self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
-    ) -> None:
+    def publish(self, message: Message, *, exchange: str, done: Done | None = None, **more: Any) -> None:
         if exchange == REQUESTS and self.before:
             self.before -= 1
         elif exchange == REQUESTS and not self.lost:
@@ -624,7 +620,7 @@ class Lossy(MemoryBroker):
             if done is not None:
                 self.call_soon(lambda: done(None))
             return
-        super().publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done)
+        super().publish(message, exchange=exchange, done=done, **more)
 
 
 def lose_a_step(

@@ -87,6 +87,7 @@ class Loop:
         self.refuse: str | None = None  # publishes to this exchange are refused
         self.refusals: dict[str, KaasqError] = {}  # by exchange
         self.mandatory: set[str | None] = set()  # ids of what was published so
+        self.tenants: list[str | None] = []  # for whom, of each
         self.failures = 0  # so many publishes are lost with their connection
         self.break_on: str | None = None
 
@@ -100,10 +101,11 @@ class Loop:
         self.later.append((delay_s, callback))
         return lambda: None
 
-    def publish(self, message: Message, *, exchange: str, routing_key: str, mandatory=False, done=None) -> None:
+    def publish(self, message, *, exchange: str, routing_key: str, mandatory=False, done=None, tenant=None) -> None:
         if self.break_on is not None and message.message_id == self.break_on:
             raise RecursionError
         self.published.append((exchange, routing_key, message))
+        self.tenants.append(tenant)
         if mandatory:
             self.mandatory.add(message.message_id)
         if self.failures:

@@ -13,13 +13,9 @@ import structlog
 @contextlib.contextmanager
 def log_lines() -> Iterator[list[MutableMapping[str, Any]]]:
     """Collects them, of all levels; ``log_level`` and ``event`` are among the keys."""
-    before = structlog.get_config() if structlog.is_configured() else None
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET))
     try:
         with structlog.testing.capture_logs() as lines:
             yield lines
     finally:
-        if before is None:
-            structlog.reset_defaults()
-        else:
-            structlog.configure(**before)
+        structlog.reset_defaults()

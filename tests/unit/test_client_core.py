@@ -417,9 +417,7 @@ class Hesitant(MemoryBroker):
         super().__init__(node, tenant)
         self.confirmed: list[str] = []
 
-    def publish(
-        self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
-    ) -> None:
+    def publish(self, message: Message, *, exchange: str, done: Done | None = None, **more: Any) -> None:
         def confirm(error: KaasqError | None) -> None:
             self.confirmed.append(exchange)
             assert done is not None
@@ -428,9 +426,8 @@ class Hesitant(MemoryBroker):
         super().publish(
             message,
             exchange=exchange,
-            routing_key=routing_key,
-            mandatory=mandatory,
             done=lambda error: self.call_later(0.2, lambda: confirm(error)),
+            **more,
         )
 
 
@@ -572,15 +569,13 @@ class Shaky(MemoryBroker):
     lose = 0
     arrives = True
 
-    def publish(
-        self, message: Message, *, exchange: str, routing_key: str, mandatory: bool = False, done: Done | None = None
-    ) -> None:
+    def publish(self, message: Message, *, exchange: str, done: Done | None = None, **more: Any) -> None:
         if not self.lose:
-            super().publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done)
+            super().publish(message, exchange=exchange, done=done, **more)
             return
         self.lose -= 1
         if self.arrives:
-            super().publish(message, exchange=exchange, routing_key=routing_key)
+            super().publish(message, exchange=exchange, **more)
         assert done is not None
         self.call_soon(lambda: done(BrokerLost("the connection went before the confirm")))
 

@@ -75,6 +75,30 @@ def test_a_reply_that_is_not_confirmed_is_published_again_after_pauses_that_grow
     assert taken.settled == "requeue"
 
 
+DIRECT = "amq.rabbitmq.reply-to.AAAA.AAAA"
+
+
+def test_a_direct_reply_that_was_only_not_confirmed_in_time_is_published_again(bench):
+    bench.loop.confirm = BrokerLost("not confirmed", unconfirmed=True)
+    taken = bench.take("one", reply_to=DIRECT)
+    bench.loop.later.clear()  # the front's own
+    bench.answer(*bench.executor.received(), event=None)
+    assert taken.settled is None
+    bench.loop.confirm = None
+    bench.loop.run_timers()
+    assert taken.settled == "ack"
+    assert [each[:2] for each in bench.loop.published] == [("", DIRECT)] * 2
+
+
+def test_a_direct_reply_whose_address_cost_the_connection_is_not_repeated_and_is_its_tenants(bench):
+    bench.loop.confirm = BrokerLost("closed", reply_code=541)
+    taken = bench.take("one", reply_to=DIRECT)
+    bench.answer(*bench.executor.received(), event=None)
+    assert taken.settled == "ack"
+    assert [each[:2] for each in bench.loop.published] == [("", DIRECT)]
+    assert bench.loop.tenants == ["guest"]
+
+
 def test_the_event_is_a_cloud_event(bench):
     bench.take("one", headers={"traceparent": "00-a-b-01"})
     bench.answer(*bench.executor.received())
@@ -301,7 +325,7 @@ def test_a_publish_whose_connection_went_is_repeated_instead_of_given_back(bench
 
 def test_a_direct_reply_whose_connection_went_counts_as_told(bench):
     bench.loop.failures = 1
-    taken = bench.take("one", reply_to="amq.rabbitmq.reply-to.AAAA.AAAA")
+    taken = bench.take("one", reply_to=DIRECT)
     bench.answer(*bench.executor.received())
     assert taken.settled == "ack"
     assert [each[0] for each in bench.loop.published] == ["", "kaasq.events"]

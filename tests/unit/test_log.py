@@ -6,23 +6,11 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
 
 import pytest
 import structlog
 
 from kaasq.log import configure, followed, get_logger
-
-
-@pytest.fixture(autouse=True)
-def _as_found() -> Iterator[None]:
-    before, was = structlog.get_config(), structlog.is_configured()
-    structlog.reset_defaults()
-    yield
-    if was:
-        structlog.configure(**before)
-    else:
-        structlog.reset_defaults()
 
 
 def test_a_program_that_configured_nothing_sees_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,10 +139,9 @@ class Answers:
 
     def tell(self, told: Sequence[Told]) -> None:
         """Replies that no delivery waits for."""
-        for each in told_messages(told):
-            self._broker.publish(
-                each.message, exchange=each.exchange, routing_key=each.routing_key, mandatory=False, done=self._noted
-            )
+        for each in told:
+            for message, exchange, key, _ in told_messages([each]):
+                self._broker.publish(message, exchange=exchange, routing_key=key, done=self._noted, tenant=each.tenant)
 
     def drive(self, driven: Driven) -> None:
         """What is due in workflows. What the broker does not take is published again when they are looked at again."""
@@ -226,8 +225,7 @@ class _Settling:
                 self._window.stop()
             elif error is not None:
                 # The request came over the other connection and may still be ours to settle; giving it back would
-                # count against it, and run it again for nothing. A direct reply (to no exchange) that is lost is one
-                # whose address may have cost a connection: the broker has sent all others again.
+                # count against it, and run it again for nothing.
                 pause_s = _pause_s(error, exchange, PUBLISH_ATTEMPTS - attempts)
                 if pause_s is not None and attempts > 1:
                     again = partial(self._send, broker, outgoing, attempts=attempts - 1)
@@ -248,7 +246,10 @@ class _Settling:
             self._window.settled()
 
         mandatory = exchange == REQUESTS
-        broker.publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done)
+        tenant = self._delivery.message.user_id
+        broker.publish(
+            message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done, tenant=tenant
+        )
 
     def _finish(self, whole: bool) -> None:
         del self._window  # they refer to each other: no cycle, with bodies of messages, is left to the collector
@@ -266,6 +267,10 @@ def _pause_s(error: KaasqError, exchange: str, repeats: int) -> float | None:
     """Seconds until the same is published once more, after so many repeats; None: repeating does not mend it."""
     if error.detail.get("rejected"):
         return REJECTED_PAUSE_S
-    if not isinstance(error, BrokerLost) or not exchange:
+    if not isinstance(error, BrokerLost):
         return None
-    return UNCONFIRMED_PAUSE_S * 2**repeats if error.detail.get("unconfirmed") else 0.0
+    if error.detail.get("unconfirmed"):
+        return UNCONFIRMED_PAUSE_S * float(2**repeats)
+    # A direct reply (to no exchange): its address, or others of its tenant, cost a connection. The broker has sent all
+    # that were lost with it again.
+    return 0.0 if exchange else None
