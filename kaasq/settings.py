@@ -19,6 +19,7 @@ from kaasq.checks import GraphLimits
 from kaasq.errors import BadRequest
 from kaasq.log import get_logger
 from kaasq.names import check_word
+from kaasq.questions import QuestionLimits
 from kaasq.quotas import Quotas
 from kaasq.setting_values import SIZE, Bytes, SomeBytes, check_known, converted, nearest
 from kaasq.topology import QueueType
@@ -33,7 +34,7 @@ STORE_LEAST_BYTES = 1 << 20  # a few outputs as large as may travel in a message
 MOST_TTL_S = 4_294_967  # 49 days: RabbitMQ counts milliseconds in 32 bits
 PREFIX = "KAASQ_"
 FILE_NAME = "kaasq.toml"
-TABLES = {"graph_limits", "quotas"}
+TABLES = {"graph_limits", "questions", "quotas"}
 # What begins like a variable of ours and is none: those of kaasq's own tests, and those by which Kubernetes and Docker
 # tell of a service that is called kaasq or kaasq-something.
 _OTHERS = re.compile(
@@ -159,6 +160,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     graph_limits: GraphLimits = GraphLimits()
     quotas: Quotas = Quotas()
     """What each tenant may use."""
+    questions: QuestionLimits = QuestionLimits()
+    """How questions about workflows are answered while the executor has other things to do."""
 
     # the store
     store_capacity: StoreBytes | None = None

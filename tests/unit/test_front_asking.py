@@ -6,8 +6,8 @@ import pytest
 
 from kaasq import codec
 from kaasq.flows.model import Asked, FlowCall, FlowReply, FlowsCall, Sought
-from kaasq_workers.front import asking
-from kaasq_workers.front.asking import MOST_OF_TENANT
+from kaasq.questions import QuestionLimits
+from kaasq.settings import Settings
 from kaasq_workers.link import Said
 from tests.support.front_bench import Bench, Informant, Taken
 
@@ -19,6 +19,11 @@ LIST = FlowsCall(flows=Sought())
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+def bounded(**limits: float) -> Bench:
+    """With these limits of questions."""
+    return Bench(Settings(questions=QuestionLimits(**limits)))
 
 
 def ask(bench: Bench, key: str, call: FlowCall | FlowsCall = STATUS, **changes) -> Taken:
@@ -147,21 +152,28 @@ def test_a_question_that_its_process_died_of_is_asked_last_of_the_next_and_then_
     assert replied(bench) == ["two", "one"]
 
 
-def test_one_that_does_not_answer_is_killed(bench, monkeypatch):
+@pytest.mark.parametrize(("timeout", "killed"), [(1e-9, True), (20.0, False)])
+def test_one_that_does_not_answer_is_killed(timeout, killed):
+    bench = bounded(timeout=timeout)
     ask(bench, "one")
     informant = late(bench)
-    monkeypatch.setattr(asking, "ANSWER_S", -1.0)
     bench.loop.run_timers()
-    assert informant.killed
+    assert informant.killed == killed
 
 
-def test_one_that_has_had_nothing_to_do_for_long_ends(bench, monkeypatch):
+def test_one_that_has_something_to_do_now_and_then_stays(bench):
     ask(bench, "one")
     informant = late(bench)
     say(bench, informant)
     bench.loop.run_timers()
     assert not informant.killed
-    monkeypatch.setattr(asking, "IDLE_S", -1.0)
+
+
+def test_one_that_has_had_nothing_to_do_for_long_ends():
+    bench = bounded(idle=1e-9)
+    ask(bench, "one")
+    informant = late(bench)
+    say(bench, informant)
     bench.loop.run_timers()
     assert informant.killed
     ask(bench, "two")
@@ -186,18 +198,46 @@ def test_a_workflow_that_may_be_about_to_begin_is_asked_of_the_executor(bench):
     assert bench.informants == []
 
 
-def test_of_one_tenant_s_questions_only_so_many_wait(bench):
-    for number in range(MOST_OF_TENANT + 5):
+def test_the_executor_has_its_time_to_answer():
+    bench = bounded(patience=3.0)
+    bench.loop.later.clear()  # the front's own
+    ask(bench, "one")
+    assert [delay_s for delay_s, _ in bench.loop.later] == [3.0]
+
+
+def test_a_message_larger_than_questions_are_is_none():
+    bench = bounded(size=10)
+    ask(bench, "one")
+    bench.loop.run_timers()
+    assert bench.informants == []
+
+
+def test_of_all_questions_only_so_many_wait():
+    bench = bounded(waiting=1)
+    for user in ("ann", "bob", "guest"):
+        ask(bench, user, user_id=user)
+    informant = late(bench)  # one is with the process, one waits
+    say(bench, informant)
+    say(bench, informant)
+    assert len(replied(bench)) == 2
+    bench.loop.run_timers()
+    say(bench, informant)
+    assert len(replied(bench)) == 3
+
+
+def test_of_one_tenant_s_questions_only_so_many_wait():
+    bench = bounded(tenant_waiting=4)
+    for number in range(4 + 5):
         ask(bench, f"q{number}")
     informant = late(bench)
     ask(bench, "other", user_id="bob", reply_to="r")
     bench.loop.run_timers()
-    for _ in range(MOST_OF_TENANT + 1):
+    for _ in range(4 + 1):
         say(bench, informant)
     assert "other" in replied(bench)  # not behind all of the other's
-    assert len(replied(bench)) == MOST_OF_TENANT + 1
-    bench.loop.run_timers()
+    assert len(replied(bench)) == 4 + 1
     for _ in range(5):
+        bench.loop.run_timers()
         say(bench, informant)
     assert bench.front.held == 0
 

@@ -21,19 +21,14 @@ from kaasq import codec
 from kaasq.broker import Broker
 from kaasq.flows.model import FlowCall
 from kaasq.log import get_logger
+from kaasq.questions import QuestionLimits
 from kaasq_workers.front.executors import Executors
 from kaasq_workers.front.informant import Informant
 from kaasq_workers.front.pending import Pendings
 from kaasq_workers.link import Job, Said
 
-QUESTION_BYTES = 4 << 10
-PATIENCE_S = 0.5  # for the executor to answer
-ANSWER_S = 20.0  # for the process to, from its start at the latest
-MOST_WAITING = 512  # questions that the process has not answered
-MOST_OF_TENANT = 64
 TRIES = 2  # a question that so many processes died of is the executor's alone
 PAUSE_S = 2.0  # until another process is started in the place of one that died
-IDLE_S = 60.0  # without a question, then the process ends
 WATCH_S = 1.0
 REAP_S = 0.05
 
@@ -52,9 +47,9 @@ class Asked(msgspec.Struct):
     tries: int = 0
 
 
-def question_of(job: Job) -> Asked | None:
+def question_of(job: Job, most_bytes: int) -> Asked | None:
     """It as a question that the process may answer, if somebody waits for a reply."""
-    if job.to is None or len(job.body) > QUESTION_BYTES or b"flow" not in job.body:
+    if job.to is None or len(job.body) > most_bytes or b"flow" not in job.body:
         return None
     call = codec.question(job.body, job.content_type)
     return None if call is None else Asked(job, call.flow.id if isinstance(call, FlowCall) else None)
@@ -70,6 +65,7 @@ class Asking:
         pending: Pendings,
         executors: Executors,
         answer: Callable[[int, bytes], None],
+        limits: QuestionLimits,
     ) -> None:
         """``answer``: given the tag and the reply of what is pending."""
         self._broker = broker
@@ -77,6 +73,7 @@ class Asking:
         self._pending = pending
         self._executors = executors
         self._answer = answer
+        self._limits = limits
         self._informant: Informant | None = None
         self._queue: OrderedDict[int, Asked] = OrderedDict()  # by tag
         self._current: Asked | None = None  # with the process
@@ -89,7 +86,7 @@ class Asking:
 
     def take(self, job: Job) -> bool:
         """A request has come. Whether it is a question that the executor need not have now."""
-        asked = question_of(job)
+        asked = question_of(job, self._limits.size)
         if asked is None or self._closed:
             return False
         alone = asked.flow is None or self._owed.get(self._executors.owner_of(job.tenant))
@@ -97,7 +94,7 @@ class Asking:
             asked.alone = True
             self._ask(asked)
             return True
-        self._broker.call_later(PATIENCE_S, lambda: self._overdue(asked))
+        self._broker.call_later(self._limits.patience, lambda: self._overdue(asked))
         return False
 
     def settled(self, tag: int) -> None:
@@ -128,13 +125,13 @@ class Asking:
         if self._may_ask(asked):
             self._ask(asked)
         else:
-            self._broker.call_later(PATIENCE_S, lambda: self._overdue(asked))
+            self._broker.call_later(self._limits.patience, lambda: self._overdue(asked))
 
     def _may_ask(self, asked: Asked) -> bool:
         tenant = asked.job.tenant
         if asked.flow is not None and self._pending.holds(tenant, asked.flow):
             return False  # it would not be found, though it was sent before
-        return len(self._queue) < MOST_WAITING and self._of[tenant] < MOST_OF_TENANT
+        return len(self._queue) < self._limits.waiting and self._of[tenant] < self._limits.tenant_waiting
 
     def _ask(self, asked: Asked) -> None:
         self._queue[asked.job.tag] = asked
@@ -236,9 +233,9 @@ class Asking:
         if informant is not self._informant:
             return
         seconds = time.monotonic() - self._since_s
-        if self._current is not None and seconds > ANSWER_S:
-            self._lost(f"no answer within {ANSWER_S:g} s")
-        elif self._current is None and seconds > IDLE_S:
+        if self._current is not None and seconds > self._limits.timeout:
+            self._lost(f"no answer within {self._limits.timeout:g} s")
+        elif self._current is None and seconds > self._limits.idle:
             self._end()
         else:
             self._broker.call_later(WATCH_S, lambda: self._watch(informant))

@@ -67,7 +67,9 @@ class Front:
         self._limits = LimitsByTenant(settings.quotas)
         self._pending = Pendings()
         self._asking = (
-            None if informant is None else Asking(broker, informant, self._pending, self._executors, self.informed)
+            None
+            if informant is None
+            else Asking(broker, informant, self._pending, self._executors, self.informed, settings.questions)
         )
         self._next_tag = 1
         self._epoch = new_id()
