@@ -60,6 +60,19 @@ class FrameReader:
             yield from messages
         del self._buffer[:start]
 
+    def receive(self, sock: socket.socket) -> list[Any] | None:
+        """What has arrived on a socket that does not block, which may be nothing; None when its other end is gone.
+
+        Raises what ``feed`` does.
+        """
+        try:
+            data = sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        return list(self.feed(data)) if data else None
+
 
 class Link:
     """The front's end: never blocks. What the executor does not take at once waits for ``flush``."""
@@ -93,13 +106,7 @@ class Link:
 
     def receive(self) -> list[FromExecutor] | None:
         """What has arrived; None when the executor is gone. Raises as FrameReader for what is no word of its."""
-        try:
-            data = self._sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return []
-        except OSError:
-            return None
-        return list(self._reader.feed(data)) if data else None
+        return self._reader.receive(self._sock)
 
     def close(self) -> None:
         """Hang up: the executor finishes what it is doing and ends."""

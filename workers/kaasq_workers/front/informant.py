@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from kaasq_workers.channel import RECEIVE_BYTES, FrameReader, frame
+from kaasq_workers.channel import FrameReader, frame
 from kaasq_workers.front.handles import SECRETS
 from kaasq_workers.link import ANSWER_BYTES, Job, Said
 
@@ -69,13 +69,7 @@ class ProcessInformant:
 
     def heard(self) -> list[Said] | None:
         """See Informant."""
-        try:
-            data = self._sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return []
-        except OSError:
-            return None
-        return list(self._reader.feed(data)) if data else None
+        return self._reader.receive(self._sock)
 
     def kill(self) -> None:
         """See Informant."""
