@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,17 +58,17 @@ async def completions(
 
     async def feed() -> None:
         nonlocal sent
-        source = aiter(_asynchronous(inputs))
-        while True:
-            await room.acquire()  # first: nothing is made that would have to wait
-            try:
-                given = await anext(source)
-            except StopAsyncIteration:
-                return
-            future = submit(given)
-            running.add(future)
-            future.add_done_callback(partial(finished, sent, given))
-            sent += 1
+        async with aclosing(_asynchronous(inputs)) as source:
+            while True:
+                await room.acquire()  # first: nothing is made that would have to wait
+                try:
+                    given = await anext(source)
+                except StopAsyncIteration:
+                    return
+                future = submit(given)
+                running.add(future)
+                future.add_done_callback(partial(finished, sent, given))
+                sent += 1
 
     feeder = asyncio.create_task(feed())
     feeder.add_done_callback(lambda _: ended.put_nowait(None))  # wakes whoever waits for a request that never comes
@@ -94,7 +95,7 @@ def _outcome(future: asyncio.Future[Result]) -> Result | KaasqError:
         return error
 
 
-async def _asynchronous(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
+async def _asynchronous(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncGenerator[Inputs, None]:
     if isinstance(inputs, AsyncIterable):
         async for each in inputs:
             yield each

@@ -14,6 +14,7 @@ from kaasq_producers import AsyncClient, Client
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0
+TURNS = 20  # of the loop, in which asyncio closes generators that were left
 
 
 def play(main: Callable[[], Coroutine[Any, Any, T]], timeout_s: float = TIMEOUT_S) -> T:
@@ -24,6 +25,8 @@ def play(main: Callable[[], Coroutine[Any, Any, T]], timeout_s: float = TIMEOUT_
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unnoticed.append(context))
         async with asyncio.timeout(timeout_s):
             result = await main()
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left
         return result

@@ -210,6 +210,21 @@ def test_stopping_early_cancels_what_is_on_its_way(how: str) -> None:
     play(main)
 
 
+def test_nothing_goes_on_once_the_stream_is_closed() -> None:
+    async def main() -> None:
+        requests = Requests()
+        async with aclosing(completions(requests, Numbers(), 4)) as stream:
+            taking = asyncio.ensure_future(anext(stream))
+            await until(lambda: len(requests.open) == 4)
+            requests.succeed(0)
+            await taking
+        for _ in range(5):
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            await asyncio.sleep(0)
+
+    play(main)
+
+
 def test_nothing_to_do_is_done_at_once() -> None:
     async def main() -> list[Any]:
         return [each async for each in completions(Requests(), [], 1)]
