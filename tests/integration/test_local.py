@@ -215,6 +215,20 @@ with kaasq.local(device="cpu", isolate=True) as client, contextlib.suppress(kaas
         assert done.stderr == ""
 
 
+def test_files_in_the_current_folder_are_no_modules_of_an_executor(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the folder that it was started in')")
+    program = f"""
+import sys, kaasq
+sys.path.append({str(ROOT)!r})
+from tests.integration.test_local import one_kernel
+with kaasq.local(device="cpu", isolate=True) as client:
+    print(client.run(one_kernel("out[0] = 5;"))["out"])
+"""
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[5]\n", "")
+
+
 SNIPPET = re.compile(r"^```python run\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

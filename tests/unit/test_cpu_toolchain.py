@@ -26,7 +26,7 @@ def test_which_compiler_is_chosen(there: set[str], ziglang: bool, kind: str | No
     assert (found.kind if found else None) == kind
     if kind == "zig":
         assert found is not None
-        assert found.command == (sys.executable, "-m", "ziglang", "c++")
+        assert found.command == (sys.executable, "-P", "-m", "ziglang", "c++")
         assert not any("native" in option for option in found.options())
 
 

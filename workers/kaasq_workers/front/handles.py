@@ -46,7 +46,7 @@ class ProcessHandle:
         os.set_inheritable(vitals_fd, True)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kaasq_workers.executor", str(theirs.fileno()), str(vitals_fd), device],
+                [sys.executable, "-P", "-m", "kaasq_workers.executor", str(theirs.fileno()), str(vitals_fd), device],
                 stdin=subprocess.PIPE,
                 pass_fds=(theirs.fileno(), vitals_fd),
                 env={name: value for name, value in os.environ.items() if name not in SECRETS},

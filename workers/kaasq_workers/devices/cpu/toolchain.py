@@ -121,7 +121,7 @@ def find_toolchain(
         if path := which(program):
             return Toolchain((path,), kind)
     if has_module("ziglang"):
-        return Toolchain((sys.executable, "-m", "ziglang", "c++"), "zig")
+        return Toolchain((sys.executable, "-P", "-m", "ziglang", "c++"), "zig")
     return None
 
 
