@@ -148,7 +148,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     executor_timeout: Annotated[float, msgspec.Meta(ge=2)] = 60.0
     """An executor that gives no sign of life for so long is replaced. A kernel that runs is a sign of life."""
     start_timeout: Seconds = 120.0
-    """An executor that is not ready after so long is replaced; at the worker's start, the worker fails."""
+    """An executor that is not ready after so long is replaced; at the worker's start, the worker fails. Once one was
+    ready, later ones have less (``front/silence.py``), and this at most."""
     message_limit: SomeBytes = MESSAGE_LIMIT_BYTES
     """Bytes of a message that a worker publishes for a continuation at most: the broker's ``max_message_size``."""
     result_ttl: Seconds = 24 * 3600.0

@@ -15,6 +15,7 @@ from kaasq.quotas import Quotas
 from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
+from kaasq_workers.front.silence import StartPatience
 from kaasq_workers.link import Answer, Job, Refusal
 from tests.support.front_bench import Bench, Taken, reply
 
@@ -463,6 +464,17 @@ def test_an_executor_that_is_not_ready_in_time_is_replaced():
     bench.revive()
     assert bench.executor is not late
     assert not bench.executor.killed
+
+
+def test_an_executor_that_hangs_as_it_starts_is_not_waited_for_like_the_first_one(monkeypatch):
+    monkeypatch.setattr(StartPatience, "LEAST_S", -1.0)
+    monkeypatch.setattr(StartPatience, "TIMES", -1.0)
+    bench = stuck_bench(start_timeout=3600.0)
+    bench.die()
+    hanging = bench.executor
+    bench.loop.run_timers()
+    bench.loop.run_timers()
+    assert hanging.killed
 
 
 def test_a_tenants_requests_beyond_its_quota_are_answered_at_once_and_others_taken():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kaasq_workers.front.silence import MOST_S, Vigil
+from kaasq_workers.front.silence import MOST_S, StartPatience, Vigil
 
 
 def looked(times: list[float], **signs: list[int] | list[bool]) -> list[str | None]:
@@ -50,3 +50,30 @@ def test_one_that_does_not_get_ready_is_found():
 @pytest.mark.parametrize("gap_s", [10.0, 1e6])
 def test_a_watcher_that_was_away_counts_no_more_than_one_look(gap_s):
     assert looked([0.0, MOST_S, MOST_S + gap_s]) == [None] * 3
+
+
+def test_a_first_start_has_all_the_time_there_is():
+    patience = StartPatience(120.0)
+    assert patience.seconds == 120.0
+    patience.late()
+    assert patience.seconds == 120.0
+
+
+@pytest.mark.parametrize(("took_s", "seconds"), [(0.6, 15.0), (3.0, 30.0), (50.0, 120.0)])
+def test_later_ones_have_a_multiple_of_what_it_took(took_s, seconds):
+    patience = StartPatience(120.0)
+    patience.ready(took_s)
+    assert patience.seconds == seconds
+    patience.ready(0.1)  # the slowest counts
+    assert patience.seconds == seconds
+
+
+def test_each_that_is_late_gives_the_next_twice_as_long_up_to_all_there_is():
+    patience, given = StartPatience(100.0), []
+    patience.ready(1.0)
+    for _ in range(5):
+        given.append(patience.seconds)
+        patience.late()
+    assert given == [15.0, 30.0, 60.0, 100.0, 100.0]
+    patience.ready(2.0)
+    assert patience.seconds == 20.0

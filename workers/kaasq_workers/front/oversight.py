@@ -7,7 +7,7 @@ import time
 from kaasq.log import get_logger
 from kaasq_workers.front.backlog import Backlog
 from kaasq_workers.front.handles import Handle
-from kaasq_workers.front.silence import Vigil
+from kaasq_workers.front.silence import StartPatience, Vigil
 from kaasq_workers.front.stopping import Stopped, to_stop
 
 CANCEL_GRACE_S = 1.0  # for a withdrawn request to end between two launches, before its executor is killed
@@ -19,7 +19,7 @@ class Oversight:
     """Of a supervisor's executors, one after the other."""
 
     def __init__(self, *, start_timeout_s: float, timeout_s: float) -> None:
-        self._start_timeout_s = start_timeout_s
+        self._start = StartPatience(start_timeout_s)
         self._timeout_s = timeout_s
         self._withdrawn: dict[int, float] = {}  # tags of requests with the executor, and when they are to be killed
         self._stuck: str | None = None  # why it was killed, though no request was to be stopped
@@ -28,7 +28,11 @@ class Oversight:
 
     def begin(self) -> None:
         """An executor has been started."""
-        self._vigil = Vigil(start_timeout_s=self._start_timeout_s, timeout_s=self._timeout_s)
+        self._vigil = Vigil(start_timeout_s=self._start.seconds, timeout_s=self._timeout_s)
+
+    def ready(self, took_s: float) -> None:
+        """It was ready after so long."""
+        self._start.ready(took_s)
 
     def withdraw(self, tag: int) -> None:
         """A request that it has is not to go on; for a moment it may end by itself."""
@@ -52,6 +56,8 @@ class Oversight:
         known = any(tag in backlog.jobs for tag in running)  # of what goes on, its deadline only counts from then on
         self._stuck = self._vigil.look(up=up, turns=vitals.turns, pulse=vitals.pulse, running=known, now_s=now_s)
         if self._stuck is not None:
+            if not up:
+                self._start.late()
             log.error("executor.stuck", why=self._stuck, in_flight=len(backlog.sent), running=len(running))
             handle.kill()
             return

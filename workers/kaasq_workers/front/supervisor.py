@@ -209,8 +209,15 @@ class Supervisor:
             case Hello(worker=worker, description=description) if self.up_since_s is None:
                 self._trying, self._worker = True, worker
                 self.up_since_s = time.monotonic()
-                took_ms = round((self.up_since_s - self._started_s) * 1000)
-                log.info("executor.ready", pid=worker.pid, device=worker.device, ms=took_ms, description=description)
+                took_s = self.up_since_s - self._started_s
+                self._oversight.ready(took_s)
+                log.info(
+                    "executor.ready",
+                    pid=worker.pid,
+                    device=worker.device,
+                    ms=round(took_s * 1000),
+                    description=description,
+                )
                 self._starter.started(message)
                 self._owner.ready(None)
             case Withdrawn(tags=tags):
