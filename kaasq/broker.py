@@ -142,7 +142,7 @@ class Broker(Protocol):
 
         Else ``done`` gets Unroutable (mandatory, and no queue), BrokerRefused (rejected: the queue is full, the
         message too large) or BrokerLost (the connection went first: it may or may not have arrived). ``tenant``: who
-        said where it is to go, where that is not the connection's own user.
+        said where it is to go (empty: nobody known), where that is not the connection's own user.
         """
 
     def consume(

@@ -24,6 +24,6 @@ class QuestionLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     size: Bytes = 4 << 10
     """A larger message is taken for no question."""
     waiting: Positive = 512
-    """Questions that the process has not answered."""
+    """Questions behind the one that the process has."""
     tenant_waiting: Positive = 64
     """The same of one tenant."""

@@ -133,7 +133,7 @@ class RabbitBroker(IoBroker):
         done: Done | None = None,
         tenant: str | None = None,
     ) -> None:
-        item = Publish(message, exchange, routing_key, mandatory, done, tenant or self.tenant)
+        item = Publish(message, exchange, routing_key, mandatory, done, self.tenant if tenant is None else tenant)
         publish_it = self._direct.publish if self._direct.takes(item) else self._publisher.publish
         if self._io.inside:
             publish_it(item)

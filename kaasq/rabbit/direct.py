@@ -25,14 +25,15 @@ from kaasq.topology import DIRECT_REPLY_TO
 
 INTERNAL_ERROR = 541
 PROVEN = 4096  # channels remembered as reached
-SHARES = 8  # one of so many parts of the bytes that may wait is for a tenant whose address cost the connection
+SHARES = 8  # one of so many parts of what may wait is for a tenant whose address cost the connection
 
 
 class DirectLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What may wait for the connection of direct replies, or be on its way: the requests behind it are not settled yet.
 
     ``suspects``: how many replies to channels that none has reached may wait of one tenant, for ``alert_s`` after an
-    address of its has cost the connection. No more of what a worker may hold can be taken up by forged ones.
+    address of its has cost the connection; of its others an eighth of what may wait. No more of what a worker may hold
+    can be taken up by who forges.
     """
 
     unconfirmed: int = 256
@@ -51,7 +52,7 @@ class _Reply:
 
     def __init__(self, item: Publish) -> None:
         self.item = item
-        self.channel = _channel(item)
+        self.channel = item.routing_key.rpartition(".")[0]  # what follows is the key of one consumer on it
         self.tenant = item.tenant
         self.size = len(item.message.body)
         self.since = time.monotonic()
@@ -79,6 +80,7 @@ class DirectReplies:
         self._suspects = Suspects[_Reply](limits.suspects, share, limits.alert_s, time.monotonic)  # to others
         self._sent: dict[_Reply, None] = {}
         self._proving = False  # what is sent is a suspect, alone
+        self._doubtful = False  # it was, and was not confirmed in time: nothing is sent behind it
         self._suspects_turn = self._pumping = False
         self._bytes = 0
 
@@ -94,11 +96,11 @@ class DirectReplies:
 
     def publish(self, item: Publish) -> None:
         """Send it once it is its turn; bounded in number, bytes and time."""
-        refusal = self._over or self._no_room(item)
+        reply = _Reply(item)
+        refusal = self._over or self._no_room(reply)
         if refusal is not None:
             tell(item, refusal)
             return
-        reply = _Reply(item)
         self._bytes += reply.size
         self._queue(reply)
         self._connect()
@@ -107,6 +109,8 @@ class DirectReplies:
     def expire(self) -> None:
         """Give up on what has waited too long."""
         self._publisher.expire()
+        if self._doubtful:
+            self._connection.drop()  # what is given up may cost it yet, and another one would be blamed
         if self._blocked:
             return
         before = time.monotonic() - self._limits.wait_s
@@ -115,10 +119,8 @@ class DirectReplies:
             self._waiting = deque(each for each in self._waiting if each.since >= before)
         late += self._suspects.remove(lambda each: each.since < before)
         for each in late:
-            # Not to be repeated for one who forges: repeats take up what a worker may hold.
-            unconfirmed = not self._suspects.alerted(each.tenant)
             told = f"the direct reply could not be sent within {self._limits.wait_s:g} s{self._why}"
-            self._end(each, BrokerLost(told, unconfirmed=unconfirmed))
+            self._end(each, self._lost(each, told))
         self._pump()
 
     def finish(self, error: KaasqError) -> None:
@@ -146,7 +148,7 @@ class DirectReplies:
         return bool(self._waiting or self._suspects)
 
     def _up(self, connection: WireConnection) -> None:
-        self._blocked = False
+        self._blocked = self._doubtful = False
         self._why = ""
         self._publisher.attach(connection)
 
@@ -164,7 +166,7 @@ class DirectReplies:
     def _down(self, error: KaasqError) -> None:
         sent, self._sent = list(self._sent), {}
         proving, self._proving = self._proving, False
-        self._blocked = False
+        self._blocked = self._doubtful = False
         self._publisher.detach(error)
         if proving and error.detail.get("reply_code") == INTERNAL_ERROR:
             self._blame(sent[0], error)
@@ -183,20 +185,31 @@ class DirectReplies:
 
     # sending
 
-    def _no_room(self, item: Publish) -> KaasqError | None:
+    def _no_room(self, reply: _Reply) -> KaasqError | None:
         limits = self._limits
         waiting = len(self._waiting) + len(self._suspects)
-        size = len(item.message.body)
-        if waiting >= limits.waiting or self._bytes + size > limits.waiting_bytes:
-            return BrokerLost(f"{waiting} direct replies ({self._bytes} bytes) wait already{self._why}")
-        if _channel(item) not in self._proven and self._suspects.crowded(item.tenant, size):
+        if waiting >= limits.waiting or self._bytes + reply.size > limits.waiting_bytes:
+            return self._lost(reply, f"{waiting} direct replies ({self._bytes} bytes) wait already{self._why}")
+        if not self._suspects.alerted(reply.tenant):
+            return None
+        if reply.channel not in self._proven:
+            return self._crowded() if self._suspects.crowded(reply.tenant, reply.size) else None
+        theirs = [each.size for each in self._waiting if each.tenant == reply.tenant]
+        if len(theirs) >= limits.waiting // SHARES or sum(theirs) + reply.size > limits.waiting_bytes // SHARES:
             return self._crowded()
         return None
 
+    def _lost(self, reply: _Reply, why: str) -> BrokerLost:
+        """It was not sent, and may be published again: while there is a connection, and not for one who forges.
+
+        Repeats take up what a worker may hold.
+        """
+        return BrokerLost(why, unconfirmed=not self._why and not self._suspects.alerted(reply.tenant))
+
     def _crowded(self) -> BrokerLost:
         return BrokerLost(
-            "a direct reply-to address of this tenant's that is none cost the connection a moment ago, and as many "
-            f"of its replies to channels that none has reached yet as may ({self._limits.suspects}) wait already"
+            "a direct reply-to address of this tenant's that is none cost the connection a moment ago, and as many of "
+            "its replies as may then wait already"
         )
 
     def _queue(self, reply: _Reply) -> None:
@@ -219,7 +232,7 @@ class DirectReplies:
 
     def _next(self) -> _Reply | None:
         """What may be sent now. Suspects and the others take turns: neither is to wait for the other for long."""
-        if not self._publisher.ready or self._blocked or self._proving:
+        if not self._publisher.ready or self._blocked or self._proving or self._doubtful:
             return None
         if self._suspects and not self._sent and (self._suspects_turn or not self._waiting):
             self._suspects_turn = False
@@ -243,6 +256,9 @@ class DirectReplies:
         proving, self._proving = self._proving, False
         if isinstance(error, BrokerLost) and not proving:
             self._suspects.add(reply)  # with the channel, over another one perhaps
+        elif isinstance(error, BrokerLost) and error.detail.get("unconfirmed"):
+            self._doubtful = True
+            self._end(reply, self._lost(reply, error.message))
         else:
             if error is None:
                 self._prove(reply.channel)
@@ -261,7 +277,3 @@ class DirectReplies:
     def _end(self, reply: _Reply, error: KaasqError | None) -> None:
         self._bytes -= reply.size
         tell(reply.item, error)
-
-
-def _channel(item: Publish) -> str:
-    return item.routing_key.rpartition(".")[0]  # what follows is the key of one consumer on it

@@ -1,7 +1,8 @@
 """Direct replies that wait to be sent alone: the tenants that they are for take turns, and each has its bounds. No I/O.
 
 A forged address costs the connection that replies to it go out on. It is held against the tenant who wrote it: of that
-one few may wait for a while, whose turn comes among the others'. Who forges many loses its own replies, nobody else's.
+one few may wait for a while, whose turn comes after everybody else's. Who forges many loses its own replies, nobody
+else's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Suspects(Generic[R]):
     """Of a tenant under alert, for ``alert_s`` after its address cost a connection, so many wait at most."""
 
     def __init__(self, count: int, size: int, alert_s: float, clock: Callable[[], float]) -> None:
-        """``count`` replies, and ``size`` bytes if it is more than one."""
+        """``count`` replies, and ``size`` bytes unless it is a single one."""
         self._count = count
         self._size = size
         self._alert_s = alert_s
@@ -53,8 +54,9 @@ class Suspects(Generic[R]):
         self._of.setdefault(reply.tenant, deque()).appendleft(reply)
 
     def next(self) -> R:
-        """The first one of the tenant whose turn it is."""
-        tenant = next(iter(self._of))
+        """The first one of the tenant whose turn it is; those under alert come last."""
+        trusted = (tenant for tenant in self._of if not self.alerted(tenant))
+        tenant = next(trusted, None) or next(iter(self._of))
         waiting = self._of.pop(tenant)
         reply = waiting.popleft()
         if waiting:
@@ -75,9 +77,11 @@ class Suspects(Generic[R]):
 
     def crowded(self, tenant: str, size: int) -> bool:
         """Whether no more of its replies may wait."""
+        if not self.alerted(tenant):
+            return False
         waiting = self._of.get(tenant, ())
         too_large = bool(waiting) and sum(each.size for each in waiting) + size > self._size
-        return self.alerted(tenant) and (len(waiting) >= self._count or too_large)
+        return len(waiting) >= self._count or too_large
 
     def blame(self, reply: R) -> tuple[list[R], list[R]]:
         """Alert: that one cost the connection. Takes out, and returns, what would as well, and what is too many now."""

@@ -14,7 +14,6 @@ from kaasq_producers import AsyncClient, Client
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0
-TURNS = 20  # of the loop, in which asyncio closes generators that were left
 
 
 def play(main: Callable[[], Coroutine[Any, Any, T]], timeout_s: float = TIMEOUT_S) -> T:
@@ -25,8 +24,11 @@ def play(main: Callable[[], Coroutine[Any, Any, T]], timeout_s: float = TIMEOUT_
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unnoticed.append(context))
         async with asyncio.timeout(timeout_s):
             result = await main()
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        closing = {each for each in left if type(each.get_coro()).__name__ == "async_generator_athrow"}
+        if closing:  # a loop over a generator was left: asyncio closes that, and tells nobody when it has
+            await asyncio.wait(closing, timeout=timeout_s)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left
         return result

@@ -16,7 +16,7 @@ from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
 from kaasq_workers.front.silence import StartPatience
-from kaasq_workers.link import Answer, Job, Refusal
+from kaasq_workers.link import Answer, Job, Refusal, Told
 from tests.support.front_bench import Bench, Taken, reply
 
 
@@ -98,6 +98,20 @@ def test_a_direct_reply_whose_address_cost_the_connection_is_not_repeated_and_is
     assert taken.settled == "ack"
     assert [each[:2] for each in bench.loop.published] == [("", DIRECT)]
     assert bench.loop.tenants == ["guest"]
+
+
+def test_a_direct_reply_that_no_delivery_waits_for_is_its_tenants(bench):
+    told = Told("ann", "flow", "c", "", DIRECT, JSON, b"R")
+    Answers(bench.loop, "/test").tell([told])
+    assert [(each[:2], tenant) for each, tenant in zip(bench.loop.published, bench.loop.tenants, strict=True)] == [
+        (("", DIRECT), "ann")
+    ]
+
+
+def test_a_refusal_of_a_request_without_user_is_held_against_nobody(bench):
+    bench.take("one", user_id=None, reply_to=DIRECT)
+    assert [each[:2] for each in bench.loop.published] == [("", DIRECT)]
+    assert bench.loop.tenants == [""]
 
 
 def test_the_event_is_a_cloud_event(bench):

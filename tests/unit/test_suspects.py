@@ -46,6 +46,15 @@ def test_tenants_take_turns_and_each_ones_own_stay_in_order(suspects):
     assert not suspects
 
 
+def test_who_forged_comes_after_everybody_else(suspects):
+    suspects.blame(Reply("mallory"))
+    suspects.add(forged := Reply("mallory"))
+    few = [Reply("ann"), Reply("ann"), Reply("bob")]
+    for each in few:
+        suspects.add(each)
+    assert taken(suspects) == [few[0], few[2], few[1], forged]
+
+
 def test_one_that_is_put_back_is_its_tenants_next(suspects):
     first, second = Reply("ann"), Reply("ann")
     suspects.add(second)

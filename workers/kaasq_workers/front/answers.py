@@ -246,7 +246,7 @@ class _Settling:
             self._window.settled()
 
         mandatory = exchange == REQUESTS
-        tenant = self._delivery.message.user_id
+        tenant = self._delivery.message.user_id or ""  # who has none may be anybody
         broker.publish(
             message, exchange=exchange, routing_key=routing_key, mandatory=mandatory, done=done, tenant=tenant
         )
