@@ -66,6 +66,9 @@ def test_later_ones_have_a_multiple_of_what_it_took(took_s, seconds):
     assert patience.seconds == seconds
     patience.ready(0.1)  # the slowest counts
     assert patience.seconds == seconds
+    for _ in range(5):
+        patience.ready(0.1)  # of the last few
+    assert patience.seconds == 15.0
 
 
 def test_each_that_is_late_gives_the_next_twice_as_long_up_to_all_there_is():
@@ -75,5 +78,8 @@ def test_each_that_is_late_gives_the_next_twice_as_long_up_to_all_there_is():
         given.append(patience.seconds)
         patience.late()
     assert given == [15.0, 30.0, 60.0, 100.0, 100.0]
+    for _ in range(2000):
+        patience.late()
+    assert patience.seconds == 100.0
     patience.ready(2.0)
     assert patience.seconds == 20.0

@@ -17,7 +17,7 @@ def count_gpus() -> int:
         return 0
     try:
         asked = subprocess.run(
-            [sys.executable, "-c", _COUNT], capture_output=True, text=True, timeout=COUNT_TIMEOUT_S, check=False
+            [sys.executable, "-P", "-c", _COUNT], capture_output=True, text=True, timeout=COUNT_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return 0

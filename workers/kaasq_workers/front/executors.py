@@ -17,6 +17,7 @@ from kaasq.settings import Settings
 from kaasq_workers.front.allotting import Limits, Place, allot
 from kaasq_workers.front.handles import Handle
 from kaasq_workers.front.owner import Owner
+from kaasq_workers.front.silence import StartPatience
 from kaasq_workers.front.starting import Starter
 from kaasq_workers.front.supervisor import EVERYBODY, Supervisor
 from kaasq_workers.link import Job, Withdraw
@@ -34,10 +35,10 @@ class _Held(msgspec.Struct):
     since_s: float
     leaving: bool = False
 
-    def place(self, start_timeout_s: float) -> Place:
+    def place(self, start_s: float) -> Place:
         """As the decision sees it. Nobody's turn begins before the executor is up, unless that takes for ever."""
         up_since_s = self.supervisor.up_since_s
-        since_s = self.since_s + start_timeout_s if up_since_s is None else max(self.since_s, up_since_s)
+        since_s = self.since_s + start_s if up_since_s is None else max(self.since_s, up_since_s)
         return Place(self.owner, since_s, self.supervisor.idle_since_s, self.leaving)
 
 
@@ -49,6 +50,7 @@ class Executors:
         self._settings = settings
         self._starter = starter
         self._owner = owner
+        self._patience = StartPatience(settings.start_timeout)
         self._apart = settings.isolation == "tenant"
         most, idle_s = (settings.isolation_executors, settings.isolation_idle) if self._apart else (1, math.inf)
         self._limits = Limits(most, idle_s, settings.isolation_turn)
@@ -157,7 +159,7 @@ class Executors:
 
     def _allot(self) -> None:
         now_s = time.monotonic()
-        places = {key: each.place(self._settings.start_timeout) for key, each in self._held.items()}
+        places = {key: each.place(self._patience.seconds) for key, each in self._held.items()}
         todo = allot(places, list(self._waiting), self._limits, now_s)
         for key, owner in todo.give:
             self._give(key, owner)
@@ -176,7 +178,11 @@ class Executors:
 
     def _start(self, owner: str | None, *, first: bool = False) -> int:
         key, self._next_key = self._next_key, self._next_key + 1
-        supervisor = Supervisor(self._broker, self._starter, self._owner, self._settings, first=first)
+        supervisor = Supervisor(
+            *(self._broker, self._starter, self._owner, self._patience),
+            timeout_s=self._settings.executor_timeout,
+            first=first,
+        )
         self._held[key] = _Held(supervisor, owner, time.monotonic())
         supervisor.serves = owner
         if owner is not None:

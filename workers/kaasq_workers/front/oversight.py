@@ -18,8 +18,9 @@ log = get_logger()
 class Oversight:
     """Of a supervisor's executors, one after the other."""
 
-    def __init__(self, *, start_timeout_s: float, timeout_s: float) -> None:
-        self._start = StartPatience(start_timeout_s)
+    def __init__(self, start: StartPatience, *, timeout_s: float) -> None:
+        """``start``: that of all executors of the front."""
+        self._start = start
         self._timeout_s = timeout_s
         self._withdrawn: dict[int, float] = {}  # tags of requests with the executor, and when they are to be killed
         self._stuck: str | None = None  # why it was killed, though no request was to be stopped

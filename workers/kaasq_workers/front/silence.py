@@ -6,6 +6,8 @@ suspended machine) has not seen anything, and must not take its own absence for 
 
 from __future__ import annotations
 
+from collections import deque
+
 MOST_S = 1.0  # that one look adds
 
 
@@ -29,33 +31,36 @@ class Silence:
 class StartPatience:
     """For how long an executor may start: ``most_s``, until it is known how long it takes.
 
-    Then ``TIMES`` as long as it ever took, and twice that after each that was not ready by then: what hangs in a driver
-    is not waited for like a first start, and a host that has become slow gets its time in the end.
+    Then ``TIMES`` as long as the slowest of the last ``LAST`` took, and twice that after each that was not ready by
+    then: what hangs in a driver is not waited for like a first start, and a host that has become slow gets its time in
+    the end.
     """
 
     LEAST_S = 15.0
     TIMES = 10.0
+    LAST = 5
 
     def __init__(self, most_s: float) -> None:
         self._most_s = most_s
-        self._took_s: float | None = None
-        self._late = 0
+        self._took_s: deque[float] = deque(maxlen=self.LAST)
+        self._times = 1.0
 
     @property
     def seconds(self) -> float:
         """For the next one."""
-        if self._took_s is None:
+        if not self._took_s:
             return self._most_s
-        return min(self._most_s, max(self.LEAST_S, self.TIMES * self._took_s) * 2.0**self._late)
+        return min(self._most_s, max(self.LEAST_S, self.TIMES * max(self._took_s)) * self._times)
 
     def ready(self, took_s: float) -> None:
         """One was ready after so long."""
-        self._took_s = max(took_s, self._took_s or 0.0)
-        self._late = 0
+        self._took_s.append(took_s)
+        self._times = 1.0
 
     def late(self) -> None:
         """One was not ready in time."""
-        self._late += 1
+        if self.seconds < self._most_s:
+            self._times *= 2.0
 
 
 class Vigil:

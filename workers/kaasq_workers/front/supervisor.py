@@ -19,13 +19,13 @@ from kaasq.errors import WorkerFailed
 from kaasq.ids import concerns
 from kaasq.log import get_logger
 from kaasq.messages import ErrorBody, WorkerInfo
-from kaasq.settings import Settings
 from kaasq_workers.front.backlog import Backlog
 from kaasq_workers.front.blame import deadly
 from kaasq_workers.front.handles import CLEAN_EXIT, Handle
 from kaasq_workers.front.oversight import Oversight
 from kaasq_workers.front.owner import Owner
 from kaasq_workers.front.reaping import reap
+from kaasq_workers.front.silence import StartPatience
 from kaasq_workers.front.starting import Starter
 from kaasq_workers.front.stopping import Stopped
 from kaasq_workers.link import Answer, Driven, FromExecutor, Hello, Job, Refusal, ToExecutor, Withdraw, Withdrawn
@@ -42,8 +42,19 @@ log = get_logger()
 class Supervisor:
     """Has an executor running, for as long as it is not told to hang up."""
 
-    def __init__(self, broker: Broker, starter: Starter, owner: Owner, settings: Settings, *, first: bool) -> None:
-        """``first``: of its worker, so that it is told if it cannot start, instead of trying on."""
+    def __init__(
+        self,
+        broker: Broker,
+        starter: Starter,
+        owner: Owner,
+        patience: StartPatience,
+        *,
+        timeout_s: float,
+        first: bool,
+    ) -> None:
+        """``timeout_s``: a silent executor counts as stuck then. ``first``: of its worker, so that it is told if it
+        cannot start, instead of trying on.
+        """
         self._broker = broker
         self._starter = starter
         self._owner = owner
@@ -54,12 +65,12 @@ class Supervisor:
         self.idle_since_s: float | None = time.monotonic()
         """Since when there is no request, by ``time.monotonic``; None while there are some."""
         self.ended = False
+        """It was told to hang up, and its executor has ended."""
         self.serves: str | None = None
         """Whose executor it is."""
-        """It was told to hang up, and its executor has ended."""
         self._backlog = Backlog()
         self._barren = 0  # executors in a row that ended without an answer
-        self._oversight = Oversight(start_timeout_s=settings.start_timeout, timeout_s=settings.executor_timeout)
+        self._oversight = Oversight(patience, timeout_s=timeout_s)
         self._worker: WorkerInfo | None = None  # the last one that was ready
         self._told: set[int] = set()  # tags of withdrawals that the executor is to record
         self._reaping = False
