@@ -24,14 +24,24 @@ class Requests:
         record = decode_outcome(raw) if raw is not None else None
         return record if record is not None and record.expires > self._now else None
 
-    def add_outcome(self, key: bytes, record: OutcomeRecord) -> None:
-        """Record an outcome; one that has expired, or lost its bytes, makes way."""
+    def add_outcome(self, key: bytes, record: OutcomeRecord) -> bool:
+        """Record an outcome, unless there is a record under that key, whatever it is worth."""
+        if not self._txn.put(key, encode(record), overwrite=False):
+            return False
+        self._count(key, record)
+        return True
+
+    def replace_outcome(self, key: bytes, record: OutcomeRecord) -> None:
+        """Record an outcome where there is one that has expired, or lost its bytes."""
         raw = self._txn.get(key)
-        if raw is not None:
-            self.drop_outcome(key, decode_outcome(raw))
-        if record.reply is None:
-            self._doomed.pop(key, None)  # the new reply's bytes take the place of the old ones
+        assert raw is not None
+        self.drop_outcome(key, decode_outcome(raw))
         self._txn.put(key, encode(record))
+        self._count(key, record)
+
+    def _count(self, key: bytes, record: OutcomeRecord) -> None:
+        if record.reply is None:
+            self._doomed.pop(key, None)  # the new reply's bytes take the place of old ones
         self._txn.put(expiry_key(record.expires, key), b"")
         self._accounts.charge(key, record.nbytes)
         self._accounts.counters.outcomes += 1

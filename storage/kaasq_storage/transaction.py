@@ -135,11 +135,11 @@ class LmdbTransaction:
         """See the protocol. ``created`` or ``expires`` left at 0 become now, and a day later."""
         key = outcome_key(tenant, request_id)
         nbytes = len(outcome.reply)
+        requests = self.ledger.requests
         with self._env.faults(nbytes):
-            # One that lost its bytes counts as none; mostly there is none at all.
-            if self.ledger.requests.outcome(key) is not None and self.outcome(tenant, request_id) is not None:
-                return False
             if nbytes > SMALL_REPLY_BYTES:
+                if self.outcome(tenant, request_id) is not None:
+                    return False
                 self._check_quota(tenant, nbytes)
                 self._make_room(nbytes)
             inline = nbytes <= INLINE_REPLY_BYTES
@@ -150,8 +150,11 @@ class LmdbTransaction:
                 created=outcome.created or self._now,
                 expires=min(outcome.expires or self._now + DEFAULT_TTL_S, 1e12),
             )
-            self.ledger.requests.add_outcome(key, record)
-            self.ledger.requests.drop_claim(claim_key(tenant, request_id))
+            if not requests.add_outcome(key, record):  # one that expired, or lost its bytes, counts as none
+                if self.outcome(tenant, request_id) is not None:
+                    return False
+                requests.replace_outcome(key, record)
+            requests.drop_claim(claim_key(tenant, request_id))
             if not inline:
                 self._replies[key] = outcome.reply
             return True

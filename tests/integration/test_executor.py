@@ -84,14 +84,25 @@ def test_two_workers_that_ran_the_same_request_commit_it_once(store, device):
     assert named.version == 1
 
 
-def test_the_other_workers_different_body_is_a_conflict(store, device):
+def test_of_two_workers_the_first_ones_reply_counts_for_both_where_all_of_it_is_inline(store, device):
+    one, other = executor(store, device), executor(store, device)
+    same = job(Request(graph=ONE))
+    first, second = ran(one, same), ran(other, same)
+    first.queued_us, second.queued_us = 11, 22
+    replies = [reply(one._commit([first])), reply(other._commit([second]))]
+    assert [each.timings.queued for each in replies] == [11, 11]
+    assert [each.outputs["out"].inline[:4] for each in replies] == [b"\1\0\0\0"] * 2
+
+
+@pytest.mark.parametrize(("keep", "others"), [("a", "b"), ("a", None), (None, "b")])
+def test_the_other_workers_different_body_is_a_conflict(store, device, keep, others):
     one, other = executor(store, device), executor(store, device)
     key = new_id()
-    first = ran(one, job(Request(graph=ONE, keep={"out": "a"}), key))
-    second = ran(other, job(Request(graph=ONE, keep={"out": "b"}), key))
+    first = ran(one, job(Request(graph=ONE, keep={"out": keep} if keep else {}), key))
+    second = ran(other, job(Request(graph=ONE, keep={"out": others} if others else {}), key))
     assert reply(one._commit([first])).status == "ok"
     assert reply(other._commit([second])).error.code == "conflict"
-    assert [each.name for each in store.names("guest")] == ["a"]
+    assert [each.name for each in store.names("guest")] == ([keep] if keep else [])
 
 
 def test_whatever_breaks_a_commit_costs_only_its_own_request(store, device, monkeypatch):

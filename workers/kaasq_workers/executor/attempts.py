@@ -306,7 +306,6 @@ class Attempts:
         assert request is not None
         assert isinstance(request.graph, GraphSpec)
         proceed = self._proceed(job, vitals)
-        proceed()
         if loop is None:
             hold = frozenset[str]() if ended.stretch is None else ended.stretch.hold
             return self._engine.begin(job.tenant, request.graph, request, proceed, hold=hold)

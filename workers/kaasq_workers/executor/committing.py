@@ -83,6 +83,11 @@ class Commits:
         return self.full or (self.pending and time.monotonic() - self._since_s > GROUP_TIME_S)
 
     @property
+    def news(self) -> bool:
+        """Whether there is something to learn."""
+        return bool(self._durable) or self._failure is not None
+
+    @property
     def awaited(self) -> bool:
         """Whether something could begin here once what was added is durable."""
         return bool(self._awaited)
@@ -130,7 +135,7 @@ class Commits:
     def wait(self, timeout_s: float) -> None:
         """Until there is something to learn, or nothing is being committed."""
         with self._changed:
-            if not self._durable and self._failure is None and (self._pending or self._working_since_s is not None):
+            if not self.news and (self._pending or self._working_since_s is not None):
                 self._changed.wait(timeout_s)
 
     def close(self) -> None:

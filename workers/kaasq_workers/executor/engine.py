@@ -235,8 +235,6 @@ class Engine:
         bound.bind(flight.memory, request.scalars)
         if self._guard is None:
             bound.prepare(stream)
-        if proceed is not None:
-            proceed()
         ready = flight.mark(READY)  # right before the launches: what the host does in between would count as theirs
         for entry in flight.loading:
             entry.ready = ready

@@ -51,8 +51,7 @@ class Launches:
         rest = self._iterations
         if self._recording is not None and not self._stale:
             replays, rest = divmod(self._iterations, self._unrolled)
-            self._recording.replay(stream)
-            for _ in range(replays - 1):
+            for _ in range(replays):
                 if proceed is not None:
                     proceed()
                 self._recording.replay(stream)

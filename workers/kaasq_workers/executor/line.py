@@ -5,7 +5,7 @@ Tenants start in turn, each one's requests in their order: a thousand of one do 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
@@ -27,6 +27,7 @@ class Line(Generic[F]):
         self.flying: dict[int, tuple[Ended, F]] = {}  # by tag, oldest first
         self.ended: list[Ended] = []
         self._uncommitted: dict[int, tuple[str, str]] = {}  # tenant and id of those taken to be committed, by tag
+        self._unknown: Counter[tuple[str, str]] = Counter()  # the same by those: a repeat would not find its outcome
         self._alone = False  # who is on its way is
         self._held = False  # who is first does not fit beside those on their way
 
@@ -90,13 +91,20 @@ class Line(Generic[F]):
     def take_ended(self) -> list[Ended]:
         """What has ended, to be committed: until it is ``committed``, repeats and suspects wait for it."""
         ended, self.ended = self.ended, []
-        self._uncommitted.update((each.job.tag, (each.job.tenant, each.job.id)) for each in ended)
+        for each in ended:
+            request = each.job.tenant, each.job.id
+            self._uncommitted[each.job.tag] = request
+            self._unknown[request] += 1
         return ended
 
     def committed(self, tags: Iterable[int]) -> None:
         """Their outcomes are durable."""
         for tag in tags:
-            self._uncommitted.pop(tag, None)
+            request = self._uncommitted.pop(tag, None)
+            if request is not None:
+                self._unknown[request] -= 1
+                if not self._unknown[request]:
+                    del self._unknown[request]
 
     def _leave(self, tenant: str, jobs: deque[tuple[Job, float]]) -> None:
         """The first of a tenant's requests leaves; the others wait for its next turn."""
@@ -108,6 +116,9 @@ class Line(Generic[F]):
 
     def _repeated(self, job: Job) -> bool:
         """A repeat of a request must find its outcome."""
-        others = (*(ended for ended, _ in self.flying.values()), *self.ended)
-        uncommitted = (job.tenant, job.id) in self._uncommitted.values()
-        return uncommitted or any(each.job.id == job.id and each.job.tenant == job.tenant for each in others)
+        if (job.tenant, job.id) in self._unknown:
+            return True
+        for ended in (*(each for each, _ in self.flying.values()), *self.ended):
+            if ended.job.id == job.id and ended.job.tenant == job.tenant:
+                return True
+        return False

@@ -146,20 +146,22 @@ class Committer:
             each.discard()
         return ready, also
 
-    def _record(self, transaction: Transaction, tenant: str, reply: Reply, body: str) -> None:
+    def _record(self, transaction: Transaction, tenant: str, reply: Reply, body: str) -> bool:
+        """Whether there was none."""
         now = time.time()
         outcome = Outcome(body=body, reply=codec.encode(reply), created=now, expires=now + self._ttl_s)
-        transaction.record(tenant, reply.id, outcome)
+        return transaction.record(tenant, reply.id, outcome)
 
     def _recorded(self, transaction: Transaction, ended: Ended) -> Reply | bytes:
         if ended.replay is not None:
             return ended.replay
-        if ended.digest is not None:
+        if ended.digest is None:
+            if ended.claimed:
+                transaction.release(ended.job.tenant, ended.job.id)
+        elif ended.error is not None or _publishes(ended):  # else recording it shows whether there is an earlier one
             earlier = self._yield_to_earlier(transaction, ended)
             if earlier is not None:
                 return earlier
-        elif ended.claimed:
-            transaction.release(ended.job.tenant, ended.job.id)
         if ended.error is not None and is_deadly(ErrorBody.of(ended.error)):
             self._keep_inputs(transaction, ended)
         outputs: dict[str, Output] = {}
@@ -167,9 +169,9 @@ class Committer:
             taken = None if ended.step is not None else taken_outputs(ended.request)
             outputs = self._outputs(transaction, ended.request, ended.executed, taken)
         reply = self._reply(ended, outputs)
-        if ended.digest is not None:
-            self._record(transaction, ended.job.tenant, reply, ended.digest)
-        return reply
+        if ended.digest is None or self._record(transaction, ended.job.tenant, reply, ended.digest):
+            return reply
+        return self._yield_to_earlier(transaction, ended) or self._reply(ended, {})
 
     def _outputs(
         self, transaction: Transaction, request: Request, executed: Executed, taken: AbstractSet[str] | None
@@ -306,6 +308,11 @@ def _settled(
             lost.add(each.job.tag)
         replies.append(reply)
     return replies, lost
+
+
+def _publishes(ended: Ended) -> bool:
+    """Whether it has outputs that are more than bytes of its reply."""
+    return ended.executed is not None and not all(isinstance(each.data, bytearray) for each in ended.executed.outputs)
 
 
 def _changes(ended: Ended) -> bool:

@@ -136,7 +136,7 @@ class Executor:
             for durable in commits.learn():
                 line.committed(durable.tags)
                 line.add(durable.jobs, time.monotonic())
-            if not gone and (not line.waiting or time.monotonic() - self._heard_s > HEAR_S):
+            if not gone and (not line.waiting or self._hears):
                 busy = line.busy or commits.awaited
                 patience_s = 0.0 if busy else IDLE_S if self._preparing else TURN_S
                 received = channel.receive(timeout_s=patience_s)
@@ -153,9 +153,17 @@ class Executor:
             if time.monotonic() >= self._next_look_s and not gone:
                 self._look_after_workflows(channel)
                 self._next_look_s = time.monotonic() + LOOK_S
-            self._turn(line, commits, vitals, onward=not (gone or vitals.draining))
+            onward = not (gone or vitals.draining)
+            self._turn(line, commits, vitals, onward=onward)
+            while line.waiting and not (commits.news or self._device.poisoned or self._hears):
+                self._turn(line, commits, vitals, onward=onward)
             if self._device.poisoned:
                 return
+
+    @property
+    def _hears(self) -> bool:
+        """Whether it is time to look for what else the front says."""
+        return time.monotonic() - self._heard_s > HEAR_S
 
     def _turn(self, line: Line[Flight], commits: Commits, vitals: Vitals, *, onward: bool) -> None:
         """Start what may start, end one that has finished, have committed what has ended, or else wait a little.

@@ -91,8 +91,10 @@ class Slots:
         """
         if not self._idle:
             self._add()
-        last = len(self._idle) - 1
-        return self._idle.pop(next((at for at in range(last, -1, -1) if self._idle[at].index in preferred), last))
+        for at in range(len(self._idle) - 1, -1, -1):
+            if self._idle[at].index in preferred:
+                return self._idle.pop(at)
+        return self._idle.pop()
 
     def give(self, slot: Slot) -> None:
         """It is idle again: nothing queued on it is still running."""
