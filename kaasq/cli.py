@@ -110,6 +110,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(interrupts.STOPPED)
     except KaasqError as error:
+        before = interrupts.stop_before(error)
+        if before is not None:
+            sys.exit(before.code if isinstance(before, SystemExit) else interrupts.STOPPED)
         click.echo(f"kaasq: {error.code}: {error.message}", err=True)
         sys.exit(1)
 

@@ -78,8 +78,8 @@ def test_interrupted_it_ends_what_it_started_and_removes_its_queues_and_folders(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
+    said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
     assert queues(own_rabbit) == before
     assert list(tmp_path.iterdir()) == []
 

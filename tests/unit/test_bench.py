@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from kaasq import local
+from kaasq.errors import BrokerLost, KaasqError
 from kaasq.settings import Settings
 from kaasq_bench.answers import WrongAnswer, check
 from kaasq_bench.figures import Row, Spread, alone, at_least, at_most, compare
@@ -133,6 +134,23 @@ def test_a_case_that_breaks_keeps_its_rows_and_lets_the_others_run(setting):
     text = table(given)
     assert "BROKEN: one: RuntimeError: told" in text
     assert "left out: two: needs a GPU" in text
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("ending", [(), (KaasqError,)])
+def test_an_interruption_counts_whatever_putting_things_away_fails_with(setting, stop, ending):
+    def interrupted(_: Setting) -> Any:
+        try:
+            raise stop
+        finally:
+            try:
+                raise BrokerLost("the connection was amid something")
+            finally:
+                raise BrokerLost("and so is this one")
+        yield
+
+    with pytest.raises(stop):
+        run_cases("fake", (Case("one", interrupted),), setting, ending=ending)
 
 
 def test_the_table_has_the_bars_verdict_beside_the_ratio():

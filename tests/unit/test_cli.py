@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import kaasq.cli
 import kaasq.rabbit
 from kaasq.codec import JSON, MSGPACK, encode
 from kaasq.memory import MemoryBroker, MemoryNode
@@ -61,6 +62,23 @@ def test_help_says_how_to_use_it(cli: Run, command: str) -> None:
     assert f"Usage: kaasq {command}" in out or "Usage:" in out
     assert "--store DIR" in out
     assert "\\b" not in out
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_ctrl_c_counts_whatever_putting_things_away_fails_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: BaseException, code: int
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            raise stop
+        finally:
+            raise kaasq.BrokerLost("the connection was amid something")
+
+    monkeypatch.setattr(kaasq.cli.kaasq, "main", interrupted)
+    with pytest.raises(SystemExit) as end:
+        kaasq.cli.main([])
+    assert end.value.code == code
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("command", ["list", "show", "replay", "export", "drop"])

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from kaasq.interrupts import stop_before
 from kaasq_bench.figures import Row
 from kaasq_bench.setting import NotHere, Setting
 
@@ -65,12 +66,17 @@ def run_cases(
         try:
             for row in case.measure(setting):
                 rows.append(row)  # noqa: PERF402 - what it gave before it raised is to be kept
-        except NotHere as reason:
-            left_out[case.name] = str(reason)
-            setting.say(f"  left out: {reason}")
-        except ending:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a part breaks with, the others' figures are wanted
+        except Exception as error:
+            stop = stop_before(error)
+            if stop is not None:
+                raise stop from error
+            if isinstance(error, ending):
+                raise
+            if isinstance(error, NotHere):
+                left_out[case.name] = str(error)
+                setting.say(f"  left out: {error}")
+                continue
+            # Whatever a part breaks with, the others' figures are wanted.
             broken[case.name] = f"{type(error).__name__}: {error}".partition("\n")[0]
             setting.say(traceback.format_exc())
     took = time.perf_counter() - started
