@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -27,11 +28,13 @@ class Store:
         self.may = threading.Event()
         self.may.set()
         self.fault: Exception | None = None
+        self.pause_s = 0.0
 
     def commit(self, group: list[Ended]) -> list[Job]:
         self.groups.append([each.job.tag for each in group])
         self.threads.append(threading.current_thread())
         assert self.may.wait(20)
+        time.sleep(self.pause_s)
         if self.fault is not None:
             raise self.fault
         return [each.job for each in group if each.goes_on]
@@ -102,6 +105,30 @@ def test_without_a_disk_to_wait_for_the_executor_commits_by_itself(store):
         assert list(commits.learn()) == [Durable([1, 2], [])]
         commits.flush()
     assert (store.groups, store.by_us) == ([[1, 2]], [True])
+
+
+def test_who_has_nothing_else_to_do_commits_by_himself_while_that_is_fast(store, commits, monkeypatch):
+    def flush(tag: int) -> bool:
+        """Whether we did it."""
+        commits.add(ended(tag))
+        commits.flush(alone=True)
+        assert [each.tags for each in learnt(commits, 1)] == [[tag]]
+        return store.by_us[-1]
+
+    assert flush(1)
+    monkeypatch.setattr(committing, "HERE_S", -1.0)
+    assert not flush(2)
+    monkeypatch.setattr(committing, "HERE_S", 20.0)
+    assert flush(3)
+
+
+def test_a_slow_disk_is_the_threads_from_the_next_commit_on(store, commits):
+    for tag, ours in ((1, True), (2, False)):
+        store.pause_s = 10 * committing.HERE_S
+        commits.add(ended(tag))
+        commits.flush(alone=True)
+        assert [each.tags for each in learnt(commits, 1)] == [[tag]]
+        assert store.by_us[-1] == ours
 
 
 def test_but_never_beside_the_thread(store):

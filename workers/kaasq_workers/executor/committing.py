@@ -21,6 +21,8 @@ GROUP_BYTES = 64 << 20  # of what follows them, which is made for all of a group
 GROUP_TIME_S = 2e-3  # a group is committed once running it has taken this long
 LOOK_S = 2e-3  # so often the thread looks whether the executor has begun something that keeps it from that
 LOOKS = 25  # without need, until it looks no more before it is asked to
+HERE_S = 1e-3  # a commit that takes longer, as it goes with this disk, is the thread's, though nobody waits just now
+LATELY = 8  # commits over which what one takes is averaged
 STUCK_S = 1.0  # a commit that takes so long may never end, which the front has to see
 
 
@@ -36,7 +38,7 @@ class Commits:
 
     ``commit`` makes a group durable, tells the front, and gives what goes on here; what it raises, ``learn`` does.
     ``at_once``: whoever wants a group committed does it himself unless another one is being committed: without a disk
-    to wait for, that takes less than to wake the thread.
+    to wait for, that takes less than to wake the thread. With one, he does if nobody waits for him and it is fast.
     """
 
     def __init__(self, commit: Callable[[list[Ended]], list[Job]], *, at_once: bool) -> None:
@@ -49,6 +51,7 @@ class Commits:
         self._looks = 0  # that the thread takes, until it waits to be asked
         self._wanted = self._closing = False
         self._working_since_s: float | None = None
+        self._takes_s = 0.0  # what a commit takes, of late
         self._awaited: set[int] = set()
         self._durable: deque[Durable] = deque()
         self._failure: BaseException | None = None
@@ -113,12 +116,13 @@ class Commits:
                 self._looks = LOOKS
                 self._changed.notify_all()
 
-    def flush(self) -> None:
-        """What is pending is to be committed now."""
+    def flush(self, *, alone: bool = False) -> None:
+        """What is pending is to be committed now. ``alone``: nothing else is to be done."""
         with self._changed:
             if not self._pending:
                 return
-            if not self._at_once or self._working_since_s is not None:
+            here = self._at_once or (alone and self._takes_s < HERE_S)
+            if not here or self._working_since_s is not None:
                 self._wanted = True
                 self._changed.notify_all()
                 return
@@ -195,6 +199,8 @@ class Commits:
         except BaseException as error:  # noqa: BLE001 - the executor raises it
             self._failure = error
         with self._changed:
+            assert self._working_since_s is not None
+            self._takes_s += (time.monotonic() - self._working_since_s - self._takes_s) / LATELY
             self._working_since_s = None
             self._awaited.difference_update(tags)
             self._durable.append(Durable(tags, jobs))

@@ -182,7 +182,7 @@ class Executor:
             self._hand_over(line, commits, onward=onward)
         alone = not line.waiting and not line.flying  # nobody is left to share the commit with
         if commits.pending and (finished is None or commits.ripe or alone or self._device.poisoned):
-            commits.flush()
+            commits.flush(alone=alone)
         if finished is not None:
             return
         if line.flying:
