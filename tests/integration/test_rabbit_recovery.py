@@ -273,6 +273,7 @@ def test_deeply_nested_headers_cost_no_connection_and_no_other_publish(own_rabbi
     depths = range(400, 520)
     foreign = pika.BlockingConnection(pika.URLParameters(own_rabbit.url))
     channel = foreign.channel()
+    channel.confirm_delivery()  # a quorum queue loses what a channel that closes had not handed on to it yet
     for depth in depths:
         channel.basic_publish(EXCHANGE, "a", b"%d" % depth, Nested(depth))
     foreign.close()
