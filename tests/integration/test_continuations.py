@@ -297,7 +297,7 @@ def executors(worker: RunningWorker) -> list[int]:
 def test_every_step_has_its_effect_once_whoever_is_killed(broker_url, tmp_path, victim):
     dice = random.Random(victim)
     pool = Pool(broker_url, f"t{new_id()[-10:]}", tmp_path / "store")
-    chains = 40
+    chains = 120
     with pool.client(timeout=100) as client:
         worker = RunningWorker(pool.url, pool.name, pool.store)
         try:
@@ -313,7 +313,7 @@ def test_every_step_has_its_effect_once_whoever_is_killed(broker_url, tmp_path, 
             for _ in range(3):
                 # Else whoever ran at the last kill may run at this one, too, and is rightly taken for the culprit.
                 wait_until_ended(ended + 4)
-                time.sleep(dice.uniform(0.0, 0.15))
+                time.sleep(dice.uniform(0.0, 0.03))
                 caught += sum(not each.done() for each in steps)
                 if victim == "executor":
                     count = len(executors(worker))
