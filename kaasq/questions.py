@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 
-from kaasq.setting_values import Bytes
-
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+from kaasq.setting_values import Bytes, Positive, Seconds
 
 
 class QuestionLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

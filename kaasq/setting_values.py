@@ -12,6 +12,8 @@ from kaasq.decode_errors import choices_of, told_choices
 from kaasq.errors import BadRequest
 from kaasq.units import parse_size, size
 
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
 SIZE = {"unit": "bytes"}
 """What marks a type as a size."""
 Bytes = Annotated[int, msgspec.Meta(ge=0, extra=SIZE)]

@@ -21,7 +21,7 @@ from kaasq.log import get_logger
 from kaasq.names import check_word
 from kaasq.questions import QuestionLimits
 from kaasq.quotas import Quotas
-from kaasq.setting_values import SIZE, Bytes, SomeBytes, check_known, converted, nearest
+from kaasq.setting_values import SIZE, Bytes, Positive, Seconds, SomeBytes, check_known, converted, nearest
 from kaasq.topology import QueueType
 
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
@@ -44,9 +44,7 @@ _OTHERS = re.compile(
 log = get_logger()
 
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
 StoreBytes = Annotated[int, msgspec.Meta(ge=STORE_LEAST_BYTES, extra=SIZE)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

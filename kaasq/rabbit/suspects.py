@@ -56,7 +56,7 @@ class Suspects(Generic[R]):
     def next(self) -> R:
         """The first one of the tenant whose turn it is; those under alert come last."""
         trusted = (tenant for tenant in self._of if not self.alerted(tenant))
-        tenant = next(trusted, None) or next(iter(self._of))
+        tenant = next(trusted, next(iter(self._of)))
         waiting = self._of.pop(tenant)
         reply = waiting.popleft()
         if waiting:

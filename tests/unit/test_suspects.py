@@ -55,6 +55,14 @@ def test_who_forged_comes_after_everybody_else(suspects):
     assert taken(suspects) == [few[0], few[2], few[1], forged]
 
 
+def test_who_is_nobody_comes_before_who_forged(suspects):
+    suspects.blame(Reply("mallory"))
+    forged, anybodys = Reply("mallory"), Reply("")
+    suspects.add(forged)
+    suspects.add(anybodys)
+    assert taken(suspects) == [anybodys, forged]
+
+
 def test_one_that_is_put_back_is_its_tenants_next(suspects):
     first, second = Reply("ann"), Reply("ann")
     suspects.add(second)
