@@ -10,6 +10,9 @@ import zlib
 from collections.abc import Callable
 from time import perf_counter
 
+FEW = 4
+"""Requests under way up to which looking is worth it. With more, what comes next comes soon anyway, and whoever sleeps
+until then finds several at once, for which there is less to do than for each by itself."""
 CROWDED_S = 250e-6
 """A look takes some microseconds. One that took so long had to wait for a processor, or for the interpreter's lock."""
 MOST_CREDIT = 8
@@ -47,6 +50,10 @@ class Looking:
             self._credit += 1
             if self._credit == MOST_CREDIT:
                 self._debt = max(LEAST_DEBT, self._debt // 2)
+
+    def rest(self) -> None:
+        """Much came at once: the next short waits are slept through."""
+        self._credit = -LEAST_DEBT
 
     def crowded(self) -> None:
         """Others need what looking takes."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from kaasq.broker import Broker, Done, State
 from kaasq.errors import BrokerLost, Cancelled, KaasqError, ReplyTimeout
+from kaasq.polling import FEW
 from kaasq.settings import Settings
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.calls import Awaited, Call, OnResult, Route, Sendable
@@ -59,7 +60,7 @@ class ClientCore:
             done(error)
 
         self.broker.watch(self._on_state)
-        self.broker.expects(lambda: len(self.pending) > 0)
+        self.broker.expects(lambda: 0 < len(self.pending) <= FEW)
         self._replies.take(declared)
 
     def send(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import kaasq
-from tests.support.graphs import saxpy
+from kaasq.io_thread import IoThread
+from kaasq.polling import FEW
+from tests.support.graphs import held, saxpy
 from tests.support.waiting import until
 from tests.support.workers import running_worker
 
@@ -62,3 +64,24 @@ def test_a_worker_that_looks_for_messages_uses_no_processor_once_there_are_none(
             return used_s(pids) - before
 
         until(lambda: idle_s() < min(0.1 * SPAN_S, busy_s / 4))
+
+
+def test_messages_are_looked_for_while_few_requests_are_under_way(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Callable[[], bool]] = []
+    monkeypatch.setattr(IoThread, "expects", lambda _, anything: asked.append(anything))
+
+    def look() -> list[bool]:
+        return [each() for each in asked]
+
+    with kaasq.local(device="cpu") as client:
+        client.run(saxpy(4), x=X, y=X)
+        until(lambda: look() == [True, False])  # of a worker nobody knows what comes; a client has nothing to expect
+        futures = [client.submit(held(tmp_path)) for _ in range(FEW)]
+        until((tmp_path / "begun").exists)
+        assert look() == [True, True]
+        futures.append(client.submit(held(tmp_path)))
+        until(lambda: look() == [False, False])
+        (tmp_path / "end").touch()
+        for each in futures:
+            each.result(60)
+        until(lambda: look() == [True, False])

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kaasq import polling
 from kaasq.messages import ErrorBody, WorkerInfo
-from kaasq_workers.channel import BlockingChannel, FrameReader, Link, frame
+from kaasq.polling import MOST_CREDIT
+from kaasq_workers.channel import FEW_AT_ONCE, BlockingChannel, FrameReader, Link, frame
 from kaasq_workers.link import Answer, FromExecutor, Hello, Job, Refusal
 from kaasq_workers.vitals import RUNNING_MOST, Vitals, next_tag
 
@@ -59,11 +61,11 @@ def test_what_one_thread_sends_arrives_whole_while_another_waits_for_jobs():
     assert received == sent
 
 
-def pair() -> tuple[Link, BlockingChannel, socket.socket]:
+def pair(busy_poll_s: float = 0.0) -> tuple[Link, BlockingChannel, socket.socket]:
     ours, theirs = socket.socketpair()
     vitals, fd = Vitals.create()
     os.close(fd)
-    return Link(ours, vitals), BlockingChannel(theirs), theirs
+    return Link(ours, vitals), BlockingChannel(theirs, busy_poll_s), theirs
 
 
 def flushed(link: Link) -> threading.Thread:
@@ -178,3 +180,23 @@ def test_an_executor_sees_that_it_is_to_end_soon():
     assert seen.draining
     assert (seen.turns, seen.pulse, seen.running) == (0, 0, {})
     os.close(fd)
+
+
+def test_an_executor_that_got_several_jobs_at_once_sleeps_until_the_next_ones(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(polling, "CROWDED_S", 60.0)  # whatever else needs this machine
+    link, channel = pair(busy_poll_s=60.0)[:2]
+
+    def used_s() -> float:
+        began = time.thread_time()
+        assert channel.receive(0.3) == []
+        return time.thread_time() - began
+
+    for tag in range(MOST_CREDIT):
+        later = threading.Timer(0.001, link.send, [[job(tag)]])
+        later.start()
+        assert channel.receive(30)
+        later.join()
+    assert used_s() > 0.1  # one after the other: it looks for the next
+    assert link.send([job(tag) for tag in range(FEW_AT_ONCE + 1)])
+    assert len(channel.receive(30) or []) == FEW_AT_ONCE + 1
+    assert used_s() < 0.1

@@ -71,6 +71,13 @@ def test_who_looked_while_others_needed_the_processor_sleeps_for_many_waits_and_
     assert slept_through(looking) == MOST_DEBT + 1
 
 
+def test_after_much_at_once_some_short_waits_are_slept_through():
+    looking = eager()
+    for _ in range(3):
+        looking.rest()
+        assert slept_through(looking) == LEAST_DEBT + 1
+
+
 def test_who_looked_well_for_a_while_is_forgiven():
     looking = eager()
     for _ in range(100):

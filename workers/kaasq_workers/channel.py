@@ -20,6 +20,7 @@ from kaasq_workers.link import Answer, FromExecutor, ToExecutor
 from kaasq_workers.vitals import Vitals
 
 RECEIVE_BYTES = 256 << 10
+FEW_AT_ONCE = 2  # jobs, after which the executor still looks for the next ones without sleeping
 FRAME_MOST = 512 << 20  # what RabbitMQ takes as one message at most
 SEND_BYTES = 1 << 20  # in one frame, unless a single message has more
 _LENGTH = struct.Struct("<I")
@@ -146,6 +147,8 @@ class BlockingChannel:
             if not data:
                 return jobs or None
             jobs.extend(self._reader.feed(data))
+            if len(jobs) > FEW_AT_ONCE:
+                self._looking.rest()
             if jobs and len(data) < RECEIVE_BYTES:  # else there may be more, or a frame is not whole
                 return jobs
 

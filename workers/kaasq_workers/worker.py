@@ -14,6 +14,7 @@ from kaasq.broker import Broker, Consumer, Done, State, wait_for
 from kaasq.errors import KaasqError, WorkerFailed
 from kaasq.log import get_logger
 from kaasq.names import check_word
+from kaasq.polling import FEW
 from kaasq.settings import Settings
 from kaasq.topology import control_queue, pool_topology, work_queue
 from kaasq_workers.devices.opening import default_slot, one_device
@@ -160,6 +161,7 @@ class Worker:
         answers = Answers(self._broker, source)
         informant = None if self._in_process else starter(self.settings.store_path, self.settings.device)
         front = self._front = Front(self._broker, self.settings, self._starter(), answers, done, informant)
+        self._broker.expects(lambda: front.held <= FEW)
         self._broker.call_soon(front.start)
         if self.settings.isolation == "tenant":
             look = partial(overdue, self.settings.store_path)
