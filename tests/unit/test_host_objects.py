@@ -11,10 +11,11 @@ import pytest
 from kaasq.errors import NameNotFound
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.executor.host_objects import (
+    COPIERS,
+    COPY_S,
     PIECE_BYTES,
     PINNED_FROM_BYTES,
     PINNED_OBJECTS,
-    QUICK_S,
     HostObjects,
 )
 
@@ -90,9 +91,20 @@ def pieces(objects: HostObjects, ref: str, offset: int, nbytes: int) -> list[int
     return sizes
 
 
+QUICK_S = COPY_S / COPIERS
+
+
+def test_where_few_threads_copy_slower_pinning_is_quick_enough(store):
+    pins = Pins(took_s=2 * QUICK_S)
+    for copiers, found in ((COPIERS, [3 * PIECE_BYTES]), (COPIERS // 2, [PIECE_BYTES] * 3)):
+        objects = HostObjects(store, pins.pin, 16 * PIECE_BYTES, timer=lambda: pins.now, copiers=copiers)
+        pieces(objects, put(store, 1, 3 * PIECE_BYTES), 0, 3 * PIECE_BYTES)  # by which it learns
+        assert pieces(objects, put(store, 2, 3 * PIECE_BYTES), 0, 3 * PIECE_BYTES) == found
+
+
 def test_where_pinning_is_quick_an_object_is_pinned_as_it_is_read_first(store):
     pins = Pins(took_s=QUICK_S / 2)
-    objects = HostObjects(store, pins.pin, 16 * PIECE_BYTES, timer=lambda: pins.now)
+    objects = HostObjects(store, pins.pin, 16 * PIECE_BYTES, timer=lambda: pins.now, copiers=COPIERS)
     refs = [put(store, value, 2 * PIECE_BYTES + 5) for value in range(4)]
     for count in (1, 2):
         assert pieces(objects, refs[count], 0, 2 * PIECE_BYTES + 5) == [PIECE_BYTES, PIECE_BYTES, 5]

@@ -1,9 +1,9 @@
 """Stored objects open in host memory; the large ones are kept open for a while, and pinned if they are read again.
 
 What is pinned the device reads at the bus's full speed, and no processor takes part. Where pinning takes no longer than
-the device takes to read, as it may with huge pages, the first reading does it, ahead of the device. Else it costs more
-than copying the object once does by threads, and is left to when there is nothing else to do, or to the second reading.
-It goes piece by piece, since everything else on the device waits meanwhile.
+copying by threads, as it may with huge pages and few processors, the first reading does it, ahead of the device. Else
+it is left to when there is nothing else to do, or to the second reading. It goes piece by piece: everything else on the
+device waits meanwhile.
 
 What is kept open stays mapped, and its bytes in memory, even if the object is deleted: so both are bounded, and what
 has not been read for a while is given back. (Unmapping small pages is dear, too: 256 MiB of them
@@ -12,6 +12,7 @@ take longer than to be read.)
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ from kaasq_workers.devices.protocol import Pinned
 PINNED_FROM_BYTES = 1 << 20  # below, pinning costs more than it saves
 PINNED_OBJECTS = 256
 PIECE_BYTES = 16 << 20  # pinned at once: about a millisecond
-QUICK_S = 0.4e-3  # for a piece: as fast as threads copy it
+COPY_S = 3.6e-3  # for a piece, by one thread
+COPIERS = 12  # at most
 IDLE_S = 60.0
 
 Pin = Callable[[memoryview], Pinned | None]
@@ -32,15 +34,17 @@ Key = tuple[str, str]
 class Pinner:
     """The device's way of pinning, and how quick it was lately."""
 
-    def __init__(self, pin: Pin, timer: Callable[[], float]) -> None:
+    def __init__(self, pin: Pin, timer: Callable[[], float], copiers: int) -> None:
+        """``copiers``: how many threads would copy a piece instead."""
         self._pin = pin
+        self._quick_s = COPY_S / copiers
         self._timer = timer
         self._took_s = deque([0.0], maxlen=2)  # by whole pieces; the very first one may take long for other reasons
 
     @property
     def quick(self) -> bool:
         """Whether pinning pays for what may be read only once."""
-        return min(self._took_s) <= QUICK_S
+        return min(self._took_s) <= self._quick_s
 
     def pin(self, piece: memoryview) -> Pinned | None:
         """None where the device does not."""
@@ -142,9 +146,11 @@ class HostObjects:
         *,
         clock: Callable[[], float] = time.monotonic,
         timer: Callable[[], float] = time.perf_counter,
+        copiers: int | None = None,
     ) -> None:
+        """``copiers``: threads that copy what is not pinned; by default, one for each processor, up to ``COPIERS``."""
         self._store = store
-        self._pinner = Pinner(pin, timer)
+        self._pinner = Pinner(pin, timer, copiers or min(COPIERS, len(os.sched_getaffinity(0))))
         self._most_bytes = most_bytes
         self._clock = clock
         self._kept: OrderedDict[Key, HostObject] = OrderedDict()  # least recently read first
