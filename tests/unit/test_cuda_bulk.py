@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import mmap
 import threading
 from collections.abc import Iterator
@@ -11,10 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from kaasq_workers.devices.cuda.bulk import SLOTS_EACH, BulkCopies, pieces_of
+from kaasq_workers.devices.cuda.bulk import SLOTS_EACH, BulkCopies
 from tests.unit.test_cuda_staging import LazyGpu
 
 SLOT_BYTES = 512
@@ -79,23 +76,6 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     made = Rig(request.param)
     yield made
     made.threads.shutdown()
-
-
-@given(st.integers(0, 300 << 20), st.integers(1, 16))
-def test_pieces_are_all_of_it_small_at_first_and_at_the_end(nbytes, threads):
-    least, most = 1 << 20, 4 << 20
-    pieces = list(pieces_of(nbytes, threads, least, most))
-    sizes = [size for _, size in pieces]
-    assert [offset for offset, _ in pieces] == [0, *itertools.accumulate(sizes)][: len(sizes)]
-    assert sum(sizes) == nbytes
-    assert all(least <= size <= most for size in sizes[:-1])
-    assert all(0 < size <= least for size in [*sizes[:threads], *sizes[-threads:]])
-
-
-def test_in_between_pieces_are_as_large_as_slots():
-    sizes = [size for _, size in pieces_of(256 << 20, 12, 1 << 20, 4 << 20)]
-    assert sizes[0] == 1 << 20
-    assert sizes.count(4 << 20) > 20
 
 
 @pytest.mark.parametrize("nbytes", SIZES)

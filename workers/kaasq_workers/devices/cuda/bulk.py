@@ -2,9 +2,7 @@
 
 One thread copies at a tenth to a fifth of the bus's speed, less where it touches pages for the first time, as in a new
 file's mapping; a dozen together come near it. Each has two slots of its own and takes piece after piece of the copy, so
-that nothing is handed from thread to thread: the GPU works on one slot while the thread works on the other. The first
-pieces are small, so that the bus has something to do soon, and so are the last ones, after which it has little left to
-do and no thread waits for another for long (guided self-scheduling, Polychronopoulos and Kuck 1987). One copy at
+that nothing is handed from thread to thread: the GPU works on one slot while the thread works on the other. One copy at
 a time, and the caller takes part in it. Knows no CUDA: the device passes in memory and events.
 """
 
@@ -62,7 +60,7 @@ class BulkCopies:
     def __init__(
         self, address: int, slot_bytes: int, events: Sequence[StreamEvent], threads: Executor, *, least_bytes: int
     ) -> None:
-        """``events``: one for each slot. Pieces have ``least_bytes`` or more, but for the last."""
+        """``events``: one for each slot. Pieces have ``least_bytes``, and more where all have something to do."""
         self._slot_bytes = slot_bytes
         self._least_bytes = least_bytes
         slots = [_Slot(address + index * slot_bytes, event) for index, event in enumerate(events)]
@@ -110,7 +108,9 @@ class BulkCopies:
 
     def _together(self, work: Callable[[list[_Slot], Iterator[Piece]], None], nbytes: int) -> None:
         """Have all threads take pieces until there are none; raises what one of them did, once all have stopped."""
-        pieces = list(pieces_of(nbytes, len(self._lanes), self._least_bytes, self._slot_bytes))
+        step = -(-nbytes // len(self._lanes))
+        step = min(self._slot_bytes, max(self._least_bytes, -(-step // _ROUND_BYTES) * _ROUND_BYTES))
+        pieces = [(offset, min(step, nbytes - offset)) for offset in range(0, nbytes, step)]
         left = iter(pieces)  # of a list: the interpreter lets one thread at a time take the next
 
         def take_part(lane: list[_Slot]) -> None:
@@ -128,21 +128,6 @@ class BulkCopies:
             wait(helping)  # no thread may touch the caller's memory any more
         for each in helping:
             each.result()
-
-
-def pieces_of(nbytes: int, threads: int, least: int, most: int) -> Iterator[Piece]:
-    """Offsets and sizes from ``least`` to ``most``: twice as large with each round of the threads, and towards the end
-    at most half of what each of them has left to do.
-    """
-    offset = 0
-    for index in itertools.count():
-        left = nbytes - offset
-        if not left:
-            return
-        size = min(most, least << index // threads, left // (2 * threads))
-        size = min(left, max(least, size - size % _ROUND_BYTES))
-        yield offset, size
-        offset += size
 
 
 def _land(target: int, source: int, nbytes: int) -> None:

@@ -13,7 +13,7 @@ from kaasq_workers.devices.cuda.bulk import SLOTS_EACH, BulkCopies
 
 FROM_BYTES = 4 << 20  # below, a stream's own staging is as fast and lets the caller go on
 SLOT_BYTES = 4 << 20
-LEAST_BYTES = 1 << 20  # of a piece
+LEAST_BYTES = 2 << 20  # of a piece: each costs the threads some 20 us in which they wait for one another
 MOST_THREADS = 12  # more are no faster on sixteen cores
 
 
