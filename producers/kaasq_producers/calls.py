@@ -209,6 +209,10 @@ class Call(Awaited):
         else:
             self._on_unpublished(self, error)
 
+    def forgotten(self, reply: Reply) -> bool:  # noqa: ARG002  # the worker forgets nobody to whom it owes an outcome
+        """Whether the reply says only that the worker does not remember who waits; it will be asked again."""
+        return False
+
     def wants_whole(self, reply: Reply) -> bool:  # noqa: ARG002  # of most messages nothing is left out
         """Whether the worker lacks something that was not sent because it might have known it."""
         return False

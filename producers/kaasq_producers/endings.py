@@ -50,6 +50,8 @@ class Endings:
             self.end(call, call.result(reply, self._buffers))
             if call.following:
                 self._skip(call, {each.id: each.skipped for each in reply.then})
+        elif isinstance(call, Call) and call.forgotten(reply):
+            pass
         elif isinstance(call, Call) and call.wants_whole(reply):
             if call.make_whole():
                 self._publish(call)

@@ -17,7 +17,7 @@ import pytest
 
 from kaasq import BadRequest, BufferMissing, BufferSize, Keep, Output, Then, Workflow, topology
 from kaasq.broker import Message, State
-from kaasq.errors import BrokerLost, Conflict, KaasqError, KernelFailed, NameNotFound, ReplyTimeout
+from kaasq.errors import BrokerLost, Conflict, KaasqError, KernelFailed, NameNotFound, QuotaExceeded, ReplyTimeout
 from kaasq.flows.model import (
     Asked,
     FlowCall,
@@ -609,6 +609,32 @@ def test_who_waits_long_asks_again_for_the_worker_may_have_forgotten(
     time.sleep(0.2)  # when it would have asked again
     run.status()
     assert len(worker.messages) <= before + 2  # one may have been on its way
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_who_is_forgotten_since_too_many_wait_asks_again_when_it_is_time_to(
+    client: Client, worker: FakeWorker, held: Held, monkeypatch: pytest.MonkeyPatch, *, running: bool
+) -> None:
+    monkeypatch.setattr(f"kaasq_producers.flows.calls.{'RUN' if running else 'WAIT'}_AGAIN_S", 0.5)
+    began = time.monotonic()
+    waiting = in_thread((lambda: client.run(FLOW, tiles=TILES, weights=ONES)) if running else client.attach("f").wait)
+    _, first = held.next()
+    too_many = ErrorBody(code="quota_exceeded", message="more wait", detail={"which": "waiting"})
+    worker.reply(first, FlowReply(id="f", status="error", error=too_many))
+    _, again = held.next()
+    assert time.monotonic() - began > 0.4
+    assert (again.message_id, again.correlation_id, again.body) == (first.message_id, first.correlation_id, first.body)
+    worker.reply(again, ended("f"))
+    assert list(waiting.result(5)["sum"]) == [6]
+
+
+def test_who_waits_is_told_of_other_quotas(client: Client, worker: FakeWorker, held: Held) -> None:
+    waiting = in_thread(client.attach("f").wait)
+    _, message = held.next()
+    queued = ErrorBody(code="quota_exceeded", message="too many", detail={"which": "queued"})
+    worker.reply(message, FlowReply(id="f", status="error", error=queued))
+    with pytest.raises(QuotaExceeded, match="too many"):
+        waiting.result(5)
 
 
 def test_a_workflow_is_asked_for_again_after_the_connection_was_lost(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kaasq import codec
-from kaasq.errors import KaasqError
+from kaasq.errors import KaasqError, QuotaExceeded
 from kaasq.flows.model import Asked, FlowCall, FlowReply
 from kaasq.messages import Reply
 from kaasq_producers.buffers import Buffers
@@ -18,7 +18,8 @@ from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.result import failure
 from kaasq_producers.steps import NONE, Steps
 
-# A worker remembers the last 64 who wait for a workflow, and none whose store was lost: so who waits asks again.
+# A worker remembers the last 64 who wait for a workflow, and none whose store was lost: so who waits asks again. Who is
+# told that he is not remembered does so no sooner: others would be forgotten in his place, and ask at once in turn.
 WAIT_AGAIN_S = 30.0
 RUN_AGAIN_S = 300.0  # the whole workflow is sent again, which may be megabytes
 
@@ -62,6 +63,16 @@ class FlowMessage(Call):
     def result(self, reply: Reply, buffers: Buffers | None) -> FlowResult:
         """With the workflow's outputs, if it has ended."""
         return FlowResult(reply, self._flow, self._name, buffers, time.monotonic() - self.started)
+
+    def forgotten(self, reply: Reply) -> bool:
+        """Whether too many others wait for the workflow (``graph_limits.waiting``)."""
+        error = reply.error
+        return (
+            self.again_s is not None
+            and error is not None
+            and error.code == QuotaExceeded.code
+            and error.detail.get("which") == "waiting"
+        )
 
     def failure(self, reply: Reply, buffers: Buffers | None) -> KaasqError:
         """That of the first step that failed; ``flow`` says how all of them ended."""
