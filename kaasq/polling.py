@@ -19,6 +19,8 @@ MOST_CREDIT = 8
 LEAST_DEBT, MOST_DEBT = 16, 1024
 """Short waits that are slept through after such a look: where processors are short, who has looked comes last."""
 _PAUSE = bytes(8 << 10)
+_expecting: set[int] = set()
+"""The selectors of this process that wait for something just now, each with a thread of its own."""
 
 Found = list[tuple[selectors.SelectorKey, int]]
 
@@ -101,8 +103,15 @@ class PollingSelector(selectors.DefaultSelector):
         """See selectors."""
         if (timeout is not None and timeout <= 0) or not self.expecting():
             return super().select(timeout)
-        wait(self._looking, self._look, timeout)
-        return self._found
+        me = id(self)
+        _expecting.add(me)
+        try:
+            if len(_expecting) > FEW:  # they would have to take turns with the interpreter
+                return super().select(timeout)
+            wait(self._looking, self._look, timeout)
+            return self._found
+        finally:
+            _expecting.discard(me)
 
     def _look(self, timeout_s: float | None) -> bool:
         self._found = super().select(timeout_s)

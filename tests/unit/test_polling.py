@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from kaasq import polling
 from kaasq.io_thread import IoThread
-from kaasq.polling import CROWDED_S, LEAST_DEBT, MOST_CREDIT, MOST_DEBT, Looking, PollingSelector, wait
+from kaasq.polling import CROWDED_S, FEW, LEAST_DEBT, MOST_CREDIT, MOST_DEBT, Looking, PollingSelector, wait
 from kaasq.processors import BUSY_POLL_S, ENOUGH, busy_poll_s, processors
 
 MOST_S = 1e-3
@@ -166,6 +167,37 @@ def test_a_polling_selector_that_expects_nothing_uses_no_processor():
         ours.recv(1)
         selector.expecting = lambda: False
         assert used_s(lambda: selector.select(0.3)) < 0.1
+
+
+def test_where_many_threads_wait_for_something_none_of_them_looks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(polling, "CROWDED_S", 60.0)  # whatever else needs this machine
+    count = FEW + 1
+    pairs = [socket.socketpair() for _ in range(count)]
+    selectors_ = [PollingSelector(60.0) for _ in range(count)]
+    for selector, (ours, theirs) in zip(selectors_, pairs, strict=True):
+        selector.register(ours, selectors.EVENT_READ)
+        theirs.send(b"x")
+        assert selector.select(1)  # a short wait: from now on it looks
+        ours.recv(1)
+    used: list[float] = []
+    gate = threading.Barrier(count)
+
+    def look(selector: PollingSelector) -> None:
+        gate.wait()
+        used.append(used_s(lambda: selector.select(0.5)))
+
+    threads = [threading.Thread(target=look, args=[each]) for each in selectors_]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert min(used) < 0.1  # the last one at least; the others may have begun before it
+    alone = used_s(lambda: selectors_[0].select(1.0))
+    assert alone > 0.1
+    for selector, pair in zip(selectors_, pairs, strict=True):
+        selector.close()
+        for each in pair:
+            each.close()
 
 
 def used_s(call) -> float:

@@ -47,15 +47,12 @@ class Launches:
         self._queued_before = True
 
     def queue(self, stream: Stream, proceed: Check | None = None) -> None:
-        """Queue all of them. ``proceed`` is called between them now and then, and ends it by raising.
-
-        A replay begins at once: the device's clock runs already.
-        """
+        """Queue all of them. ``proceed`` is called between them now and then, and ends it by raising."""
         rest = self._iterations
         if self._recording is not None and not self._stale:
             replays, rest = divmod(self._iterations, self._unrolled)
-            for index in range(replays):
-                if index and proceed is not None:
+            for _ in range(replays):
+                if proceed is not None:
                     proceed()
                 self._recording.replay(stream)
         for _ in range(rest):
