@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from kaasq import codec
 from kaasq.dtypes import BUFFER_DTYPES, canonical
-from kaasq.errors import BadRequest, BufferMissing, KaasqError
+from kaasq.errors import BadRequest, BufferMissing, KaasqError, StoreUnavailable
 from kaasq.messages import Reply
 from kaasq.model import Buffer, content_hash
 from kaasq.names import is_ref
@@ -177,6 +177,12 @@ class Buffers:
         if store is not None:
             yield store
             return
+        if not self._given.is_dir():  # opening it would make a new one
+            raise StoreUnavailable(
+                f"the client is closed, and its store in {self._given} is gone with it: look at results before it is "
+                f"closed, or give kaasq.local a folder (store=...), which stays",
+                store=str(self._given),
+            )
         store = self._open(self._given)
         try:
             yield store

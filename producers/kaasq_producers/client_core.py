@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -127,12 +128,16 @@ class ClientCore:
         self.broker.call_soon(cancel)
 
     def wait_until_told(self, timeout_s: float) -> None:
-        """Block until the broker has what was cancelled, at most about so long, and only while it is there."""
+        """Block until the broker has what was cancelled, and removed what nobody listens to any more; at most about so
+        long, and only while it is there.
+        """
         if self._abandoned:
             handed_over = threading.Event()
             self.broker.call_soon(handed_over.set)
             handed_over.wait(timeout_s)
+        until = time.monotonic() + timeout_s
         self.withdrawals.wait_until_told(timeout_s)
+        self.listeners.leave(max(0.0, until - time.monotonic()))
 
     def stop(self, error: KaasqError | None = None) -> None:
         """Send nothing more, and tell everybody who waits."""

@@ -20,6 +20,9 @@ class Listener(Protocol):
     def over(self, error: KaasqError) -> None:
         """It will not come back; on any thread, once."""
 
+    def leave(self) -> None:
+        """It is about to be closed: remove from the broker what is of no use to anybody afterwards. On any thread."""
+
 
 class Listeners:
     """All of one connection. Thread-safe."""
@@ -28,6 +31,9 @@ class Listeners:
         self._lock = threading.Lock()
         self._all: list[Listener] = []
         self._over: KaasqError | None = None
+        self._connected = True
+        self._leaving = 0  # queues that the broker has not removed yet
+        self._left = threading.Condition(self._lock)
 
     def attach(self, listener: Listener) -> None:
         """Tell it of the connection from now on."""
@@ -44,13 +50,35 @@ class Listeners:
             if listener in self._all:
                 self._all.remove(listener)
 
+    def leaving(self) -> None:
+        """One of them has the broker remove something; ``left`` follows."""
+        with self._lock:
+            self._leaving += 1
+
+    def left(self, _: KaasqError | None = None) -> None:
+        """The broker has done so, or could not."""
+        with self._lock:
+            self._leaving -= 1
+            self._left.notify_all()
+
+    def leave(self, timeout_s: float) -> None:
+        """Have them all leave, and wait for it, at most so long, and only while the broker is there."""
+        for each in list(self._all):
+            each.leave()
+        with self._lock:
+            self._left.wait_for(lambda: not self._leaving or not self._connected, timeout_s)
+
     def lost(self) -> None:
         """Tell them."""
+        with self._lock:
+            self._connected = False
+            self._left.notify_all()
         for each in list(self._all):
             each.lost()
 
     def connected(self) -> None:
         """Tell them."""
+        self._connected = True
         for each in list(self._all):
             each.connected()
 

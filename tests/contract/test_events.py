@@ -15,14 +15,15 @@ import pytest
 
 import kaasq
 from kaasq import codec
+from kaasq.broker import Inspected
 from kaasq.errors import BadRequest, BrokerLost, BrokerRefused, BufferMissing
 from kaasq.messages import Output
-from kaasq.topology import dead_events
+from kaasq.topology import dead_events, event_queue
 from kaasq_storage import open_store
 from kaasq_storage.protocol import Outcome
 from tests.support.events import Place, event, reply, tell
 from tests.support.loops import play
-from tests.support.messaging import Deliveries
+from tests.support.messaging import Deliveries, inspect_until
 
 TIMEOUT_S = 10.0
 
@@ -222,6 +223,24 @@ def test_closing_the_client_ends_who_listens(place: Place) -> None:
         events.next(TIMEOUT_S)
     events.close()
     closing.join()
+
+
+@pytest.mark.parametrize("first", ["events", "client", "named"])
+def test_a_queue_without_a_name_is_gone_when_its_client_is(
+    place: Place, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaasq_producers.events.subscription.new_id", lambda: "mine")
+    client = place.client()
+    events = client.events("#", name="mine" if first == "named" else None)
+    with events:
+        tell(place.broker, "r1")
+        assert ids(events, 1) == ["r1"]
+        if first == "client":
+            client.close()
+    client.close()
+    tell(place.broker, "later")
+    waiting = 2 if first == "named" else 0  # the first one was not acked
+    inspect_until(place.broker, event_queue(place.broker.tenant, "mine"), Inspected(waiting, 0))
 
 
 def test_closing_the_iterator_in_another_thread_ends_the_loop(place: Place) -> None:

@@ -81,6 +81,17 @@ def test_temporary_store_is_gone_at_the_end_and_threads_too() -> None:
     assert {each.name for each in threading.enumerate()} <= before
 
 
+def test_an_output_that_was_not_looked_at_before_the_end_is_told_to_be_gone_and_no_new_store_is_made() -> None:
+    with kaasq.local(device="cpu") as client:
+        large = np.ones(1 << 20, np.float32)
+        result = client.run(saxpy(1 << 20), x=large, y=large)
+        path = client.settings.store_path
+    with pytest.raises(kaasq.StoreUnavailable, match=r"closed, and its store .* look at results before"):
+        result["out"]
+    assert not path.exists()
+    assert not path.parent.exists()
+
+
 def test_given_store_is_kept(tmp_path: Path) -> None:
     settings = Settings(store_sync=False, store_capacity=1 << 26)
     for device in ("cpu", "cpu"):

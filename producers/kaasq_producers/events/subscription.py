@@ -95,7 +95,13 @@ class Subscription:
         """Take no more events, then call ``give_back``, on the I/O thread: what it gives back goes to others. What was
         delivered may still be settled. From any thread.
         """
+        self._leaving()
         self._core.broker.call_soon(partial(self._stop, give_back))
+
+    def leave(self) -> None:
+        """The core's word."""
+        self._leaving()
+        self._core.broker.call_soon(self._leave)
 
     def lost(self) -> None:
         """The core's word."""
@@ -165,10 +171,23 @@ class Subscription:
             self._core.listeners.detach(self)
             if self._consumer is not None:
                 self._consumer.cancel()
-            if self._wanted.name is None:
-                gone = Topology(queues=self._wanted.topology(self._settings).queues)
-                self._core.broker.remove(gone, _ignore)  # it would go by itself, some time later
+        self._remove()
         self._core.broker.call_soon(give_back)  # behind the cancellation, or it would all come here again
+
+    def _leave(self) -> None:
+        if self._consumer is not None:
+            self._consumer.cancel()
+        self._remove()
+
+    def _leaving(self) -> None:
+        if self._wanted.name is None:
+            self._core.listeners.leaving()
+
+    def _remove(self) -> None:
+        """Its queue, if nobody listens to that afterwards; it would go by itself, some time later."""
+        if self._wanted.name is None:
+            gone = Topology(queues=self._wanted.topology(self._settings).queues)
+            self._core.broker.remove(gone, self._core.listeners.left)
 
 
 def _explained(error: KaasqError, wanted: Wanted) -> KaasqError:
@@ -180,7 +199,3 @@ def _explained(error: KaasqError, wanted: Wanted) -> KaasqError:
             **error.detail,
         )
     return error
-
-
-def _ignore(error: KaasqError | None) -> None:
-    """Nobody waits for it."""
