@@ -44,10 +44,26 @@ def check_known(name: str, known: Iterable[str], at: str) -> None:
     """Raises BadRequest for a setting that there is not, naming those that there are."""
     known = list(known)
     if name not in known:
-        near = nearest(name, known)
+        near = nearest_setting(name, known)
         raise BadRequest(
             f"unknown setting{f' (did you mean {near}?)' if near else ''}; known are {', '.join(known)}", at=at
         )
+
+
+def flag_of(setting: str) -> str:
+    """The flag of commands that have one for it."""
+    return "--broker" if setting == "broker_url" else f"--{setting.replace('_', '-')}"
+
+
+def nearest_setting(name: str, known: Iterable[str]) -> str | None:
+    """The known setting that an unknown name means, if it is clear: by its flag's name, a letter wrong, its first words
+    alone, or much like it.
+    """
+    known, close = list(known), difflib.get_close_matches
+    of_flag = [each for each in known if flag_of(each) == flag_of(name)]
+    longer = [each for each in known if each.startswith(f"{name}_")]
+    found = of_flag or close(name, known, 1, 0.9) or close(name, longer, 1, 0) or close(name, known, 1)
+    return found[0] if found else None
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

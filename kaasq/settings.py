@@ -21,7 +21,7 @@ from kaasq.log import get_logger
 from kaasq.names import check_word
 from kaasq.questions import QuestionLimits
 from kaasq.quotas import Quotas
-from kaasq.setting_values import SIZE, Bytes, Positive, Seconds, SomeBytes, check_known, converted, nearest
+from kaasq.setting_values import SIZE, Bytes, Positive, Seconds, SomeBytes, check_known, converted, nearest_setting
 from kaasq.topology import QueueType
 
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
@@ -209,20 +209,16 @@ def default_store(pool: str) -> Path:
     return Path(platformdirs.user_data_dir("kaasq")) / "store" / pool
 
 
-def _flag(name: str) -> str:
-    return "--broker" if name == "broker_url" else f"--{name.replace('_', '-')}"
-
-
 def load_settings(
-    flags: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
     *,
     environ: Mapping[str, str] | None = None,
     file: Path | None = None,
-    called: Callable[[str], str] = _flag,
+    called: Callable[[str], str] = str,
 ) -> Settings:
-    """Merge flags (None means not given), environment and file. Raises BadRequest naming what is wrong, and where, or
+    """Merge what is given (None means not), environment and file. Raises BadRequest naming what is wrong, and where, or
     BrokerRefused for the broker's URL; warns of variables that are no settings, once. ``called``: by which name errors
-    speak of a flag.
+    speak of what is given; commands say ``flag_of``.
 
     The file is ``file``, else ``KAASQ_CONFIG``, else ``kaasq.toml`` here, else the user's configuration folder's.
     """
@@ -247,7 +243,8 @@ def load_settings(
     for variable in environ:
         if variable.startswith(PREFIX) and not _OTHERS.fullmatch(variable):
             _check_variable(variable)
-    for key, value in (flags or {}).items():
+    for key, value in (given or {}).items():
+        check_known(key, known, at=called(key))
         if value is not None:
             merged[key], origin[key] = value, called(key)
 
@@ -265,10 +262,10 @@ def load_settings(
 @cache
 def _check_variable(variable: str) -> None:
     """Warn, and refuse nothing: scripts around kaasq may have variables of their own."""
-    name, known = variable.removeprefix(PREFIX), [each.upper() for each in (*Settings.__struct_fields__, "config")]
-    if name not in known:
-        near = nearest(name, known)
-        log.warning("setting.unknown", variable=variable, nearest=near and PREFIX + near)
+    known = [*Settings.__struct_fields__, "config"]
+    if variable not in {PREFIX + each.upper() for each in known}:
+        near = nearest_setting(variable.removeprefix(PREFIX).lower(), known)
+        log.warning("setting.unknown", variable=variable, nearest=near and PREFIX + near.upper())
 
 
 def _find_file(environ: Mapping[str, str]) -> Path | None:

@@ -31,7 +31,7 @@ def merged_settings(
         "timeout": None if timeout is None else checked_timeout(timeout),
     }
     if settings is None:
-        return load_settings(given, called=str)  # a program's arguments, no flags
+        return load_settings(given)
     return msgspec.structs.replace(settings, **{key: value for key, value in given.items() if value is not None})
 
 

@@ -258,6 +258,7 @@ def test_run_with_a_port_that_is_no_number_is_an_error_not_a_crash(cli: Run, req
     [
         *(["ls"], ["rm", "x"], ["gc"], ["get", "x", "x.npy"], ["put", "x.npy"], ["worker"]),
         *(["dead", "list"], ["dead", "show", "x"], ["events", "follow"], ["events", "list"], ["events", "rm", "x"]),
+        *(["flow", "ls"], ["serve", "x.py"], ["bench"]),
         ["run", "saxpy.json", "--input", "x=x.npy", "--input", "y=y.bin"],
     ],
 )
@@ -269,7 +270,7 @@ def test_a_broker_of_another_scheme_is_refused_everywhere_with_one_message(
     assert code == 1
     assert "broker_refused" in err
     assert (
-        "the broker URL does not have the form amqp://user:password@host:5672/vhost (amqps:// for TLS): "
+        "--broker: the broker URL does not have the form amqp://user:password@host:5672/vhost (amqps:// for TLS): "
         "it does not start with amqp:// or amqps://"
     ) in err
     assert "secret" not in err

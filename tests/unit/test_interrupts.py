@@ -52,7 +52,7 @@ def test_who_ignores_ctrl_c_goes_on_ignoring_it() -> None:
 
 INTERRUPTED_COMMAND = """
 import kaasq_producers.commands.store as store
-def settings(flags):
+def settings(flags, **_):
     try:
         os.kill(os.getpid(), signal.SIGINT)
     finally:

@@ -9,6 +9,7 @@ import pytest
 
 from kaasq.broker_url import FORM
 from kaasq.errors import BadRequest, BrokerRefused
+from kaasq.setting_values import flag_of
 from kaasq.settings import DEFAULT_BROKER_URL, Settings, default_store, load_settings
 from kaasq_producers import Client
 from kaasq_storage import open_store
@@ -99,7 +100,7 @@ def test_wrong_setting_is_named_with_its_origin(
     file = tmp_path / "kaasq.toml"
     file.write_text(toml)
     with pytest.raises(BadRequest) as caught:
-        load_settings(flags, environ=environ, file=file)
+        load_settings(flags, environ=environ, file=file, called=flag_of)
     assert says in caught.value.message
 
 
@@ -117,7 +118,7 @@ def test_a_wrong_url_of_the_broker_is_named_with_its_origin_and_never_shown(
     file = tmp_path / "kaasq.toml"
     file.write_text(toml)
     with pytest.raises(BrokerRefused) as caught:
-        load_settings(flags, environ=environ, file=file)
+        load_settings(flags, environ=environ, file=file, called=flag_of)
     assert f"{place}: the broker URL does not have the form" in caught.value.message
     assert "secret" not in caught.value.message
 
@@ -127,6 +128,23 @@ def test_what_a_program_gave_a_client_is_named_as_it_was_given() -> None:
         Client("amqp://localhost", pool="Foo Bar")
     with pytest.raises(BrokerRefused, match=r"^broker_url: the broker URL does not have the form"):
         Client("http://localhost")
+    with pytest.raises(BrokerRefused, match=r"^broker_url: the broker URL does not have the form"):
+        load_settings({"broker_url": "http://localhost"}, environ={})
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("conect_timeout", "conect_timeout: unknown setting (did you mean connect_timeout?); known are broker_url, "),
+        ("broker", "broker: unknown setting (did you mean broker_url?); known are broker_url, "),
+        ("zz", "zz: unknown setting; known are broker_url, "),
+    ],
+)
+@pytest.mark.parametrize("value", [3, None])
+def test_what_a_program_gives_and_is_no_setting_is_refused(name: str, says: str, value: int | None) -> None:
+    with pytest.raises(BadRequest) as caught:
+        load_settings({name: value}, environ={})
+    assert caught.value.message.startswith(says)
 
 
 def test_capacity_is_left_to_the_store_unless_it_is_set() -> None:
@@ -149,21 +167,21 @@ def test_sizes_take_units_in_variables_flags_and_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("given", "says"),
     [
-        ({"store_capacity": "5"}, "--store-capacity: '5': 1.0 MiB is the least; sizes are in bytes, or have a unit"),
-        ({"store_capacity": "10 gigs"}, "--store-capacity: '10 gigs': is no size: expected a number of bytes, or one"),
-        ({"guard_band": "0"}, "--guard-band: '0': 1 B is the least"),
-        ({"inline_limit": -1}, "--inline-limit: -1: 0 B is the least"),
-        ({"inline_limit": True}, "--inline-limit: True: Expected `int`, got `bool`"),
-        ({"graph_limits": {"module_bytes": "x"}}, "--graph-limits.module_bytes: 'x': is no size"),
-        ({"quotas": {"tenants": {"ann": {"stored_bytes": "1 GB!"}}}}, "--quotas.tenants.ann.stored_bytes: '1 GB!'"),
+        ({"store_capacity": "5"}, "store_capacity: '5': 1.0 MiB is the least; sizes are in bytes, or have a unit"),
+        ({"store_capacity": "10 gigs"}, "store_capacity: '10 gigs': is no size: expected a number of bytes, or one"),
+        ({"guard_band": "0"}, "guard_band: '0': 1 B is the least"),
+        ({"inline_limit": -1}, "inline_limit: -1: 0 B is the least"),
+        ({"inline_limit": True}, "inline_limit: True: Expected `int`, got `bool`"),
+        ({"graph_limits": {"module_bytes": "x"}}, "graph_limits.module_bytes: 'x': is no size"),
+        ({"quotas": {"tenants": {"ann": {"stored_bytes": "1 GB!"}}}}, "quotas.tenants.ann.stored_bytes: '1 GB!'"),
     ],
 )
-def test_what_is_no_size_or_too_small_is_told(flags: dict[str, Any], says: str) -> None:
+def test_what_is_no_size_or_too_small_is_told(given: dict[str, Any], says: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        load_settings(flags, environ={})
-    assert says in caught.value.message
+        load_settings(given, environ={})
+    assert caught.value.message.startswith(says)
 
 
 def test_client_with_default_settings_leaves_the_capacity_of_a_store(tmp_path: Path) -> None:
@@ -182,6 +200,23 @@ def test_a_variable_that_is_no_setting_is_warned_of_once() -> None:
         ("setting.unknown", "KAASQ_BROKR_URL", "KAASQ_BROKER_URL"),
         ("setting.unknown", "KAASQ_ZZ", None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "near"),
+    [
+        ("KAASQ_BROKER", "KAASQ_BROKER_URL"),  # the flag is --broker
+        ("KAASQ_START", "KAASQ_START_TIMEOUT"),
+        ("KAASQ_LOG", "KAASQ_LOG_LEVEL"),
+        ("KAASQ_MODULE", "KAASQ_MODULES"),
+        ("KAASQ_CONFIGS", "KAASQ_CONFIG"),
+        ("KAASQ_pool", "KAASQ_POOL"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_told_which_is_meant(variable: str, near: str) -> None:
+    with log_lines() as lines:
+        load_settings(environ={variable: "x"})
+    assert [(each["variable"], each["nearest"]) for each in lines] == [(variable, near)]
 
 
 @pytest.mark.parametrize(

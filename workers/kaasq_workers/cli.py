@@ -16,6 +16,7 @@ from kaasq.errors import KaasqError
 from kaasq.log import configure, get_logger
 from kaasq.processors import busy_poll_s
 from kaasq.rabbit import PublishLimits, RabbitBroker
+from kaasq.setting_values import flag_of
 from kaasq.settings import Settings, load_settings
 from kaasq_workers.devices.opening import default_slot, device_names
 from kaasq_workers.front.sealing import seal
@@ -157,7 +158,7 @@ def worker(drain: float, **flags: Any) -> None:
     kaasq worker --device all --broker amqps://me:secret@rabbit.example/
     """
     configure()  # for what is said of the settings
-    settings = load_settings(flags)
+    settings = load_settings(flags, called=flag_of)
     configure(settings.log_level, settings.log_format)
     if not settings.traceable:
         seal()

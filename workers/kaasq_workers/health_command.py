@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from kaasq.errors import BadRequest
+from kaasq.setting_values import flag_of
 from kaasq.settings import load_settings
 from kaasq_workers.health import WITHIN_S, read_health, troubles
 
@@ -31,7 +32,7 @@ def health(*, within: float, as_json: bool, **flags: Any) -> None:
 
     Otherwise with 1, and why. It asks neither broker nor worker: it reads the file, so it is cheap to call.
     """
-    settings = load_settings(flags)
+    settings = load_settings(flags, called=flag_of)
     if not settings.health_file:
         raise BadRequest("is not set: give worker and this command the same (KAASQ_HEALTH_FILE)", at="health_file")
     found = read_health(Path(settings.health_file).expanduser())

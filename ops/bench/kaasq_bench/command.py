@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from kaasq.cli import settings_options
 from kaasq.errors import BadRequest, BrokerLost, BrokerRefused, KaasqError
 from kaasq.log import configure
+from kaasq.setting_values import flag_of
 from kaasq.settings import load_settings
 from kaasq_bench.brief import PARTS, briefs, shown
 from kaasq_bench.machine import describe
@@ -69,7 +70,7 @@ def bench(parts: tuple[str, ...], quick: bool, into: Path | None, **flags: Any) 
     kaasq bench messaging --broker amqp://me:secret@rabbit/ --pool images
     kaasq bench --quick --json bench.json
     """
-    settings = load_settings({name: value for name, value in flags.items() if name != "device"})
+    settings = load_settings({name: value for name, value in flags.items() if name != "device"}, called=flag_of)
     configure("error", settings.log_format)
     if into is not None and into != STANDARD and not into.absolute().parent.is_dir():
         raise BadRequest(f"there is no folder {into.absolute().parent}", at="--json")

@@ -11,6 +11,7 @@ import msgspec
 from kaasq.cli import settings_options
 from kaasq.errors import NameNotFound
 from kaasq.log import configure
+from kaasq.setting_values import flag_of
 from kaasq.settings import load_settings
 from kaasq.units import age, duration
 from kaasq_producers.client import Client
@@ -58,7 +59,7 @@ def follow(patterns: tuple[str, ...], name: str | None, limit: int | None, *, as
     \b
     kaasq events 'images.#' --json | jq .data.timings
     """
-    settings = load_settings(flags)
+    settings = load_settings(flags, called=flag_of)
     configure("warning", settings.log_format)
     ahead = {} if limit is None else {"prefetch": min(limit, 16)}
     with Client(settings=settings) as client, client.events(*patterns, name=name, **ahead) as heard:
@@ -74,7 +75,7 @@ def follow(patterns: tuple[str, ...], name: str | None, limit: int | None, *, as
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def list_(*, as_json: bool, **flags: Any) -> None:
     """List this user's named subscriptions."""
-    settings = load_settings(flags)
+    settings = load_settings(flags, called=flag_of)
     configure("warning", settings.log_format)
     with Client(settings=settings) as client:
         found = client.subscriptions()
@@ -92,7 +93,7 @@ def list_(*, as_json: bool, **flags: Any) -> None:
 @settings_options("broker_url", "connect_timeout")
 def rm(name: str, **flags: Any) -> None:
     """Remove a named subscription, with the events that it holds. A program that listens to it makes it anew."""
-    settings = load_settings(flags)
+    settings = load_settings(flags, called=flag_of)
     configure("warning", settings.log_format)
     with Client(settings=settings) as client:
         if not client.unsubscribe(name):

@@ -20,6 +20,7 @@ from kaasq.cli import settings_options
 from kaasq.errors import BadRequest, KaasqError, NameNotFound, ReplyTimeout
 from kaasq.flows.model import ENDED, FlowInput, FlowStart, FlowState, FlowStatus
 from kaasq.log import configure
+from kaasq.setting_values import flag_of
 from kaasq.settings import Settings, load_settings
 from kaasq.units import duration
 from kaasq_producers.client import Client
@@ -298,7 +299,7 @@ def _became(cancelled: Run) -> str:
 
 
 def _settings(flags: dict[str, Any]) -> Settings:
-    settings = load_settings(flags)
+    settings = load_settings(flags, called=flag_of)
     configure("warning", settings.log_format)  # standard output is for what was asked for
     return settings
 

@@ -12,7 +12,7 @@ import click
 from kaasq.cli import settings_options
 from kaasq.errors import BadRequest, KaasqError, NotReached
 from kaasq.log import configure
-from kaasq.setting_values import nearest
+from kaasq.setting_values import flag_of, nearest
 from kaasq.settings import load_settings
 from kaasq_producers.client import Client
 from kaasq_producers.commands import display
@@ -61,7 +61,7 @@ def run(
     kaasq run model.json --input image=image.npy --input weights=@model/w1 --keep scores=scores/1
     kaasq run saxpy.json --input x=x.npy --input y=y.npy --json | jq .timings
     """
-    settings = load_settings(flags)
+    settings = load_settings(flags, called=flag_of)
     configure("warning", settings.log_format)  # standard output is for what was asked for
     bundled = bundle.is_bundle(request_file)
     request, warnings = (bundle.read if bundled else read_request)(request_file, settings.graph_limits)

@@ -11,6 +11,7 @@ import click
 from kaasq.cli import settings_options
 from kaasq.errors import BadRequest
 from kaasq.log import configure
+from kaasq.setting_values import flag_of
 from kaasq.settings import load_settings
 from kaasq_producers.client import Client
 from kaasq_producers.commands.user_module import import_here
@@ -40,7 +41,7 @@ def serve(service: str, drain: float, **flags: Any) -> None:
     kaasq serve thumbnails                 # the service of thumbnails.py, or its every @kaasq.on
     kaasq serve pipeline.steps:service     # service = kaasq.Service("pipeline")
     """
-    settings = load_settings(flags)
+    settings = load_settings(flags, called=flag_of)
     configure(settings.log_level, settings.log_format)
     found = find_service(service)
     with Client(settings=settings) as client:

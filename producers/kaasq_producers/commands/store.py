@@ -16,6 +16,7 @@ import numpy as np
 from kaasq.cli import settings_options
 from kaasq.errors import BadRequest, NameNotFound, StoreUnavailable
 from kaasq.log import configure
+from kaasq.setting_values import flag_of
 from kaasq.settings import Settings, load_settings
 from kaasq.units import counted, size
 from kaasq_producers.client import Client
@@ -160,7 +161,7 @@ def gc(verify: bool, as_json: bool, **flags: Any) -> None:
 
 
 def _settings(flags: dict[str, Any]) -> Settings:
-    settings = load_settings(flags)
+    settings = load_settings(flags, called=flag_of)
     configure("warning", settings.log_format)  # standard output is for what was asked for
     return settings
 

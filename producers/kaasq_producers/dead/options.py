@@ -9,6 +9,7 @@ import click
 
 from kaasq.cli import settings_options
 from kaasq.log import configure
+from kaasq.setting_values import flag_of
 from kaasq.settings import Settings, load_settings
 from kaasq_producers.dead.selection import Selection, seconds
 
@@ -55,7 +56,7 @@ def given_by(options: dict[str, Any]) -> tuple[Settings, Selection]:
         younger_s=None if younger is None else seconds(younger, "--younger-than"),
         subscription=options.pop("name", None),
     )
-    settings = load_settings(options)
+    settings = load_settings(options, called=flag_of)
     configure("warning", settings.log_format)  # standard output is for what was asked for
     return settings, selection
 

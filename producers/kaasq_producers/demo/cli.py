@@ -14,6 +14,7 @@ import kaasq
 from kaasq.errors import BadRequest
 from kaasq.extras import install
 from kaasq.log import configure
+from kaasq.setting_values import flag_of
 from kaasq.settings import load_settings
 from kaasq_producers.demo import pipeline, reference
 from kaasq_producers.demo.execution import execute
@@ -52,7 +53,7 @@ def demo(device: str | None, output: Path, photo: Path | None, repeat: int, as_j
     kaasq demo --photo holiday.jpg --output holiday.png --open
     """
     photos, picture = _import("photo"), _import("picture")
-    settings = load_settings({"device": device})
+    settings = load_settings({"device": device}, called=flag_of)
     configure("warning", settings.log_format)
     if not output.absolute().parent.is_dir():
         raise BadRequest(f"there is no folder {output.absolute().parent}", at="--output")

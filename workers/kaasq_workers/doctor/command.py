@@ -16,6 +16,7 @@ from rich.table import Table
 from kaasq.cli import settings_options
 from kaasq.errors import BrokerRefused, KaasqError
 from kaasq.log import configure
+from kaasq.setting_values import flag_of
 from kaasq.settings import DEFAULT_BROKER_URL, Settings, load_settings
 from kaasq_storage import BufferStore, open_store
 from kaasq_workers.devices.gpus import count_gpus
@@ -38,10 +39,10 @@ def doctor(as_json: bool, **flags: Any) -> None:
     """
     refused: BrokerRefused | None = None
     try:
-        settings = load_settings(flags)
+        settings = load_settings(flags, called=flag_of)
     except BrokerRefused as error:  # the broker's URL: all else can be checked
         refused = error
-        settings = load_settings(flags | {"broker_url": DEFAULT_BROKER_URL})
+        settings = load_settings(flags | {"broker_url": DEFAULT_BROKER_URL}, called=flag_of)
     configure("error", "console")  # what is found is told in the table
     findings: list[Finding] = []
     console = Console(stderr=as_json)
