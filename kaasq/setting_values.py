@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, get_args, get_origin
 
@@ -19,6 +20,9 @@ SIZE = {"unit": "bytes"}
 Bytes = Annotated[int, msgspec.Meta(ge=0, extra=SIZE)]
 """A size: a number of bytes, or a text with a unit."""
 SomeBytes = Annotated[int, msgspec.Meta(ge=1, extra=SIZE)]
+
+_EXPECTED = re.compile(r"Expected `(int|float|bool|str|object)(?: \| null)?`(?:, got `[^`]*`)?")
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "object": "a table"}
 
 
 def converted(value: Any, kind: Any, at: str) -> Any:
@@ -37,7 +41,12 @@ def converted(value: Any, kind: Any, at: str) -> Any:
     try:
         return msgspec.convert(prepared, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{value!r}: {error}{told_choices(choices_of(kind))}", at=at) from None
+        raise BadRequest(f"{value!r}: {_in_words(error)}{told_choices(choices_of(kind))}", at=at) from None
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    """What was expected, for who writes settings: the types' names are a programmer's."""
+    return _EXPECTED.sub(lambda found: f"expected {_WORDS[found[1]]}", str(error))
 
 
 def check_known(name: str, known: Iterable[str], at: str) -> None:
