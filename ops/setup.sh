@@ -11,7 +11,8 @@ LOG=$ROOT/.venv.log
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0
 unset PYTHONHOME
 
-say() { printf '\033[2m> %s\033[0m\n' "$*" >&2; }
+# Dim on a terminal.
+say() { if [ -t 2 ]; then printf '\033[2m> %s\033[0m\n' "$*"; else printf '> %s\n' "$*"; fi >&2; }
 die() {
     printf 'error: %s\n' "$*" >&2
     exit 1
