@@ -275,6 +275,18 @@ def test_drop_removes_what_was_meant(graveyard, dead):
     assert graveyard.ids() == []
 
 
+def test_drop_of_all_removes_them_once_that_is_answered(graveyard, dead, monkeypatch):
+    graveyard.bury("crashed-1", "crashed-2")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False)
+    assert dead("drop", "--all")[0] == 2
+    assert graveyard.ids() == ["crashed-1", "crashed-2"]
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda prompt: "y")
+    assert dead("drop", "--all")[:2] == (0, "removed 2\n")
+    assert graveyard.ids() == []
+    assert dead("drop", "--all")[:2] == (0, "removed 0\n")
+
+
 def test_who_may_not_read_letters_is_told(graveyard, dead):
     graveyard.bury("crashed-1")
     code, _, err = dead("list", "--broker", graveyard.login(read="^kaasq\\.reply\\."))

@@ -169,7 +169,9 @@ def drop(*, ids: tuple[str, ...], all_: bool, yes: bool, **given: Any) -> None:
     settings, selection = given_by(given)
     check_choice(ids, all_)
     if all_ and not yes:
-        deeds.ask_before_removing("dead letters", selection)
+        with _queue(settings) as queue:  # closed before the question: nobody answers for it meanwhile
+            count = queue.count
+        deeds.ask_before_removing(count, "dead letters", selection)
     with _queue(settings) as queue, reading(queue) as letters:
         deeds.remove(letters, ids, selection)
 

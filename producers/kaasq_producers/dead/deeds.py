@@ -88,6 +88,10 @@ def remove(letters: Letters, ids: tuple[str, ...], selection: Selection) -> None
     click.echo(f"removed {done}")
 
 
-def ask_before_removing(what: str, selection: Selection) -> None:
-    """Raises click.Abort if the answer is no."""
+def ask_before_removing(count: int, what: str, selection: Selection) -> None:
+    """Raises click.Abort if the answer is no, UsageError if nobody is there to give it. Of none it does not ask."""
+    if not count:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"There is no terminal to ask on whether to remove {what}: --yes answers in advance.")
     click.confirm(f"Remove all {what}" + (" that match?" if selection != Selection() else "?"), abort=True, err=True)

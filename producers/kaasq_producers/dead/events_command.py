@@ -135,7 +135,9 @@ def drop(*, ids: tuple[str, ...], all_: bool, yes: bool, **given: Any) -> None:
     settings, selection = given_by(given)
     check_choice(ids, all_)
     if all_ and not yes:
-        deeds.ask_before_removing("dead events", selection)
+        with _letters(settings) as (queue, _):  # closed before the question: nobody answers for it meanwhile
+            count = queue.count
+        deeds.ask_before_removing(count, "dead events", selection)
     with _letters(settings) as (_, letters):
         deeds.remove(letters, ids, selection)
 

@@ -25,7 +25,7 @@ limit = click.option(
 )
 chosen_ids = click.argument("ids", metavar="[ID...]", nargs=-1)
 all_of_them = click.option("--all", "all_", is_flag=True, help="All that the options choose, instead of IDs.")
-unasked = click.option("--yes", is_flag=True, help="Do not ask.")
+unasked = click.option("--yes", is_flag=True, help="Do not ask. Without a terminal, nobody could answer.")
 
 
 def selecting(whose: Option[F], codes: str) -> Option[F]:
