@@ -184,6 +184,14 @@ def test_run_keeps_outputs_and_takes_stored_inputs(cli: Run, worker: FakeWorker,
     [
         (["--input", "x=x.npy"], "kaasq: buffer_missing: nothing is bound to input 'y'"),
         (["--input", "x=gone.npy"], "kaasq: bad_request: gone.npy: cannot read it: No such file"),
+        (
+            ["--input", "x=model/w1"],
+            (
+                "kaasq: bad_request: model/w1: cannot read it: No such file or directory; "
+                "what the store has under a name is written @model/w1\n"
+            ),
+        ),
+        (["--input", "x=/gone.npy"], "kaasq: bad_request: /gone.npy: cannot read it: No such file or directory\n"),
         (["--input", "x=saxpy.json", "--input", "y=y.bin"], "kaasq: buffer_size: buffer 'x' is declared with 16 bytes"),
         (["--scalar", "a=three"], "kaasq: bad_request: --scalar: 'three' is no number"),
         (["--scalar", "b=3"], "kaasq: bad_request: --scalar: the graph has no scalar 'b'; it has 'a'"),

@@ -65,7 +65,12 @@ def lists(option: str, given: Iterable[str], convert: Callable[[str], V]) -> dic
 def input_value(value: str) -> Any:
     """An array or bytes from a file, or what lies in the store: ``@NAME``. Raises BadRequest."""
     if not value.startswith("@"):
-        return read_value(Path(value))
+        try:
+            return read_value(Path(value))
+        except BadRequest as error:
+            if Path(value).is_absolute() or not isinstance(error.__context__, FileNotFoundError):
+                raise
+            raise BadRequest(f"{error.message}; what the store has under a name is written @{value}") from None
     key = which(value[1:])
     return Stored(ref=key.get("ref"), name=key.get("name"))
 
