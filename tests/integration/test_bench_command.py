@@ -8,10 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from urllib.parse import urlsplit
 
 import pytest
 
+from kaasq.broker import wait_for
+from kaasq.rabbit import RabbitBroker
+from kaasq.topology import DEAD, pool_topology, work_queue
 from kaasq_bench.children import tied
 from kaasq_bench.rabbitmq.ports import free_ports
 from kaasq_storage import open_store
@@ -105,6 +109,26 @@ def test_a_pool_that_was_named_and_nobody_serves_is_an_error(own_rabbit, pool, t
     assert code == 1
     assert err.startswith("kaasq: unroutable: no worker serves pool")
     assert f"kaasq worker --pool {pool}" in err
+
+
+def test_a_pool_whose_workers_have_gone_is_left_without_a_request(rabbit_url, pool, tmp_path):
+    broker = RabbitBroker(rabbit_url)
+    broker.open(10)
+    try:
+        wait_for(lambda done: broker.declare(pool_topology(pool, "cpu"), done), 10)
+        code, _, err = run("messaging", "--broker", rabbit_url, "--pool", pool, folder=tmp_path)
+        assert code == 1
+        assert err.startswith("kaasq: unroutable: no worker serves pool")
+        # A request would lie in the pool's queue until it expires, which is when the command gives up.
+        assert [waiting(broker, each) for each in (work_queue(pool), DEAD)] == [0, 0]
+    finally:
+        broker.close()
+
+
+def waiting(broker, queue: str) -> int:
+    found: Future = Future()
+    broker.inspect(queue, found.set_result)
+    return found.result(10).messages
 
 
 def test_a_user_who_may_not_use_the_echos_queue_is_told_which_rights_it_takes(own_rabbit, tmp_path):

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from kaasq import codec
-from kaasq.broker import Broker, Delivery, Done, Inspected, Message, wait_for
+from kaasq.broker import Broker, Delivery, Done, Message, wait_for
 from kaasq.errors import BrokerLost, BrokerRefused, KaasqError, ReplyTimeout, Unroutable
 from kaasq.ids import new_id
 from kaasq.messages import Cancel, Request
 from kaasq.rabbit import RabbitBroker
+from kaasq.served import is_served
 from kaasq.settings import Settings
 from kaasq.topology import (
     CONTROL,
@@ -23,7 +24,6 @@ from kaasq.topology import (
     reply_queue,
     reply_topology,
     request_key,
-    work_queue,
 )
 from kaasq_workers.doctor.finding import Finding
 from kaasq_workers.doctor.probe import probe
@@ -101,7 +101,7 @@ def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterat
     what expires in the queue would be a dead letter, so the worker keeps the deadline, and is told if nobody waits.
     """
     start = f"Start one: kaasq worker --pool {settings.pool}"
-    if not _served(broker, settings.pool):
+    if not is_served(broker, settings.pool, CHECK_TIMEOUT_S):
         yield Finding("worker", "warning", f"nobody takes requests of pool {settings.pool!r} now", start)
         return
     reply_id, request_id = new_id(), new_id()
@@ -144,17 +144,6 @@ def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterat
             "the worker uses another store than the one named here: large inputs and names will not be found",
             "Give both the same --store (or KAASQ_STORE), on one host.",
         )
-
-
-def _served(broker: Broker, pool: str) -> bool:
-    """Whether anybody takes requests of the pool. If the broker does not say, a request will tell."""
-    found: queue.Queue[Inspected | KaasqError] = queue.Queue()
-    broker.inspect(work_queue(pool), found.put)
-    try:
-        said = found.get(timeout=CHECK_TIMEOUT_S)
-    except queue.Empty:
-        return True
-    return not isinstance(said, Inspected) or said.consumers > 0
 
 
 def _withdraw(broker: Broker, pool: str, request_id: str) -> None:
