@@ -1,4 +1,4 @@
-"""Whether anybody takes requests of a pool now: asked before a request is sent that would lie there until it expires."""
+"""Whether anybody takes requests of a pool now: asked before one is sent that would lie there until it expires."""
 
 from __future__ import annotations
 

@@ -74,6 +74,18 @@ def test_all_is_well(settings: Settings, node: MemoryNode) -> None:
     assert "compiled and ran a kernel" in found["cpu"].found
 
 
+def test_store_of_the_settings_and_another_one_of_the_workers_are_told_with_their_ids(
+    settings: Settings, node: MemoryNode, store: BufferStore
+) -> None:
+    def answer(_: Request, message: object) -> Reply:
+        return Reply(id="1", status="ok", worker=msgspec.structs.replace(INFO, store="theirs"))
+
+    with FakeWorker(MemoryBroker(node, "worker"), answer, pool="images"):
+        ours, theirs = (each.found for each in examine(settings, "cpu") if each.check == "store")
+    assert ours.startswith(f"{settings.store_path} (id {store.id}): ")
+    assert theirs.startswith("the worker uses another store (theirs) than the one named here")
+
+
 def test_pool_that_nobody_serves_is_named_with_what_to_start(settings: Settings, node: MemoryNode) -> None:
     worker = by_check(settings)["worker"]
     assert worker.state == "warning"

@@ -21,6 +21,7 @@ from kaasq.messages import Reply
 from kaasq.rabbit import RabbitBroker
 from kaasq.settings import Settings
 from kaasq.topology import EVENTS, REQUESTS, Binding, Queue, Topology, reply_queue, reply_topology, request_key
+from kaasq_storage import open_store
 from tests.support.graphs import CRASH, SAXPY, endless, only_output, saxpy, scribble, sum_of_squares
 from tests.support.workers import RunningWorker, running_worker
 
@@ -338,6 +339,12 @@ def test_a_worker_with_another_store_on_the_slot_is_refused(served, tmp_path):
     assert failure["code"] == "slot_taken"
     assert "another store" in failure["error"]
     assert any(each["event"] == "slot.wanted" for each in served.worker.events())
+
+
+def test_a_worker_logs_folder_and_id_of_the_store_that_it_has_opened(broker_url, pool, tmp_path):
+    with running_worker(broker_url, pool, tmp_path / "store") as worker, open_store(tmp_path / "store") as store:
+        ready = worker.wait_for("executor.ready")
+        assert (ready["store"], ready["store_id"]) == (str(tmp_path / "store"), store.id)
 
 
 def test_a_store_that_cannot_be_used(broker_url, pool, tmp_path):

@@ -87,6 +87,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     description: str
     device_memory: int = 0
     """Bytes that it may use."""
+    store_path: str = ""
+    """The folder of the store that it has opened."""
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):

@@ -137,12 +137,14 @@ def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterat
         yield Finding("worker", "broken", reply.error.message if reply.error else "it sent an empty answer")
         return
     yield Finding("worker", "ok", f"{reply.worker.device} on {reply.worker.host} answered in {took_ms:.0f} ms")
-    if store_id is not None and reply.worker.store != store_id:
+    theirs = reply.worker.store
+    if store_id is not None and theirs != store_id:
         yield Finding(
             "store",
             "warning",
-            "the worker uses another store than the one named here: large inputs and names will not be found",
-            "Give both the same --store (or KAASQ_STORE), on one host.",
+            f"the worker uses another store{f' ({theirs})' if theirs else ''} than the one named here: large inputs "
+            "and names will not be found",
+            "Give both the same --store (or KAASQ_STORE), on one host: a worker logs its own in executor.ready.",
         )
 
 

@@ -28,7 +28,7 @@ def check_store(store: BufferStore) -> Iterator[Finding]:
     usage = store.usage()
     free = shutil.disk_usage(store.path).free
     found = (
-        f"{store.path}: {size(usage.used)} of {size(usage.capacity)} in {usage.objects} objects, "
+        f"{store.path} (id {store.id}): {size(usage.used)} of {size(usage.capacity)} in {usage.objects} objects, "
         f"written in {took_ms:.1f} ms"
     )
     if free < LOW_DISK_BYTES:

@@ -55,7 +55,7 @@ def serve(sock: socket.socket, vitals: Vitals, orders: Orders) -> bool:
             channel.send([Refusal(error=ErrorBody.of(error))])
             return True
         try:
-            channel.send([Hello(worker, device.description, device.limits.memory)])
+            channel.send([Hello(worker, device.description, device.limits.memory, str(store.path))])
             return executor.serve(channel, vitals)
         except OSError as error:
             log.warning("front.gone", error=str(error))

@@ -217,7 +217,7 @@ class Supervisor:
                     self._oversight.goes_on(message.tag, onward.tag)
                 self._forget(message.tag)
                 self._owner.answered(message, onward)
-            case Hello(worker=worker, description=description) if self.up_since_s is None:
+            case Hello(worker=worker, description=description, store_path=store_path) if self.up_since_s is None:
                 self._trying, self._worker = True, worker
                 self.up_since_s = time.monotonic()
                 took_s = self.up_since_s - self._started_s
@@ -228,6 +228,8 @@ class Supervisor:
                     device=worker.device,
                     ms=round(took_s * 1000),
                     description=description,
+                    store=store_path,
+                    store_id=worker.store,
                 )
                 self._starter.started(message)
                 self._owner.ready(None)
