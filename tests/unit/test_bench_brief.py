@@ -16,7 +16,7 @@ from kaasq_bench.brief import PARTS, Brief, briefs, shown
 from kaasq_bench.figures import Bar, alone, at_least, at_most, compare
 from kaasq_bench.machine import describe
 from kaasq_bench.parts.pressure import BARRED, HALF, Passes, best_hit_rate, costs
-from kaasq_bench.report import BriefReport, encoded, rich_table, summary
+from kaasq_bench.report import BriefReport, encoded, rich_report, summary
 from kaasq_bench.setting import NotHere
 from kaasq_bench.suite import Case, PartReport
 
@@ -29,9 +29,9 @@ def part(**changes) -> PartReport:
     return PartReport(**{"part": "cpu", "rows": [], "left_out": {}, "broken": {}, "took_s": 1.0, **changes})
 
 
-def text(reports, machine=IDLE) -> str:
+def text(reports, machine=IDLE, width=150) -> str:
     file = io.StringIO()
-    Console(file=file, width=150).print(rich_table(reports, machine))
+    Console(file=file, width=width).print(rich_report(reports, machine, width))
     return file.getvalue()
 
 
@@ -76,6 +76,27 @@ def test_the_table_has_figure_peer_ratio_spread_bar_and_verdict():
     assert "<= 0.6x" in first
     assert "not met" in first
     assert any(line.strip().startswith("b ") and "met" not in line for line in lines)
+
+
+def test_a_narrow_terminal_has_names_whole_above_figures_in_columns():
+    missed = compare("no-op, classic, synced, 64 under way", "us", [1234.0], "worker by hand", [500.0], at_most(1.2))
+    met = compare("c", "ms", [1.0], "a peer with a name that needs more room than there is", [2.0], at_most(0.6))
+    lines = text([part(rows=[missed, met])], BUSY, width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    figures = lines[lines.index("  no-op, classic, synced, 64 under way") + 1]
+    for words in ("1,234 us", "500 us worker by hand", "2.47 (2.47-2.47)", "<= 1.2x", "not met, busy"):
+        assert words in figures
+    other = lines[lines.index("  c") + 1]
+    assert other.index("<=") == figures.index("<=") == lines[0].index("bar")
+
+
+@pytest.mark.parametrize("width", [80, 150])
+def test_what_is_left_out_stands_below_the_table_over_the_whole_width(width):
+    reason = "needs a RabbitMQ: apt-get install rabbitmq-server"
+    lines = text(
+        [part(rows=[PLAIN_ROW], left_out={"no-op": reason}), part(rows=[BARRED_ROW])], width=width
+    ).splitlines()
+    assert lines[-1].rstrip() == f"cpu: no-op: left out: {reason}"
 
 
 def test_a_bar_that_a_busy_machine_misses_is_said_to_tell_nothing():

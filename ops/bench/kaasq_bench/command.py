@@ -20,7 +20,7 @@ from kaasq.settings import load_settings
 from kaasq_bench.brief import PARTS, briefs, shown
 from kaasq_bench.machine import describe
 from kaasq_bench.places import folder, shared_memory
-from kaasq_bench.report import BriefReport, encoded, rich_table, summary, today
+from kaasq_bench.report import BriefReport, encoded, rich_report, summary, today
 from kaasq_bench.setting import Setting
 from kaasq_bench.suite import PartReport, run_cases
 from kaasq_bench.surroundings import find
@@ -98,7 +98,7 @@ def bench(parts: tuple[str, ...], quick: bool, into: Path | None, **flags: Any) 
         machine = describe(setting.gpu_index if setting.gpu else None)
         console.print(f"On {found.words}.\n{machine.words}.", style="dim")
         reports, failure = _measured(setting, parts or PARTS, console, share=QUICK_SHARE if quick else 1.0)
-    console.print(rich_table(reports, machine))
+    console.print(rich_report(reports, machine, console.width))
     console.print(summary(reports, machine))
     report = BriefReport(date=today(), machine=machine, device=setting.device, on=found.words, parts=reports)
     if into is not None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from kaasq_bench.figures import Row
 from kaasq_bench.machine import Machine
 from kaasq_bench.suite import PartReport
 from kaasq_bench.table import bar_words, beside_words, kaasq_words, ratio_words
+
+HEAD = ("kaasq", "beside", "ratio (min-max)", "bar", "")
+BESIDE = HEAD.index("beside")
+GAP = 2
+INDENT = "    "  # of figures under their name
+ROOMY_COLUMNS = 110
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,29 +68,74 @@ def encoded(report: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
 
 
-def rich_table(reports: Sequence[PartReport], machine: Machine) -> Table:
-    """Each part's rows, then what it left out and what broke. A bar that a busy machine misses is marked so."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+def rich_report(reports: Sequence[PartReport], machine: Machine, width: int) -> Group:
+    """Each part's rows, then what was left out and what broke. A bar that a busy machine misses is marked so.
+
+    Where so many columns leave names no room, each stands on a line of its own above its figures.
+    """
+    shown = _stacked(reports, machine, width) if width < ROOMY_COLUMNS else [_wide(reports, machine)]
+    return Group(*shown, *_notes(reports))
+
+
+def _wide(reports: Sequence[PartReport], machine: Machine) -> Table:
+    table = Table(box=None, padding=(0, GAP, 0, 0), header_style="bold")
     table.add_column("", ratio=3)
-    table.add_column("kaasq", no_wrap=True, justify="right")
-    table.add_column("beside", ratio=2)
-    for name in ("ratio (min-max)", "bar", ""):
+    table.add_column(HEAD[0], no_wrap=True, justify="right")
+    table.add_column(HEAD[1], ratio=2)
+    for name in HEAD[2:]:
         table.add_column(name, no_wrap=True)
     for report in reports:
         table.add_row(f"[bold]{report.part}[/]")
         for row in report.rows:
-            cells = (f"  {row.what}", kaasq_words(row), beside_words(row), ratio_words(row), bar_words(row))
-            table.add_row(*map(escape, cells), _verdict(row, busy=machine.busy))
-        for case, reason in report.left_out.items():
-            table.add_row(f"  [dim]{escape(case)}[/]", "", f"[dim]left out: {escape(reason)}[/]")
-        for case, reason in report.broken.items():
-            table.add_row(f"  {escape(case)}", "", f"[bold red]broken: {escape(reason)}[/]")
+            table.add_row(f"  {escape(row.what)}", *map(Text.from_markup, _figures(row, machine)))
     return table
+
+
+def _stacked(reports: Sequence[PartReport], machine: Machine, width: int) -> Iterator[RenderableType]:
+    lines = [[Text.from_markup(each) for each in _figures(row, machine)] for row in _rows(reports)]
+    head = [Text(each, style="bold") for each in HEAD]
+    widths = [max(cell.cell_len for cell in column) for column in zip(head, *lines, strict=True)]
+    room = width - len(INDENT) - GAP * len(HEAD) - sum(widths)
+    widths[BESIDE] = max(1, widths[BESIDE] + min(room, 0))  # the one that may wrap
+    yield _line(head, widths)
+    figures = iter(lines)
+    for report in reports:
+        yield Text(report.part, style="bold")
+        for row in report.rows:
+            yield Text(f"  {row.what}")
+            yield _line(next(figures), widths)
+
+
+def _line(cells: Sequence[Text], widths: Sequence[int]) -> Table:
+    line = Table.grid(padding=(0, GAP, 0, 0))
+    line.add_column(width=len(INDENT) - GAP)
+    for name, width in zip(HEAD, widths, strict=True):
+        line.add_column(width=width, justify="right" if name == HEAD[0] else "left")
+    line.add_row("", *cells)
+    return line
+
+
+def _figures(row: Row, machine: Machine) -> list[str]:
+    """The cells under HEAD, as markup."""
+    words = (kaasq_words(row), beside_words(row), ratio_words(row), bar_words(row))
+    return [*map(escape, words), _verdict(row, busy=machine.busy)]
+
+
+def _notes(reports: Sequence[PartReport]) -> Iterator[Text]:
+    for report in reports:
+        for case, reason in report.left_out.items():
+            yield Text(f"{report.part}: {case}: left out: {reason}", style="dim")
+        for case, reason in report.broken.items():
+            yield Text(f"{report.part}: {case}: broken: {reason}", style="bold red")
+
+
+def _rows(reports: Sequence[PartReport]) -> list[Row]:
+    return [row for each in reports for row in each.rows]
 
 
 def summary(reports: Sequence[PartReport], machine: Machine | None = None) -> str:
     """How many bars are met, and whether that can be told on that machine."""
-    barred = [row for each in reports for row in each.rows if row.bar is not None]
+    barred = [row for row in _rows(reports) if row.bar is not None]
     met = sum(row.bar.met(row) for row in barred if row.bar is not None)
     if not barred:
         return "Nothing here has a bar."
