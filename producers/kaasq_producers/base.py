@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kaasq.broker import Broker
 from kaasq.errors import BrokerLost, KaasqError
+from kaasq.served import is_served
 from kaasq.settings import Settings
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.opening import buffers_of, merged_settings, open_core
@@ -60,6 +61,10 @@ class ClientBase:
         """The core, connected if need be. Raises BrokerLost, BrokerRefused."""
         self._check_process()  # before any lock: the thread that held it stayed in the parent
         return self._core or self._connected()
+
+    def _is_served(self, timeout_s: float) -> bool:
+        """Whether anybody takes requests of the pool now, as far as the broker says so in time."""
+        return is_served(self._usable().broker, self.settings.pool, timeout_s)
 
     def _connected(self) -> ClientCore:
         with self._lock:

@@ -7,9 +7,11 @@ import io
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,7 +21,8 @@ import kaasq.cli
 import kaasq.rabbit
 from kaasq.codec import JSON, MSGPACK, encode
 from kaasq.memory import MemoryBroker, MemoryNode
-from kaasq.messages import Output, Reply, Request
+from kaasq.messages import ErrorBody, Output, Reply, Request
+from kaasq.served import is_served
 from kaasq.settings import Settings
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.commands.display import plain
@@ -290,6 +293,46 @@ def test_run_without_a_worker_says_what_to_start(cli: Run, monkeypatch: pytest.M
     assert code == 1
     assert err.startswith("kaasq: unroutable: no worker ever served pool 'images'")
     assert "kaasq worker --pool images" in err
+
+
+RUN = ["run", "saxpy.json", "--input", "x=x.npy", "--input", "y=y.bin"]
+
+
+@pytest.mark.parametrize("given", [[*RUN, "--timeout", "0.5"], ["flow", "ls"]], ids=["run", "flow"])
+def test_a_person_who_waits_for_a_pool_whose_workers_have_gone_is_told_once_what_to_start(
+    cli: Run, monkeypatch: pytest.MonkeyPatch, worker: FakeWorker, request_file: str, given: list[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("kaasq_producers.commands.arguments.REPLY_PATIENCE_S", 0.05)
+    monkeypatch.setenv("KAASQ_TIMEOUT", "0.5")
+    worker.__exit__(None, None, None)
+    code, _, err = cli(*given)
+    said = "kaasq: nobody serves pool 'default' now: start a worker with `kaasq worker --pool default`; waiting ..."
+    assert code == 1
+    assert err.count(said) == 1
+    assert err.startswith(said)
+
+
+def test_a_person_who_waits_for_a_worker_that_takes_its_time_is_told_nothing(
+    cli: Run, monkeypatch: pytest.MonkeyPatch, worker: FakeWorker, request_file: str
+) -> None:
+    looked = threading.Event()
+
+    def look(*arguments: Any) -> bool:
+        try:
+            return is_served(*arguments)
+        finally:
+            looked.set()
+
+    def answer(_: Request, message: object) -> Reply:
+        assert looked.wait(10)
+        return Reply(id="1", status="error", error=ErrorBody(code="kernel_failed", message="it crashed"))
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("kaasq_producers.commands.arguments.REPLY_PATIENCE_S", 0.05)
+    monkeypatch.setattr("kaasq_producers.base.is_served", look)
+    worker.answer = answer
+    assert cli(*RUN) == (1, "", "kaasq: kernel_failed: it crashed\n")
 
 
 def test_run_warns_of_keys_that_mean_nothing(cli: Run, worker: FakeWorker) -> None:

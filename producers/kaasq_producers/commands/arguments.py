@@ -12,12 +12,15 @@ from urllib.parse import urlsplit
 
 import click
 
-from kaasq.errors import BadRequest
+from kaasq.errors import BadRequest, KaasqError
 from kaasq.messages import Stored
 from kaasq_producers.buffers import which
+from kaasq_producers.client import Client
 from kaasq_producers.commands.files import read_value
 
 PATIENCE_S = 0.5  # before it says what it waits for
+REPLY_PATIENCE_S = 2.0  # before it asks whether anybody is there to reply
+LOOK_S = 5.0  # for the broker to tell
 
 V = TypeVar("V")
 
@@ -28,7 +31,39 @@ def told(what: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    timer = threading.Timer(PATIENCE_S, click.echo, (f"kaasq: {what}",), {"err": True})
+    with _later(PATIENCE_S, lambda: click.echo(f"kaasq: {what}", err=True)):
+        yield
+
+
+@contextmanager
+def unserved_told(client: Client) -> Iterator[None]:
+    """Say to a person, if the block waits for a reply and nobody takes requests of the pool, what to start."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    pool, over = client.settings.pool, threading.Event()
+
+    def look() -> None:
+        try:
+            served = client._is_served(LOOK_S)
+        except KaasqError:  # no connection any more: the command says so
+            return
+        if not served and not over.is_set():
+            start = f"start a worker with `kaasq worker --pool {pool}`"
+            click.echo(f"kaasq: nobody serves pool {pool!r} now: {start}; waiting ...", err=True)
+
+    try:
+        with _later(REPLY_PATIENCE_S, look):
+            yield
+    finally:
+        over.set()
+
+
+@contextmanager
+def _later(delay_s: float, say: Callable[[], None]) -> Iterator[None]:
+    """Say something unless the block is over before that."""
+    timer = threading.Timer(delay_s, say)
+    timer.daemon = True
     timer.start()
     try:
         yield

@@ -25,7 +25,7 @@ from kaasq.settings import Settings, load_settings
 from kaasq.units import duration
 from kaasq_producers.client import Client
 from kaasq_producers.commands import display
-from kaasq_producers.commands.arguments import address, input_value, lists, number, pairs, told
+from kaasq_producers.commands.arguments import address, input_value, lists, number, pairs, told, unserved_told
 from kaasq_producers.commands.files import STANDARD, write_value
 from kaasq_producers.commands.flow_files import read_flow
 from kaasq_producers.commands.flow_options import INPUTS, OUTPUTS, options
@@ -309,7 +309,8 @@ def _client(settings: Settings) -> Iterator[Client]:
     with Client(settings=settings) as client:
         with told(f"waiting for {address(settings.broker_url)} ..."):
             client.connect()
-        yield client
+        with unserved_told(client):
+            yield client
 
 
 def _read(path: str) -> FlowStart:

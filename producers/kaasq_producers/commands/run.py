@@ -16,7 +16,7 @@ from kaasq.setting_values import flag_of, nearest
 from kaasq.settings import load_settings
 from kaasq_producers.client import Client
 from kaasq_producers.commands import display
-from kaasq_producers.commands.arguments import address, input_value, number, pairs, told
+from kaasq_producers.commands.arguments import address, input_value, number, pairs, told, unserved_told
 from kaasq_producers.commands.files import STANDARD, read_request, write_value
 from kaasq_producers.dead import bundle
 from kaasq_producers.futures import ResultFuture
@@ -85,15 +85,16 @@ def run(
     with Client(settings=settings) as client:
         with told(f"waiting for {address(settings.broker_url)} ..."):
             client.connect()
-        result = client.run(
-            request.graph,
-            timeout=timeout,
-            bind={**request.bind, **bind},
-            scalars={**request.scalars, **given},
-            keep={**request.keep, **kept},
-            repeat=request.repeat,
-            then=then_of(request.then),
-        )
+        with unserved_told(client):
+            result = client.run(
+                request.graph,
+                timeout=timeout,
+                bind={**request.bind, **bind},
+                scalars={**request.scalars, **given},
+                keep={**request.keep, **kept},
+                repeat=request.repeat,
+                then=then_of(request.then),
+            )
         for name, path in files.items():
             write_value(path, result[name])
         written = {name: str(path) for name, path in files.items()}
