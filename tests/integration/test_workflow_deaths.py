@@ -23,6 +23,7 @@ from tests.support.workers import RunningWorker, running_worker
 
 N, ITEMS = 8, 3
 TENANT = "guest"
+PATIENCE_S = 100.0  # each death takes a worker that starts
 X = FlowInput(name="x", dtype="float32", shape=(N,))
 XS = FlowInput(name="xs", dtype="float32", shape=(N,), many=True)
 
@@ -94,13 +95,13 @@ class Waiting:
         self._raw, self._prefix, self._deaths = raw, prefix, deaths
         self.fan = raw.start(fan(f"{prefix}/fan"), bind=FAN, keep={"m": f"{prefix}/all"})
         self.undone = raw.start(undone(f"{prefix}/undone"), bind={"x": ones()}, reply="started")
-        began = raw.reply(self.undone, meanwhile)
+        began = raw.reply(self.undone, meanwhile, timeout_s=PATIENCE_S)
         assert began.status == "ok", began.error
         self._asked = raw.send(FlowCall(flow=Asked(id=self.undone, do="wait")))
 
     def check(self, store_path: Path, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Both end, everybody is told how, and each step happened once, on what the ones before it gave."""
-        good, bad = self._raw.reply(self.fan, meanwhile), self._raw.reply(self._asked, meanwhile)
+        good, bad = (self._raw.reply(each, meanwhile, timeout_s=PATIENCE_S) for each in (self.fan, self._asked))
         self._deaths.never()
         assert (good.status, good.error) == ("ok", None)
         assert states(good) == ["completed"] * 3
@@ -171,18 +172,20 @@ def test_executors_that_die_at_boundaries_of_steps_cost_and_double_nothing(
         assert min(deaths.count(each) for each in ("begun", "ended", "committed")) >= 2
 
 
+@pytest.mark.timeout(240)
 def test_workers_that_die_at_boundaries_of_steps_cost_and_double_nothing(
-    broker_url: str, pool: str, tmp_path: Path, deaths: Deaths
+    broker_url: str, pool: str, tmp_path: Path, deaths: Deaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("KAASQ_MOST_ATTEMPTS", "20")  # a slow one may be under way whenever a worker dies of another
     store = tmp_path / "store"
     workers = Workers(broker_url, pool, store)
     try:
         with RawFlows(RabbitBroker(broker_url), pool) as raw:
-            deaths.at("sending 0.0 1.1 5.0 6.1", "sent 5", "confirmed 3 4", "acked 1 3 4")
+            deaths.at("sending 0.0 1.1 5.0 6.1", "sent 5", "confirmed 0 4", "acked 3 4")
             waiting = Waiting(raw, "kept", deaths, meanwhile=workers.look)
             waiting.check(store, meanwhile=workers.look)
-            assert deaths.count("sending") >= 4
-            assert deaths.count("confirmed") + deaths.count("acked") >= 1  # whoever has it may die of another one first
+            # Both starts at least: who goes on with what, and so is there to die, is left to chance.
+            assert min(deaths.count(each) for each in ("sending", "confirmed")) >= 2
             ends_told(raw, {waiting.fan, waiting.undone})
     finally:
         deaths.never()

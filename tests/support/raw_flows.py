@@ -84,9 +84,11 @@ class RawFlows:
         )
         return request_id
 
-    def reply(self, request_id: str, meanwhile: Callable[[], None] = lambda: None) -> FlowReply:
+    def reply(
+        self, request_id: str, meanwhile: Callable[[], None] = lambda: None, *, timeout_s: float = TIMEOUT_S
+    ) -> FlowReply:
         """The reply to that one; until it is there, ``meanwhile`` is done again and again."""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while request_id not in self._early:
             meanwhile()
             try:
