@@ -99,7 +99,7 @@ def kaasq() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; exit 0, 1 (a kaasq error, printed), 2 (wrong usage) or 130 (Ctrl-C)."""
+    """Run the command; exit 0, 1 (a kaasq error, printed), 2 (wrong usage), 130 (Ctrl-C) or 143 (SIGTERM)."""
     try:
         kaasq.main(arguments, standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -107,12 +107,12 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(interrupts.STOPPED)
+    except (click.Abort, KeyboardInterrupt) as error:
+        interrupts.end_by(interrupts.stop_before(error) or error)
     except KaasqError as error:
         before = interrupts.stop_before(error)
         if before is not None:
-            sys.exit(before.code if isinstance(before, SystemExit) else interrupts.STOPPED)
+            interrupts.end_by(before)
         click.echo(f"kaasq: {error.code}: {error.message}", err=True)
         sys.exit(1)
 

@@ -128,8 +128,8 @@ class ClientCore:
         self.broker.call_soon(cancel)
 
     def wait_until_told(self, timeout_s: float) -> None:
-        """Block until the broker has what was cancelled, and removed what nobody listens to any more; at most about so
-        long, and only while it is there.
+        """Block until the broker has what was cancelled, and removed the queues that nobody listens to any more; at
+        most about so long, and only while it is there.
         """
         if self._abandoned:
             handed_over = threading.Event()
@@ -137,6 +137,8 @@ class ClientCore:
             handed_over.wait(timeout_s)
         until = time.monotonic() + timeout_s
         self.withdrawals.wait_until_told(timeout_s)
+        self.listeners.leaving()
+        self._replies.leave(self.listeners.left)
         self.listeners.leave(max(0.0, until - time.monotonic()))
 
     def stop(self, error: KaasqError | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from kaasq import topology
 from kaasq.broker import Broker, Consumer, Delivery, Done
@@ -46,11 +47,20 @@ class ReplyQueue:
 
         self._broker.declare(topology.reply_topology(route.tenant, route.reply_id), declared, self._absent)
 
+    def leave(self, removed: Done) -> None:
+        """Take no more replies, and remove it: it would go by itself, some time later. From any thread."""
+        self._broker.call_soon(partial(self._leave, removed))
+
     def close(self) -> None:
         """Take no more replies."""
         self._over = True
         if self._consumer is not None:
             self._consumer.cancel()
+
+    def _leave(self, removed: Done) -> None:
+        self.close()
+        declared = topology.reply_topology(self._route.tenant, self._route.reply_id)
+        self._broker.remove(topology.Topology(queues=declared.queues), removed)
 
     def _absent(self) -> None:
         """The node of a cluster that has it is down: take another queue, and ask again."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -23,6 +24,7 @@ from kaasq.settings import Settings
 from kaasq.topology import pool_topology
 from kaasq_bench.children import tied
 from real_broker import Broker as Server
+from real_broker import RealBroker
 from tests.support.chain_steps import X, graph
 from tests.support.events import tell
 from tests.support.messaging import TIMEOUT_S, declare
@@ -174,7 +176,20 @@ def test_events_from_the_command_line(
     assert (code, "can match no event" in err) == (1, True)
 
 
-def test_following_ends_with_ctrl_c(rabbit_url: str, worker_side: RabbitBroker, settings: Settings) -> None:
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_following_ends_with_a_signal_and_leaves_no_queue(
+    rabbit_url: str,
+    broker: RealBroker,
+    worker_side: RabbitBroker,
+    settings: Settings,
+    number: signal.Signals,
+    exit_code: int,
+) -> None:
+    def queues() -> set[str]:
+        assert broker.management is not None
+        return {each["name"] for each in broker.management.queues(urlsplit(rabbit_url).path[1:])}
+
+    before = queues()
     process = start("events", "saxpy.*", "--broker", rabbit_url, "--store", settings.store)
     lines: queue.Queue[Any] = queue.Queue()
     assert process.stdout is not None
@@ -187,6 +202,8 @@ def test_following_ends_with_ctrl_c(rabbit_url: str, worker_side: RabbitBroker, 
         time.sleep(0.1)
     assert "saxpy completed r1" in lines.get()
     reading.join()
-    code, _, err = stop(process, signal.SIGINT)
-    assert code == 130, err
-    assert "Traceback" not in err
+    assert queues() > before
+    code, _, err = stop(process, number)
+    assert code == exit_code, err
+    assert err.strip() == ""
+    assert queues() == before

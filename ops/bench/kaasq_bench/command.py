@@ -74,7 +74,6 @@ def bench(parts: tuple[str, ...], quick: bool, into: Path | None, **flags: Any) 
     configure("error", settings.log_format)
     if into is not None and into != STANDARD and not into.absolute().parent.is_dir():
         raise BadRequest(f"there is no folder {into.absolute().parent}", at="--json")
-    signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
     console = Console(stderr=into == STANDARD, highlight=False)
     if not console.is_terminal:
@@ -152,7 +151,3 @@ def _write(into: Path, text: bytes) -> None:
         into.write_bytes(text)
     except OSError as error:
         raise BadRequest(f"cannot write {into}: {error.strerror or error}", at="--json") from None
-
-
-def _terminated(_number: int, _frame: object) -> None:
-    sys.exit(128 + signal.SIGTERM)
