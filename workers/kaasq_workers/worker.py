@@ -152,7 +152,8 @@ class Worker:
         for handle in handles:
             handle.link.dispose()  # nobody reads it any more; of no effect where the front has done it
         self._slot.release()
-        log.info("worker.stopped", drained=drained)
+        if front is not None:
+            log.info("worker.stopped", drained=drained)
         return drained
 
     def _start_front(self, done: Done) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from importlib.metadata import entry_points
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points
 
 import msgspec
 
@@ -17,7 +16,7 @@ GROUP = "kaasq.devices"
 
 
 def device_names(wanted: str) -> list[str]:
-    """The devices that ``--device`` means: ``auto`` and ``all`` resolved. Raises BadRequest."""
+    """The devices that ``--device`` means: ``auto`` and ``all`` resolved. Raises BadRequest, also for what is none."""
     match wanted:
         case "auto":
             return ["cuda:0" if count_gpus() else "cpu"]
@@ -28,6 +27,11 @@ def device_names(wanted: str) -> list[str]:
                     "there is no usable GPU here; say cpu, or see 'kaasq doctor' for what is missing", at="device"
                 )
             return [f"cuda:{index}" for index in range(count)]
+    kind, _, index = wanted.partition(":")
+    if index and not index.isdecimal():
+        raise BadRequest(f"{wanted!r}: a device is cpu, cuda:0, cuda:1, ..., all or auto", at="device")
+    if kind not in {"cpu", "cuda"} and _entry(kind) is None:
+        raise BadRequest(f"there is no device {wanted!r}: say cpu, cuda:0, all or auto", at="device")
     return [wanted]
 
 
@@ -53,7 +57,9 @@ def load_device(name: str) -> None:
         elif kind == "cuda":
             import kaasq_workers.devices.cuda.loading  # noqa: F401 - loading it is the point
         else:
-            _entry(kind)
+            entry = _entry(kind)
+            if entry is not None:
+                entry.load()
 
 
 def open_device(settings: Settings, sharing: int = 1) -> Device:
@@ -63,8 +69,6 @@ def open_device(settings: Settings, sharing: int = 1) -> Device:
     """
     name = one_device(settings.device)
     kind, _, index = name.partition(":")
-    if index and not index.isdecimal():
-        raise BadRequest(f"{name!r}: a device is cpu, cuda:0, cuda:1, ..., all or auto", at="device")
     part = settings.device_memory // sharing
     if kind == "cpu":
         from kaasq_workers.devices.cpu import CpuDevice
@@ -82,13 +86,12 @@ def open_device(settings: Settings, sharing: int = 1) -> Device:
         return CudaDevice(
             int(index or 0), memory_limit=part or None, sharing=sharing, cache_dir=settings.cache_path / "cuda"
         )
-    make = _entry(kind)
-    if make is None:
-        raise BadRequest(f"there is no device {name!r}: say cpu, cuda:0, all or auto", at="device")
-    device: Device = make(int(index or 0), msgspec.structs.replace(settings, device_memory=part))
+    entry = _entry(kind)
+    assert entry is not None  # else there is no such name
+    device: Device = entry.load()(int(index or 0), msgspec.structs.replace(settings, device_memory=part))
     return device
 
 
-def _entry(kind: str) -> Any:
-    """What makes a device that another package adds."""
-    return next((each.load() for each in entry_points(group=GROUP) if each.name == kind), None)
+def _entry(kind: str) -> EntryPoint | None:
+    """Of what makes a device that another package adds."""
+    return next((each for each in entry_points(group=GROUP) if each.name == kind), None)
