@@ -16,6 +16,8 @@ from kaasq_workers.devices.cuda.builtins.table import PLANS
 from tests.support.cuda_cases import CASES
 from tests.support.cuda_steps import StepRunner, compare, run_on
 
+pytestmark = pytest.mark.timeout(600)  # the first of them compiles them all
+
 TOLERANCES = {"float16": 2e-3, "float32": 2e-6, "float64": 1e-14}
 
 
