@@ -73,7 +73,8 @@ def test_it_measures_the_users_pool_as_it_is_and_leaves_his_broker_and_his_store
     assert [each.name for each in tmp_path.glob("kaasq-bench-*")] == []
 
 
-def test_interrupted_it_ends_what_it_started_and_removes_its_queues_and_folders(own_rabbit, tmp_path):
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_it_ends_what_it_started_and_removes_its_queues_and_folders(own_rabbit, tmp_path, number, exit_code):
     before = queues(own_rabbit)
     process = started("messaging", "--broker", own_rabbit.url, "--device", "cpu", folder=tmp_path)
     deadline = time.monotonic() + 60
@@ -81,9 +82,9 @@ def test_interrupted_it_ends_what_it_started_and_removes_its_queues_and_folders(
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    assert process.returncode == exit_code, said
     assert queues(own_rabbit) == before
     assert list(tmp_path.iterdir()) == []
 

@@ -79,7 +79,7 @@ class Worker:
             self._consumers.append(self._broker.consume(control, self._front.take_control, prefetch=CONTROL_PREFETCH))
             self._slot.check(self._consumers[0])
         except BaseException:
-            self.stop(0.0)
+            self._end(0.0)
             raise
         # Executors that wait for nobody else's requests need requests of everybody's.
         executors = settings.isolation_executors if settings.isolation == "tenant" else 1
@@ -122,6 +122,11 @@ class Worker:
 
         What was not finished goes back to its queue. Idempotent.
         """
+        drained = self._end(timeout_s)
+        log.info("worker.stopped", drained=drained)
+        return drained
+
+    def _end(self, timeout_s: float) -> bool:
         self.pause()
         front, self._front = self._front, None
         drained = True
@@ -152,8 +157,6 @@ class Worker:
         for handle in handles:
             handle.link.dispose()  # nobody reads it any more; of no effect where the front has done it
         self._slot.release()
-        if front is not None:
-            log.info("worker.stopped", drained=drained)
         return drained
 
     def _start_front(self, done: Done) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from kaasq.errors import BadRequest
 from kaasq.extras import install
 from kaasq_bench.broker import OnDemand
 from kaasq_bench.machine import Machine, describe
@@ -85,7 +86,10 @@ def main(
         raise click.UsageError(f"pictures need matplotlib: {install('bench')}")
     if drawn:
         sys.exit(0 if _redraw(drawn, parts) else 1)
-    name = device_names(device)[0]
+    try:
+        name = device_names(device)[0]
+    except BadRequest as error:
+        raise click.UsageError(error.message) from None
     machine = describe(int(name.partition(":")[2] or 0) if name.startswith("cuda") else None)
     click.echo(_headline(machine, name))
     into = into or (Path("docs/benchmarks") if pictures else None)

@@ -20,12 +20,11 @@ import numpy.typing as npt
 
 from kaasq import BufferRef, Client, ReplyTimeout, Unroutable, local
 from kaasq.ids import new_id
-from kaasq.processors import busy_poll_s
 from kaasq.settings import Settings
 from kaasq.topology import QueueType
 from kaasq_bench.children import tied
 from kaasq_bench.graphs import noop
-from kaasq_bench.rabbitmq.traces import TidyBroker, pool_queues, remove_queues
+from kaasq_bench.rabbitmq.traces import pool_queues, remove_queues
 from kaasq_bench.setting import Setting
 
 START_TIMEOUT_S = 90.0
@@ -107,7 +106,7 @@ class Serving:
         """A client of another tenant of the same pool and store; the caller closes it."""
         parts = urlsplit(self.settings.broker_url)
         place = f"{user}:{password}@{parts.hostname}:{parts.port or 5672}"
-        return connected(msgspec.structs.replace(self.settings, broker_url=parts._replace(netloc=place).geturl()))
+        return Client(settings=msgspec.structs.replace(self.settings, broker_url=parts._replace(netloc=place).geturl()))
 
 
 @contextmanager
@@ -123,7 +122,7 @@ def served(
         with serving(setting, queue_type=queue_type, sync=sync) as ours:
             yield ours
         return
-    with connected(pool.settings) as client:
+    with Client(settings=pool.settings) as client:
         theirs = Serving(client, pool.settings)
         try:
             yield theirs
@@ -169,7 +168,7 @@ def serving(
                 yield Serving(client, settings)
         else:
             settings = msgspec.structs.replace(settings, broker_url=setting.broker().url)
-            with _worker_process(setting, settings) as worker, connected(settings) as client:
+            with _worker_process(setting, settings) as worker, Client(settings=settings) as client:
                 await_worker(client, worker)
                 yield Serving(client, settings)
     finally:
@@ -187,11 +186,6 @@ def _worker_process(setting: Setting, settings: Settings) -> Iterator[Child]:
             yield worker
     finally:
         remove_queues(settings.broker_url, pool_queues(settings.pool, settings.device))
-
-
-def connected(settings: Settings) -> Client:
-    """A client that leaves no queue behind. Raises BrokerLost, BrokerRefused."""
-    return Client(TidyBroker(settings.broker_url, busy_poll_s(settings.busy_poll)), settings=settings)
 
 
 def await_worker(client: Client, worker: Child) -> None:

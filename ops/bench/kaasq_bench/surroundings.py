@@ -12,16 +12,14 @@ from urllib.parse import urlsplit
 
 from kaasq.errors import BrokerLost, KaasqError, ReplyTimeout, Unroutable
 from kaasq.rabbit import RabbitBroker
-from kaasq.served import is_served
 from kaasq.settings import DEFAULT_BROKER_URL, Settings
 from kaasq_bench.graphs import noop
 from kaasq_bench.rabbitmq.installation import NodeError, installed
 from kaasq_bench.rabbitmq.node import RabbitNode
 from kaasq_bench.rabbitmq.probing import probe
 from kaasq_bench.rabbitmq.queues import queue_type_of
-from kaasq_bench.serving import connected
 from kaasq_bench.setting import BenchBroker, NotHere, Pool
-from kaasq_producers import Result
+from kaasq_producers import Client, Result
 from kaasq_storage import open_store
 from kaasq_workers.devices.opening import one_device
 
@@ -103,11 +101,11 @@ def _none() -> BenchBroker:
 
 def _pool(settings: Settings, *, named: bool) -> tuple[Pool, str] | None:
     """The pool of the settings and its device, if a worker answers there. Raises what a named one fails with."""
-    if not _has_consumer(settings):  # there a request would expire, and be a dead letter
-        if named:
-            raise _no_worker(settings)
-        return None
-    with connected(settings) as client:
+    with Client(settings=settings) as client:
+        if not client._is_served(ANSWER_TIMEOUT_S):  # there a request would expire, and be a dead letter
+            if named:
+                raise _no_worker(settings)
+            return None
         try:
             result = client.run(noop(), timeout=ANSWER_TIMEOUT_S)
         except (Unroutable, ReplyTimeout) as error:
@@ -116,15 +114,6 @@ def _pool(settings: Settings, *, named: bool) -> tuple[Pool, str] | None:
             return None
     queue_type = queue_type_of(settings.broker_url, settings.pool) or settings.queue_type
     return Pool(settings, queue_type, _is_here(settings, result)), result.worker.device
-
-
-def _has_consumer(settings: Settings) -> bool:
-    broker = RabbitBroker(settings.broker_url, connection_name="kaasq bench")
-    broker.open(settings.connect_timeout)
-    try:
-        return is_served(broker, settings.pool, ANSWER_TIMEOUT_S)
-    finally:
-        broker.close()
 
 
 def _is_here(settings: Settings, result: Result) -> bool:
