@@ -29,6 +29,7 @@ from kaasq_workers.devices.gpus import count_gpus
 
 PASSWORD = "bench"
 OUTSTANDING = 32  # of all tenants together: only how many share the device changes
+STEADY = 4  # windows in one for tenants beside one tenant: their ratio is near one, and 32 requests begin and end each
 TENANT_BYTES = 1 << 30  # of all their weights together
 PROCESSES = (2, 8, 32)  # with a tenant each, side by side
 IN_FLIGHT = (1, 2, 4, 8)
@@ -68,7 +69,7 @@ def tenants_case(setting: Setting) -> Iterator[Row]:
             tenant.client.run(graph, bind=tenant.bound)
 
         def throughput(count: int) -> Callable[[], float]:
-            return lambda: _throughput(tenants[:count], graph, setting.seconds)
+            return lambda: _throughput(tenants[:count], graph, STEADY * setting.seconds)
 
         given = interleaved(setting.rounds, {str(count): throughput(count) for count in counts})
     for count in counts[1:]:
