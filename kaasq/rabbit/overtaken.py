@@ -45,7 +45,12 @@ class Overtaken:
         self._pause_s = self._patience_s
 
     def lost(self, unconfirmed: Mapping[int, Sent], now: float) -> list[int]:
-        """The tags to give up. ``unconfirmed``: oldest first."""
+        """The tags to give up. ``unconfirmed``: oldest first.
+
+        Forgets what can overtake none of them: each client has a place of its own, and there is no end of clients.
+        """
+        oldest = next(iter(unconfirmed), float("inf"))
+        self._newest = {place: tag for place, tag in self._newest.items() if tag > oldest}
         before = now - self._patience_s
         old = list(takewhile(lambda each: each[1].sent_at < before, unconfirmed.items()))
         lost = [tag for tag, item in old if tag < self._newest.get((item.exchange, item.routing_key), 0)]

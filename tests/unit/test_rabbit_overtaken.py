@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
 from kaasq.rabbit.overtaken import Overtaken
@@ -64,3 +65,23 @@ def test_another_channel_begins_anew() -> None:
     overtaken.confirmed(Sent(0.0), 100)
     overtaken.reset()
     assert overtaken.lost({1: Sent(0.0), 2: Sent(0.0)}, now=2.0) == [1]
+
+
+class Place(str):
+    """A routing key of which one can tell whether anybody still has it."""
+
+    __slots__ = ("__weakref__",)
+
+
+def test_places_are_forgotten_that_overtake_nothing_any_more() -> None:
+    overtaken = Overtaken(1.0)
+    before, after = Place("kaasq.a"), Place("kaasq.b")
+    gone, kept = weakref.ref(before), weakref.ref(after)
+    overtaken.confirmed(Sent(10.0, routing_key=before), 1)
+    overtaken.confirmed(Sent(10.2, routing_key=after), 3)
+    del before, after
+    assert overtaken.lost({2: Sent(10.1)}, now=10.3) == []
+    assert gone() is None
+    assert kept() is not None
+    assert overtaken.lost({}, now=10.4) == []
+    assert kept() is None
