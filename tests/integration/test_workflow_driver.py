@@ -38,7 +38,8 @@ from kaasq.model import Scalar
 from kaasq.quotas import Quotas
 from kaasq.settings import Settings
 from kaasq.topology import REQUESTS
-from kaasq_storage import BufferStore, open_store
+from kaasq_storage import BufferStore, Outcome, open_store
+from kaasq_workers.flows.records import Head
 from kaasq_workers.overdue import overdue
 from kaasq_workers.worker import Worker
 from tests.support.graphs import saxpy, sum_of_squares
@@ -747,6 +748,42 @@ def test_records_that_cannot_be_read_hold_up_nobody(system: System) -> None:
         assert system.store.reminders(10) == []
         reply = raw.ask("broken", "status")
         assert (reply.status, reply.error and reply.error.code) == ("error", "internal")
+        raw.cancel("broken")
+        raw.cancel("other")
+        until(lambda: system.store.outcome(TENANT, "broken") and system.store.outcome(TENANT, "other"))
+
+
+def test_a_workflow_whose_definition_cannot_be_read_has_failed_and_holds_up_nobody(system: System) -> None:
+    odd, _ = system.store.put(TENANT, b"\xc1")
+    head = Head(name="odd", definition=odd.ref, digest="", started_ms=time.time_ns() // 1_000_000, kept_ms=1, steps=1)
+    with system.store.transaction() as transaction:
+        transaction.notes(TENANT, "odd").put(b"h", msgspec.msgpack.encode(head))
+        transaction.notes(TENANT, "odd").remind(1.0)  # before all others
+    with system.raw() as raw:
+        lose_a_step(system, raw, flow(add("a", From(input="x"))), workflow_patience=0.3)
+        assert raw.reply("f").status == "ok"
+        reply = raw.ask("odd", "wait")
+        assert (reply.status, reply.error and reply.error.code) == ("error", "internal")
+
+
+def test_an_outcome_that_cannot_be_read_holds_up_no_other_workflow(system: System) -> None:
+    with system.raw() as raw:
+        lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))), before=1)
+        until(lambda: system.store.outcome(TENANT, "f+1"))
+        system.stop()
+        with system.store.transaction() as transaction:
+            odd = transaction.notes(TENANT, "odd")
+            for key, value in system.store.notes(TENANT, "f").items():
+                odd.put(key, value)
+            head = msgspec.msgpack.decode(odd.get(b"h") or b"", type=Head)
+            head.waiting, head.kept_ms = (), 1  # nobody awaits it, and what it needs is to be prolonged
+            odd.put(b"h", msgspec.msgpack.encode(head))
+            transaction.record(TENANT, "odd+1", Outcome(body="", reply=b"\xc1"))
+            odd.remind(1.0)
+            transaction.notes(TENANT, "f").remind(2.0)
+        system.start(workflow_patience=0.3)
+        assert raw.reply("f").status == "ok"
+        assert raw.ask("odd", "wait").status == "error"
 
 
 def test_its_records_go_with_its_outcome(system: System) -> None:

@@ -263,11 +263,12 @@ class Executor:
 
     def _look_after_workflows(self, channel: BlockingChannel) -> None:
         """Have published again what a workflow waits for in vain."""
+        driven: list[FromExecutor] = []  # what was found counts, whatever comes of those behind it
         try:
-            driven = self._flows.stand_still(self._tenants if self._apart else None)
+            for each in self._flows.stand_still(self._tenants if self._apart else None):
+                driven.append(each)  # noqa: PERF402
         except KaasqError as error:
             self._log.warning("workflows.not_looked_after", error=error.message)
-            return
         channel.send(driven)
 
     def _begin(self, job: Job, line: Line[Flight], vitals: Vitals) -> None:

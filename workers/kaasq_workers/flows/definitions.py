@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from kaasq import codec
-from kaasq.errors import NameNotFound, WorkerFailed
+from kaasq.errors import BadRequest, NameNotFound, WorkerFailed
 from kaasq.flows.edges import Edges, dependencies
 from kaasq.flows.model import FlowStart
 from kaasq_storage import BufferStore
@@ -34,7 +34,7 @@ class Definitions:
         self._lock = threading.Lock()
 
     def of(self, tenant: str, ref: str) -> Definition:
-        """Raises WorkerFailed if it is gone."""
+        """Raises WorkerFailed if it is gone, or cannot be read; what the store raises."""
         with self._lock:
             found = self._kept.get((tenant, ref))
             if found is not None:
@@ -45,7 +45,11 @@ class Definitions:
                 body = bytes(reading.data)
         except NameNotFound:
             raise WorkerFailed(f"the workflow's definition, object {ref}, is gone from the store") from None
-        return self.keep(tenant, ref, codec.decode(body, codec.MSGPACK, FlowStart), len(body))
+        try:
+            start = codec.decode(body, codec.MSGPACK, FlowStart)
+        except BadRequest as error:  # a later version's, or broken
+            raise WorkerFailed(f"the workflow's definition, object {ref}, cannot be read: {error.message}") from None
+        return self.keep(tenant, ref, start, len(body))
 
     def keep(self, tenant: str, ref: str, start: FlowStart, nbytes: int) -> Definition:
         """Have it at hand."""

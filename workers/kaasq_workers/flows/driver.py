@@ -7,7 +7,8 @@ published afterwards. If a worker dies in between, what caused it is delivered a
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -177,12 +178,12 @@ class Flows:
             outputs.append((name, output, staged))
         return Concluding(flow, number, tuple(outputs))
 
-    def stand_still(self, tenants: Collection[str] | None) -> list[Driven]:
-        """Look after workflows that may stand still: what is to be published. Raises what the store raises.
+    def stand_still(self, tenants: Collection[str] | None) -> Iterator[Driven]:
+        """Look after workflows that may stand still, one after the other: what is to be published. Raises what the
+        store raises.
 
         ``tenants``: only theirs.
         """
-        driven: list[Driven] = []
         for tenant, flow in self._store.reminders(LOOKED_AT, tenants):
             try:
                 follow = self._look(tenant, flow)
@@ -193,8 +194,7 @@ class Flows:
                 continue
             if follow:
                 log.info("workflow.again", workflow=flow, tenant=tenant, due=len(follow))
-                driven.append(Driven(tenant, follow))
-        return driven
+                yield Driven(tenant, follow)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -221,8 +221,9 @@ class Flows:
         refs = bound(start, book)
         for each in outcomes:
             outcome = self._store.outcome(tenant, each)
-            outputs = {} if outcome is None else codec.decode_reply(outcome.reply, codec.MSGPACK).outputs
-            refs.update(output.ref for output in outputs.values() if output.ref is not None)
+            with suppress(BadRequest):  # a later version's, or broken: whoever needs it says so
+                outputs = {} if outcome is None else codec.decode_reply(outcome.reply, codec.MSGPACK).outputs
+                refs.update(output.ref for output in outputs.values() if output.ref is not None)
         for at in range(0, len(outcomes), KEPT_TOGETHER):
             with self._store.transaction() as transaction:
                 for each in outcomes[at : at + KEPT_TOGETHER]:

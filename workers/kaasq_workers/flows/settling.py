@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from kaasq import codec
-from kaasq.errors import Cancelled, KaasqError
+from kaasq.errors import Cancelled, KaasqError, WorkerFailed
 from kaasq.flows.model import ENDED, Due, FlowReply, State, StepCall
 from kaasq.flows.start_checks import items_at_start
 from kaasq.ids import chain_id, following_id
@@ -117,19 +117,24 @@ class Settling:
     def withdraw(self, tenant: str, flow: str) -> tuple[list[Told], list[Following]] | None:
         """Cancel a workflow: who is told at once, and what is published so that nobody stays without news.
 
-        None if there is none of that id that is running.
+        None if there is none of that id that is running. What cannot be read must not hold up others' withdrawals in
+        this transaction.
         """
-        book = self._book(tenant, flow)
-        if not book.known or book.head.state != "running":
+        try:
+            book = self._book(tenant, flow)
+            if not book.known or book.head.state != "running":
+                return None
+            records = [book.step(number) for number in range(book.head.steps)]
+        except msgspec.MsgspecError as unreadable:  # a later version's, or broken: nothing that can be mended here
+            log.error("workflow.unreadable", workflow=flow, tenant=tenant, error=str(unreadable))
             return None
         try:
             self._of(book, tenant)
-        except KaasqError as gone:  # others' withdrawals in this transaction are to hold all the same
+        except WorkerFailed as gone:
             self._give_up(tenant, flow, book, gone)
             return [], []
         error = ErrorBody.of(Cancelled(f"workflow {flow} was cancelled", id=flow))
-        for number in range(len(self._of(book, tenant).start.workflow.steps)):
-            record = book.step(number)
+        for record in records:
             if record.state not in ENDED:
                 record.state, record.ended_ms = "cancelled", self._now_ms
         reply = self._end(tenant, flow, book, "cancelled", error, {})
@@ -158,7 +163,7 @@ class Settling:
             return self._due(tenant, flow, book, [Ready(head.concluding)], codec.MSGPACK)
         try:
             self._of(book, tenant)
-        except KaasqError as error:
+        except WorkerFailed as error:
             self._give_up(tenant, flow, book, error)
             return []
         self._transaction.prolong(tenant, Wanted(ref=head.definition), KEPT_S)
