@@ -206,7 +206,8 @@ class Subscription:
 
     def _restart(self) -> None:
         # The queue may have been deleted: declare it again first. If declaring has to wait, it does so there.
-        self._consumers.redeclare(self.queue, self._resume)
+        if not self._cancelled:
+            self._consumers.redeclare(self.queue, self._resume)
 
     def _resume(self) -> None:
         self.retrying = False
@@ -225,6 +226,8 @@ class Subscription:
             self._consumers.forget(self)
         elif self._channel.is_open and self._tag:
             self._channel.basic_cancel(self._tag, callback=lambda _: self._close_when_idle())
+        else:  # the broker had cancelled it, and it would have been tried again
+            self._close_when_idle()
         self._consumers.check_ready()
 
     def _close_when_idle(self) -> None:

@@ -32,6 +32,7 @@ from tests.support.messaging import (
     publish,
     ready,
 )
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.broker
 
@@ -188,6 +189,29 @@ def test_a_consumer_survives_the_deletion_of_its_queue(own_rabbit: Server, mq: R
         assert time.monotonic() < deadline, error
         time.sleep(0.05)
     assert deliveries.one().message.body == b"after"
+
+
+def test_a_consumer_that_is_given_up_before_it_could_consume_again_leaves_no_channel(
+    own_rabbit: Server, mq: RabbitBroker
+) -> None:
+    def channels() -> int:
+        return own_rabbit.ctl("-q", "list_channels", "pid").count("<")
+
+    before, name = channels(), "kaasq.test.deleted"
+    declare(mq, Topology(queues=(Queue(name=name),)))
+    consumer = mq.consume(name, lambda delivery: delivery.ack())
+    until(lambda: consumer.consuming)
+    assert channels() == before + 1
+
+    def give_up() -> None:
+        if consumer.consuming:
+            mq.call_later(0.001, give_up)
+        else:
+            consumer.cancel()
+
+    mq.call_soon(give_up)
+    own_rabbit.management.call("DELETE", "queues", "/", name)
+    until(lambda: channels() == before)
 
 
 def limit_messages(rabbit: Server, limit: int) -> None:
