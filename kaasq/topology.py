@@ -27,8 +27,9 @@ REGISTER_LENGTH = 10_000
 NOTE = "note"
 """Routing key of a note on the tenant's own exchange."""
 SLOT_WANTED = "kaasq.slot.wanted"
-STEP = "kaasq.step"  # the type of messages that are steps of workflows
 """Type of a message in a slot's control queue that asks whether anybody serves the slot: who does takes it out."""
+STEP = "kaasq.step"
+"""Type of messages that are steps of workflows."""
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 
