@@ -93,6 +93,7 @@ def capture(stream: CudaStream, calls: Sequence[Callable[[Stream], None]], devic
         graph = done(driver.cuStreamEndCapture(handle))  # in any case: the stream is usable again after it
         if failure is None:
             return CudaRecording(graph, nodes, device)
+        done(driver.cuGraphDestroy(graph))  # as far as it went
     except DriverCallFailed as error:
         failure = failure or error
     # What is really wrong with a launch shows when it is queued by itself.
