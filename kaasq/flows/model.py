@@ -215,6 +215,7 @@ class FlowCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kaasq: int = msgspec.field(default_factory=lambda: PROTOCOL_VERSION)
     flow: Asked
+    timeout_ms: Whole | None = None
 
 
 class Sought(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -233,6 +234,7 @@ class FlowsCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kaasq: int = msgspec.field(default_factory=lambda: PROTOCOL_VERSION)
     flows: Sought
+    timeout_ms: Whole | None = None
 
 
 class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -164,10 +164,10 @@ def examples() -> dict[str, list[dict[str, Any]]]:
         "kaasRequest": [{"name": "kernels", "headers": asking, "payload": _KAAS}],
         "workflow": [_message("scale all", asking, start)],
         "flow": [
-            _message("status", about, FlowCall(flow=Asked(id=_ID, do="status"))),
+            _message("status", about, FlowCall(flow=Asked(id=_ID, do="status"), timeout_ms=30_000)),
             _message("wait", about, FlowCall(flow=Asked(id=_ID, do="wait"))),
         ],
-        "flows": [_message("running", about, FlowsCall(flows=Sought(state="running", most=20)))],
+        "flows": [_message("running", about, FlowsCall(flows=Sought(state="running", most=20), timeout_ms=30_000))],
         "step": [_message("due", due, StepCall(step=Due(flow=_ID, step="again", item=1)))],
         "cancel": [_message("cancel", {"user_id": _TENANT, "content_type": codec.JSON}, Cancel(cancel=_ID))],
         "reply": [

@@ -18,6 +18,10 @@ _NAMED: Schema = {"pattern": f"^{NAME.pattern}$"}
 _STORED_NAME = f"A name in the store, at most {NAME_BYTES} bytes in UTF-8."
 _STEP: Schema = {"pattern": f"^{STEP_NAME.pattern}$", "maxLength": STEP_NAME_LENGTH}
 _ID: Schema = {"minLength": 1, "maxLength": REQUEST_ID_BYTES}
+_WANTED_WITHIN = (
+    "Milliseconds from publishing after which nobody wants the answer any more. Say it here, not in the message's "
+    "`expiration`: RabbitMQ would make a dead letter of the question."
+)
 
 
 def _says(text: str, **more: Any) -> Schema:
@@ -119,14 +123,22 @@ FLOW_FIELDS: dict[str, dict[str, Schema]] = {
     },
     "Value": _VALUE,
     "StepCondition": {**_VALUE, "op": _says("How it has to compare."), "value": _says("With what.")},
-    "FlowCall": {"kaasq": _VERSION, "flow": _says("What is asked of which workflow.")},
+    "FlowCall": {
+        "kaasq": _VERSION,
+        "flow": _says("What is asked of which workflow."),
+        "timeout_ms": _says(_WANTED_WITHIN),
+    },
     "Asked": {
         "id": _FLOW,
         "do": _says("`wait`: its reply once it has ended. `status`: how it stands, at once."),
         "items": _says("With the status of each item."),
         "after": _says("Of many items: leave out those up to this number."),
     },
-    "FlowsCall": {"kaasq": _VERSION, "flows": _says("Which workflows of yours are asked for.")},
+    "FlowsCall": {
+        "kaasq": _VERSION,
+        "flows": _says("Which workflows of yours are asked for."),
+        "timeout_ms": _says(_WANTED_WITHIN),
+    },
     "Sought": {
         "state": _says("Those that stand so only."),
         "most": _says("So many at most, the latest first; the worker may send fewer at once."),

@@ -23,6 +23,12 @@ REPLY_GRACE_S = 1.0
 FOREVER = float("inf")
 LONGEST_MS = (1 << 32) - 1  # that a message can be told to last
 
+
+def milliseconds(timeout_s: float) -> int | None:
+    """As messages have it. None: longer than they can say."""
+    return max(1, round(timeout_s * 1000)) if timeout_s * 1000 < LONGEST_MS else None
+
+
 OnResult = Callable[[Any], None]
 """Given the Result, or the KaasqError."""
 
@@ -151,6 +157,8 @@ class Call(Awaited):
 
     slow = "the workers may be busy, none may be running, or its kernel has not ended"
     """Why there may be no reply although the broker has it."""
+    expires = True
+    """Whether the broker makes a dead letter of it at its deadline, if no worker has taken it by then."""
 
     def __init__(
         self,
@@ -189,8 +197,8 @@ class Call(Awaited):
         return self.id
 
     def message(self, route: Route) -> Message:
-        """What to publish; it expires at the call's deadline, if it has one."""
-        left_s = self.deadline - time.monotonic()
+        """What to publish; it expires at the call's deadline, if it has one and ``expires``."""
+        left_s = self.deadline - time.monotonic() if self.expires else FOREVER
         return Message(
             body=self.body,
             content_type=codec.MSGPACK,
@@ -198,7 +206,7 @@ class Call(Awaited):
             correlation_id=self.id,
             user_id=route.tenant,
             reply_to=route.reply_id,
-            expiration_ms=max(1, round(left_s * 1000)) if left_s * 1000 < LONGEST_MS else None,
+            expiration_ms=milliseconds(left_s),
             timestamp_ms=self.published_ms,
         )
 

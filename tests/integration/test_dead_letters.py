@@ -17,16 +17,20 @@ from kaasq import codec
 from kaasq.broker import Message
 from kaasq.cli import main
 from kaasq.dead_letter import bury, read
+from kaasq.errors import ReplyTimeout
 from kaasq.messages import Request, Stored
 from kaasq.rabbit import RabbitBroker
 from kaasq.rabbit.dead import DeadQueue
+from kaasq.settings import Settings
 from kaasq.topology import DEAD, REQUESTS, pool_topology, request_key
+from kaasq_producers import Client
 from kaasq_storage import open_store
 from real_broker import RealBroker
 from tests.support import graphs
 from tests.support.fake_worker import FakeWorker
 from tests.support.front_bench import Taken
 from tests.support.messaging import Outcomes, declare
+from tests.support.waiting import until
 
 X = np.arange(4, dtype=np.float32)
 EVIDENCE = {"how": "SIGSEGV", "kills": 2, "worker": "host 4711 cpu"}
@@ -145,6 +149,19 @@ def test_list_shows_what_was_buried_and_what_rabbitmq_gave_up(graveyard, dead):
     assert "1 of 4 dead letters: 1 expired" in dead("list", "--code", "expired")[1]
     assert "0 of 4 dead letters" in dead("list", "--older-than", "1h")[1]
     assert "the oldest 1 are shown" in dead("list", "--limit", "1")[1]
+
+
+def test_a_question_whose_time_is_over_is_no_letter_but_a_request_is(graveyard, tmp_path):
+    graveyard.expire("request")  # first: RabbitMQ looks only at the head of a quorum queue
+    settings = Settings(pool="p", store=str(tmp_path / "store"), timeout=0.3)
+    with Client(graveyard.url, settings=settings) as client:
+        for ask in (client.workflows, client.attach("f").status):
+            with pytest.raises(ReplyTimeout):
+                ask()
+    with FakeWorker(RabbitBroker(graveyard.url), lambda *_: None, pool="p") as worker:  # it gets what is still there
+        until(lambda: len(worker.messages) == 2)
+    assert {codec.question(each.body, each.content_type).timeout_ms for each in worker.messages} == {300}
+    assert graveyard.ids() == ["request"]
 
 
 def test_a_code_that_no_letter_can_have_is_refused_and_both_names_of_a_passed_deadline_are_taken(graveyard, dead):

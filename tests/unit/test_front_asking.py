@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
+import msgspec
 import pytest
 
 from kaasq import codec
 from kaasq.flows.model import Asked, FlowCall, FlowReply, FlowsCall, Sought
+from kaasq.messages import ErrorBody
 from kaasq.questions import QuestionLimits
 from kaasq.settings import Settings
 from kaasq_workers.link import Said
@@ -45,6 +49,43 @@ def say(bench: Bench, informant: Informant, reply: bytes | None = None) -> None:
 
 def replied(bench: Bench) -> list[str | None]:
     return [message.message_id for exchange, _, message in bench.loop.published if exchange == "kaasq.replies"]
+
+
+@pytest.mark.parametrize("call", [STATUS, WAIT, LIST])
+@pytest.mark.parametrize("late_ms", [50_000, -50_000])
+def test_a_question_that_came_too_late_is_asked_of_nobody_and_never_a_dead_letter(bench, call, late_ms):
+    published_ms = time.time_ns() // 1_000_000 - 100_000
+    call = msgspec.structs.replace(call, timeout_ms=100_000 - late_ms)
+    taken = ask(bench, "one", call, timestamp_ms=published_ms)
+    nobody = ask(bench, "two", call, timestamp_ms=published_ms, reply_to=None)
+    if late_ms < 0:
+        assert bench.executor.received() or bench.informants
+        assert replied(bench) == []
+        return
+    assert (bench.executor.received(), bench.informants) == ([], [])
+    assert (taken.settled, nobody.settled, bench.front.held) == ("ack", "ack", 0)
+    ((exchange, _, message),) = bench.loop.published
+    reply = codec.decode_reply(message.body, message.content_type)
+    assert (exchange, message.message_id, reply.status) == ("kaasq.replies", "one", "expired")
+    assert reply.error is not None
+    assert reply.error.code == "deadline_exceeded"
+
+
+def test_without_a_time_a_question_is_never_too_late(bench):
+    ask(bench, "one", timestamp_ms=1)
+    ask(bench, "two", msgspec.structs.replace(STATUS, timeout_ms=1))  # nobody knows since when
+    assert [each.id for each in bench.executor.received()] == ["one", "two"]
+
+
+def test_a_question_without_an_address_that_fails_is_no_dead_letter_as_a_request_is(bench):
+    refused = ErrorBody(code="name_not_found", message="there is no workflow 'f'")
+    question, request = ask(bench, "question", reply_to=None), bench.take("request", reply_to=None)
+    for job in bench.executor.received():
+        bench.answer(job, error=refused, graph=None, event=None)
+    assert (question.settled, request.settled) == ("ack", "ack")
+    assert [(exchange, message.message_id) for exchange, _, message in bench.loop.published] == [
+        ("kaasq.dead", "request")
+    ]
 
 
 @pytest.mark.parametrize("call", [STATUS, WAIT])

@@ -13,7 +13,7 @@ from kaasq.errors import KaasqError, QuotaExceeded
 from kaasq.flows.model import Asked, FlowCall, FlowReply
 from kaasq.messages import Reply
 from kaasq_producers.buffers import Buffers
-from kaasq_producers.calls import FOREVER, REPLY_GRACE_S, Call, OnResult, OnUnpublished
+from kaasq_producers.calls import FOREVER, REPLY_GRACE_S, Call, OnResult, OnUnpublished, milliseconds
 from kaasq_producers.flows.result import FlowResult
 from kaasq_producers.result import failure
 from kaasq_producers.steps import NONE, Steps
@@ -124,6 +124,8 @@ class Asking(FlowMessage):
 
     __slots__ = ()
 
+    expires = False  # nobody needs to look at a question that came too late: no dead letter is made of it
+
     def __init__(
         self, question: Question, on_result: OnResult, on_unpublished: OnUnpublished, call_id: str | None
     ) -> None:
@@ -137,7 +139,7 @@ class Asking(FlowMessage):
             WAIT_AGAIN_S if asked.do == "wait" else None,
             flow=asked.id,
             name="",
-            body=codec.encode(FlowCall(flow=asked)),
+            body=codec.encode(FlowCall(flow=asked, timeout_ms=milliseconds(question.timeout_s))),
         )
 
     @property

@@ -12,7 +12,7 @@ from kaasq.flows.model import FlowLine, FlowList, FlowReply, FlowsCall, FlowStat
 from kaasq.messages import Reply
 from kaasq.model import GraphSpec
 from kaasq_producers.buffers import Buffers
-from kaasq_producers.calls import Call, OnResult, OnUnpublished
+from kaasq_producers.calls import Call, OnResult, OnUnpublished, milliseconds
 from kaasq_producers.later import whole
 from kaasq_producers.result import Result
 from kaasq_producers.steps import NONE, Steps
@@ -93,10 +93,11 @@ class ListCall(Call):
     __slots__ = ()
 
     slow = "the workers may be busy, or none may be running"
+    expires = False  # as in Asking
 
     def __init__(self, search: Search, on_result: OnResult, on_unpublished: OnUnpublished, call_id: str | None) -> None:
         super().__init__(on_result, on_unpublished, call_id, search.timeout_s, 0.0)
-        self.body = codec.encode(FlowsCall(flows=search.sought))
+        self.body = codec.encode(FlowsCall(flows=search.sought, timeout_ms=milliseconds(search.timeout_s)))
 
     @property
     def what(self) -> str:

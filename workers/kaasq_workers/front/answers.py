@@ -49,7 +49,8 @@ class Answers:
     def answer(self, delivery: Delivery, accepted: Accepted, answer: Answer, settled: Callable[[], None]) -> None:
         """Reply, event and what follows; then ack."""
         messages = self._messages(delivery, accepted, answer)
-        if not messages and not answer.then and answer.error is not None:  # nobody would ever hear of it
+        if not messages and not answer.then and answer.error is not None and not _asks(delivery.message):
+            # nobody would ever hear of it
             messages = [Outgoing(*bury(delivery, accepted.tenant, answer.error.code, answer.error.message))]
         if answer.then:  # last: nothing that follows is heard of before
             self._publish(delivery, messages, settled, self._followers(delivery, accepted, answer))
@@ -180,6 +181,11 @@ class Answers:
     ) -> None:
         self.outstanding += 1
         _Settling(self, delivery, settled).publish(self._broker, messages, later)
+
+
+def _asks(message: Message) -> bool:
+    """Whether it only asks something about workflows."""
+    return codec.question(message.body, message.content_type) is not None
 
 
 def told_messages(told: Sequence[Told]) -> list[Outgoing]:

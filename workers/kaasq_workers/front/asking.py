@@ -19,7 +19,8 @@ import msgspec
 
 from kaasq import codec
 from kaasq.broker import Broker
-from kaasq.flows.model import FlowCall
+from kaasq.errors import DeadlineExceeded
+from kaasq.flows.model import FlowCall, FlowsCall
 from kaasq.log import get_logger
 from kaasq.questions import QuestionLimits
 from kaasq_workers.front.executors import Executors
@@ -47,12 +48,22 @@ class Asked(msgspec.Struct):
     tries: int = 0
 
 
-def question_of(job: Job, most_bytes: int) -> Asked | None:
-    """It as a question that the process may answer, if somebody waits for a reply."""
-    if job.to is None or len(job.body) > most_bytes or b"flow" not in job.body:
+def question_of(job: Job, most_bytes: int) -> FlowCall | FlowsCall | None:
+    """What it asks about workflows, if that is what it does."""
+    if len(job.body) > most_bytes or b"flow" not in job.body:
         return None
-    call = codec.question(job.body, job.content_type)
-    return None if call is None else Asked(job, call.flow.id if isinstance(call, FlowCall) else None)
+    return codec.question(job.body, job.content_type)
+
+
+def too_late(job: Job, question: FlowCall | FlowsCall) -> DeadlineExceeded | None:
+    """What to tell who asked, where the time for an answer was over before it came here: it is nobody's any more.
+
+    The broker does not look at that: it would make a dead letter of what nobody needs to look at.
+    """
+    if question.timeout_ms is None or job.published_ms is None:
+        return None
+    late_ms = job.taken_ms - job.published_ms - question.timeout_ms
+    return DeadlineExceeded(f"its time was over {late_ms} ms before a worker took it") if late_ms > 0 else None
 
 
 class Asking:
@@ -84,11 +95,11 @@ class Asking:
 
     # -- from the front --------------------------------------------------------------------------------------------
 
-    def take(self, job: Job) -> bool:
-        """A request has come. Whether it is a question that the executor need not have now."""
-        asked = question_of(job, self._limits.size)
-        if asked is None or self._closed:
+    def take(self, job: Job, question: FlowCall | FlowsCall) -> bool:
+        """A question has come. Whether the executor need not have it now."""
+        if job.to is None or self._closed:  # nobody waits for a reply
             return False
+        asked = Asked(job, question.flow.id if isinstance(question, FlowCall) else None)
         alone = asked.flow is None or self._owed.get(self._executors.owner_of(job.tenant))
         if alone and self._may_ask(asked):
             asked.alone = True

@@ -21,7 +21,7 @@ from kaasq.quotas import LimitsByTenant
 from kaasq.settings import Settings
 from kaasq.topology import SLOT_WANTED, STEP
 from kaasq_workers.front.answers import Answers
-from kaasq_workers.front.asking import Asking
+from kaasq_workers.front.asking import Asking, question_of, too_late
 from kaasq_workers.front.asking import Start as StartInformant
 from kaasq_workers.front.executors import Executors
 from kaasq_workers.front.following import request_of
@@ -65,6 +65,7 @@ class Front:
         self._on_ready: Ready | None = on_ready
         self._executors = Executors(broker, settings, starter, self)
         self._limits = LimitsByTenant(settings.quotas)
+        self._question_bytes = settings.questions.size
         self._pending = Pendings()
         self._asking = (
             None
@@ -150,21 +151,26 @@ class Front:
                     taken_ms=time.time_ns() // 1_000_000,
                     to=None if accepted.reply is None else Address(*accepted.reply, accepted.correlation_id),
                 )
+                question = question_of(job, self._question_bytes)
+                late = None if question is None else too_late(job, question)
+                if late is not None:
+                    self._turn_away(job, accepted, delivery, late, "expired")
+                    return
                 limit, held = self._limits.of(job.tenant).queued, self._pending.of(job.tenant)
                 if limit and held >= limit:
                     error = _over_quota(job.tenant, limit, held)
                     if message.type != STEP:
-                        self._turn_away(job, accepted, delivery, error)
+                        self._turn_away(job, accepted, delivery, error, "error")
                         return
                     job = msgspec.structs.replace(job, verdict=ErrorBody.of(error))  # so its workflow knows it, too
                 self._pending.add(job.tag, Pending(accepted, delivery))
-                if self._asking is None or not self._asking.take(job):
+                if self._asking is None or question is None or not self._asking.take(job, question):
                     self._executors.take(job)
 
-    def _turn_away(self, job: Job, accepted: Accepted, delivery: Delivery, error: QuotaExceeded) -> None:
+    def _turn_away(self, job: Job, accepted: Accepted, delivery: Delivery, error: KaasqError, status: Status) -> None:
         """Answered at once: what is held back here would hold up the others behind it in the queue."""
         log.info("request.failed", request=job.id, tenant=job.tenant, code=error.code, error=error.message)
-        self._answers.answer(delivery, accepted, _error_answer(job, ErrorBody.of(error), "error"), self._check_idle)
+        self._answers.answer(delivery, accepted, _error_answer(job, ErrorBody.of(error), status), self._check_idle)
 
     def _refuse(self, delivery: Delivery, refused: Refused) -> None:
         log.warning("request.refused", code=refused.error.code, error=refused.error.message)
