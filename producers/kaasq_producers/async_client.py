@@ -19,7 +19,7 @@ from kaasq_producers.base import ClientBase
 from kaasq_producers.buffers import Array
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.completions import Completion, Inputs, completions
-from kaasq_producers.events.event import Event
+from kaasq_producers.events.event import Event, fetched
 from kaasq_producers.events.iterating import AsyncEvents
 from kaasq_producers.events.register import Note
 from kaasq_producers.events.served import AsyncServed
@@ -270,11 +270,7 @@ class AsyncClient(ClientBase):
         Raises NameNotFound, StoreUnavailable; of an event what its request failed with, and BufferMissing if its
         outcome is not in this client's store.
         """
-        threads = self._here().threads
-        if isinstance(result, Event):
-            result = await threads.call(result.read)
-        await threads.call(result.read)
-        return result
+        return await fetched(self._here().threads, result)
 
     async def put(
         self,

@@ -11,6 +11,7 @@ from kaasq.model import GraphSpec
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.references import BufferRef
 from kaasq_producers.result import Result, failure, reference
+from kaasq_producers.side_threads import SideThreads
 
 
 class Event(EventMessage, frozen=True, kw_only=True, eq=False):
@@ -48,11 +49,14 @@ class Event(EventMessage, frozen=True, kw_only=True, eq=False):
     def result(self) -> Result:
         """What the request produced, as its producer got it: small outputs are read from its outcome, in the store.
 
-        In an event loop that would block: ``await client.fetch(event)`` does the same. Raises what the request failed
-        with; BufferMissing if its outcome is not in this client's store (any more), StoreUnavailable.
+        In an event loop that would block: ``await client.fetch(event)`` (``step.fetch``) does the same. Raises what the
+        request failed with; BufferMissing if its outcome is not in this client's store (any more), StoreUnavailable.
         """
         if self.sealed:
-            raise BadRequest("reading an event's result would block the event loop: `await client.fetch(event)`")
+            raise BadRequest(
+                "reading an event's result would block the event loop: `await client.fetch(event)`, in an async step "
+                "`await step.fetch(event)`"
+            )
         return self.read()
 
     def read(self) -> Result:
@@ -76,6 +80,14 @@ class Event(EventMessage, frozen=True, kw_only=True, eq=False):
         if reply.status != "ok":
             raise failure(reply, self.buffers)
         return Result(reply, GraphSpec(name=self.graph), self.buffers)
+
+
+async def fetched(threads: SideThreads, result: Result | Event) -> Result:
+    """The result with all its outputs read, or an event's, without blocking the loop."""
+    if isinstance(result, Event):
+        result = await threads.call(result.read)
+    await threads.call(result.read)
+    return result
 
 
 def heard(message: EventMessage, buffers: Buffers | None, *, sealed: bool, settle: Callable[[], None] | None) -> Event:

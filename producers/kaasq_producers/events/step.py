@@ -14,7 +14,7 @@ from kaasq.errors import BadRequest, KaasqError
 from kaasq.ids import derived_id
 from kaasq_producers.calls import Call
 from kaasq_producers.client_core import ClientCore
-from kaasq_producers.events.event import Event
+from kaasq_producers.events.event import Event, fetched
 from kaasq_producers.events.submitted import Submitted
 from kaasq_producers.flows.known import AnyFlow
 from kaasq_producers.futures import Waiter
@@ -174,6 +174,12 @@ class AsyncStep(AnyStep[Coroutine[Any, Any, Result]]):
         self._inbox = inbox
         self._threads = threads
         self._preparing: list[asyncio.Future[None]] = []
+
+    async def fetch(self, result: Result | Event) -> Result:
+        """AsyncClient.fetch, for a step that has no client: what ``step.event`` tells of, or a result with all its
+        outputs read. Raises what the event's request failed with; NameNotFound, BufferMissing, StoreUnavailable.
+        """
+        return await fetched(self._threads, result)
 
     async def confirmed(self) -> None:
         """The same; also what is still being prepared."""
