@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Final
 
 import lmdb
@@ -61,10 +61,6 @@ class LmdbNotes:
             self._record.nbytes += grown
             self._accounts.charge(self._key, grown)
             self._save()
-
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """See the protocol."""
-        return _scanned(self._txn, self._prefix, prefix)
 
     def keep(self, until: float) -> None:
         """See the protocol."""
@@ -155,11 +151,6 @@ def labelled(
         if before is None or place < before:
             found.append((*place, record.label))
     return [Labelled(name, word, since) for since, name, word in heapq.nlargest(limit, found)], total
-
-
-def _scanned(txn: lmdb.Transaction[bytes], whole: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    for key, value in scan(txn, whole + prefix):
-        yield key[len(whole) :], value
 
 
 def _noted_key(tenant: str, request_id: str) -> bytes:

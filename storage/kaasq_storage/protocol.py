@@ -164,9 +164,6 @@ class Notes(Protocol):
     def put(self, key: bytes, value: bytes) -> None:
         """Put a record in place of the one that there is, if any."""
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The keys that start so, and their records, in order. Nothing may be written meanwhile."""
-
     def keep(self, until: float) -> None:
         """All of them are removed then (seconds since the epoch). Without it they stay for ever."""
 

@@ -257,7 +257,6 @@ def test_the_drivers_parameter_tables_are_those_read_from_the_cubin(device: Cuda
     for name, symbol in SYMBOLS.items():
         kernel, read = loaded.kernel(name), image.cubin.kernels[symbol]
         assert kernel.parameters == read.parameters, name
-        assert kernel.threads_per_block <= (read.max_threads or 1024)
         told = driver.funcGetAttribute(driver.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, kernel.function)
         assert told == kernel.static_shared_bytes == read.static_shared_bytes, name
     assert loaded.kernel("mixed").threads_per_block == 128

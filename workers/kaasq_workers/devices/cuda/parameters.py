@@ -1,4 +1,4 @@
-"""Reads a cubin's kernels from its ELF bytes: parameters, launch bounds, shared memory. Needs no CUDA. Pure.
+"""Reads a cubin's kernels from its ELF bytes: parameters, static shared memory. Needs no CUDA. Pure.
 
 The driver answers the same questions about a loaded kernel; this answers them anywhere, and looks at an image before
 the driver does, which takes it on trust and without its length. Whatever the bytes are, the outcome is a Cubin or
@@ -28,7 +28,7 @@ _SHT_SYMTAB, _SHT_NOBITS = 2, 8
 _STT_FUNC, _STO_CUDA_ENTRY = 2, 0x10
 # Attributes of a .nv.info section; format 4 carries its own length, the others two bytes.
 _SIZED = 4
-_KPARAM_INFO, _KPARAM_INFO_WIDE, _MAX_THREADS = 0x17, 0x45, 0x05
+_KPARAM_INFO, _KPARAM_INFO_WIDE = 0x17, 0x45
 _ABI_WITH_ARCH_IN_BYTE_1 = 8  # CUDA 13 moved the architecture within e_flags
 _ARCH_RESERVING_SHARED, _RESERVED_SHARED_BYTES = 90, 1024  # counted in the section, not against the kernel
 
@@ -39,10 +39,9 @@ _VARIABLES = ".nv.global"  # and .nv.global.init: what kernels can write to betw
 
 
 class CubinKernel(NamedTuple):
-    """What a cubin says of a kernel. ``max_threads``: from its launch bounds, None without."""
+    """What a cubin says of a kernel."""
 
     parameters: tuple[Parameter, ...]
-    max_threads: int | None
     static_shared_bytes: int
 
 
@@ -105,8 +104,8 @@ def _read(code: bytes) -> Cubin:
         info = infos.get(_INFO + symbol)
         if info is None:
             raise _damaged(f"kernel {symbol[:80]!r} has no parameter table")
-        table, max_threads = _info(code[info.offset : info.offset + info.size])
-        kernels[symbol] = CubinKernel(table, max_threads, max(0, shared.get(_SHARED + symbol, 0) - reserved))
+        table = _parameters(code[info.offset : info.offset + info.size])
+        kernels[symbol] = CubinKernel(table, max(0, shared.get(_SHARED + symbol, 0) - reserved))
     variables = any(each.size and each.name.startswith(_VARIABLES) for each in sections)
     return Cubin(arch, kernels, variables)
 
@@ -150,10 +149,9 @@ def _entries(code: bytes, sections: list[_Section]) -> list[str]:
     return symbols
 
 
-def _info(data: bytes) -> tuple[tuple[Parameter, ...], int | None]:
-    """Parameter table and launch bounds from a kernel's .nv.info section."""
+def _parameters(data: bytes) -> tuple[Parameter, ...]:
+    """The parameter table in a kernel's .nv.info section."""
     found: dict[int, Parameter] = {}
-    max_threads: int | None = None
     at = 0
     while at < len(data):
         form, attribute = data[at], data[at + 1]
@@ -169,12 +167,9 @@ def _info(data: bytes) -> tuple[tuple[Parameter, ...], int | None]:
         elif attribute == _KPARAM_INFO_WIDE:  # in kernels whose parameters exceed what 14 bits can say
             _, ordinal, offset, width, _ = _PARAMETER_WIDE.unpack(value)
             found[ordinal] = Parameter(offset, width)
-        elif attribute == _MAX_THREADS:
-            x, y, z = struct.unpack("<III", value)
-            max_threads = x * y * z
     if sorted(found) != list(range(len(found))):
         raise _damaged("a parameter table has gaps")
-    return tuple(found[ordinal] for ordinal in range(len(found))), max_threads
+    return tuple(found[ordinal] for ordinal in range(len(found)))
 
 
 def _name(code: bytes, at: int) -> str:
