@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ import msgspec
 
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.settings import Settings, load_settings
+from kaasq.temporary import STORE, TemporaryFolder
 from kaasq_producers import AsyncClient, Client
 from kaasq_workers.worker import Worker
 
@@ -38,7 +37,8 @@ def local(
 
     Closing the client (``close()``, or the end of its ``with`` block) stops the worker too; what is left open is closed
     when the interpreter ends. ``device`` is ``cpu``, ``cuda:0`` or ``auto`` (a GPU if there is one). Without ``store``
-    the buffer store lies in a temporary folder that is deleted at the end.
+    the buffer store lies in a temporary folder that is deleted at the end; if the process is killed, when another one
+    starts.
 
     A kernel that crashes takes this process with it, and one that never ends cannot be stopped: the client's next
     requests wait behind it. ``isolate`` runs the kernels in a process of their own, as ``kaasq worker`` does: it may
@@ -84,9 +84,9 @@ class _System:
         flags: dict[str, Any] = {"device": device, "pool": POOL}
         with ExitStack() as cleanup:
             if store is None:
-                folder = Path(tempfile.mkdtemp(prefix="kaasq-"))
-                cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-                flags |= {"store": str(folder / "store"), "store_sync": False}
+                folder = TemporaryFolder()
+                cleanup.callback(folder.delete)
+                flags |= {"store": str(folder.path / STORE), "store_sync": False}
             else:
                 flags["store"] = str(store)
             self.settings = msgspec.structs.replace(settings, **flags) if settings is not None else load_settings(flags)
