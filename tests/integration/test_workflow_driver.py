@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,9 +20,7 @@ from kaasq.flows.model import (
     Asked,
     Due,
     FlowCall,
-    FlowInput,
     FlowList,
-    FlowSpec,
     FlowStart,
     FlowStep,
     From,
@@ -33,120 +30,36 @@ from kaasq.flows.model import (
     Value,
 )
 from kaasq.memory import MemoryBroker, MemoryNode
-from kaasq.messages import Binding, Condition, Repeat, Source, Stored
+from kaasq.messages import Condition, Repeat, Source, Stored
 from kaasq.model import Scalar
 from kaasq.quotas import Quotas
-from kaasq.settings import Settings
 from kaasq.topology import REQUESTS
-from kaasq_storage import BufferStore, Outcome, open_store
-from kaasq_workers.flows.records import Head
-from kaasq_workers.overdue import overdue
-from kaasq_workers.worker import Worker
+from tests.support.flow_system import (
+    ADD,
+    POOL,
+    TENANT,
+    TOTAL,
+    XS,
+    N,
+    System,
+    add,
+    broken,
+    floats,
+    flow,
+    lose_a_step,
+    ones,
+    out,
+    total,
+)
 from tests.support.graphs import saxpy, sum_of_squares
 from tests.support.raw_flows import RawFlows
 from tests.support.waiting import until
 
-N = 8
-TENANT, POOL = "ada", "p"
-
-ADD = saxpy(N, "add").freeze()
-TOTAL = sum_of_squares(N).freeze()
-
-
-def picky() -> Graph:
-    """Fails where its input is wrong: it asks for more than there is, which only running it shows."""
-    graph = Graph("picky")
-    x = graph.input("x", shape=N, dtype="float32", const=True)
-    out = graph.output("out", shape=N, dtype="float32")
-    count = graph.output("n", shape=1, dtype="int32")
-    module = Module.from_source(r"""
-#include <assert.h>
-extern "C" __global__ void picky(const float* x, float* out, int* count, int n)
-{ int i = threadIdx.x; assert(x[0] >= 0.0f); if (i < n) out[i] = x[i]; if (i == 0) *count = (int)x[0]; }
-""")
-    graph.launch(module.kernel("picky"), grid=1, block=N, args=[x, out, count, np.int32(N)])
-    return graph
-
-
-def wrong() -> Graph:
-    """Names a kernel that its module does not have."""
-    graph = Graph("wrong")
-    x = graph.input("x", shape=N, dtype="float32", const=True)
-    out = graph.output("out", shape=N, dtype="float32")
-    module = Module.from_source('extern "C" __global__ void other(const float* x, float* out) {}')
-    graph.launch(module.kernel("absent"), grid=1, block=1, args=[x, out])
-    return graph
-
-
-GRAPHS = {"add": ADD, "total": TOTAL, "wrong": wrong().freeze()}
-X = FlowInput(name="x", dtype="float32", shape=(N,))
-XS = FlowInput(name="xs", dtype="float32", shape=(N,), many=True)
-
-
-def add(name: str, x: From, y: From | None = None, **fields: Any) -> FlowStep:
-    return FlowStep(name=name, graph="add", bind={"x": x, "y": y or x}, **fields)
-
-
-def total(name: str, x: From, **fields: Any) -> FlowStep:
-    return FlowStep(name=name, graph="total", bind={"x": x}, **fields)
-
-
-def broken(name: str, x: From, **fields: Any) -> FlowStep:
-    return FlowStep(name=name, graph="wrong", bind={"x": x}, **fields)
-
-
-def out(step: str, *, each: bool = False) -> From:
-    return From(step=step, output="out", each=each)
-
-
-def flow(*steps: FlowStep, inputs: tuple[FlowInput, ...] = (X,), **fields: Any) -> FlowSpec:
-    fields.setdefault("outputs", {"out": out(steps[-1].name)})
-    known = GRAPHS | fields.pop("graphs", {})
-    used = {each.graph: known[each.graph] for each in steps}
-    return FlowSpec(name="test.flow", inputs=inputs, graphs=used, steps=steps, **fields)
-
-
-def ones(value: float = 1.0) -> bytes:
-    return np.full(N, value, np.float32).tobytes()
-
-
-def floats(output: Any) -> list[float]:
-    return list(np.frombuffer(output.inline, np.float32))
-
-
-class System:
-    """A node, a store, and workers on them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.node = MemoryNode()
-        self.folder = folder
-        self.store = open_store(folder, sync=False)
-        self.workers: list[Worker] = []
-
-    def start(self, **settings: Any) -> Worker:
-        isolate = settings.pop("isolate", False)
-        broker = settings.pop("broker", None) or MemoryBroker(self.node, "worker", impersonates=True)
-        given = {"pool": POOL, "store": str(self.folder), "store_sync": False, "device": "cpu"} | settings
-        worker = Worker(Settings(**given), broker=broker, in_process=not isolate)
-        worker.start()
-        self.workers.append(worker)
-        return worker
-
-    def stop(self) -> None:
-        for each in self.workers:
-            each.stop(10.0)
-        self.workers.clear()
-
-    def raw(self) -> RawFlows:
-        return RawFlows(MemoryBroker(self.node, TENANT), POOL)
-
 
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[System]:
-    system = System(tmp_path / "store")
-    yield system
-    system.stop()
-    system.store.close()
+    with System(tmp_path / "store") as system:
+        yield system
 
 
 @pytest.fixture
@@ -605,200 +518,3 @@ def test_a_list_has_workflows_that_run_and_those_whose_records_cannot_be_read(sy
         going, broken = listed.found
         assert (going.id, going.state, going.ended, going.steps, going.ended_ms) == ("f", "running", 0, 2, None)
         assert (broken.id, broken.name, broken.state) == ("broken", "", "running")
-
-
-class Lossy(MemoryBroker):
-    """Loses one message that its program publishes for workers, the first or one behind it, though it is confirmed."""
-
-    lost = False
-    before = 0
-
-    def publish(self, message: Message, *, exchange: str, done: Done | None = None, **more: Any) -> None:
-        if exchange == REQUESTS and self.before:
-            self.before -= 1
-        elif exchange == REQUESTS and not self.lost:
-            self.lost = True
-            if done is not None:
-                self.call_soon(lambda: done(None))
-            return
-        super().publish(message, exchange=exchange, done=done, **more)
-
-
-def lose_a_step(
-    system: System, raw: RawFlows, spec: FlowSpec, *, before: int = 0, x: Binding | None = None, **settings: Any
-) -> None:
-    """Start it as "f"; the message of its first step is lost, or of one behind it."""
-    broker = Lossy(system.node, "worker", impersonates=True)
-    broker.before = before
-    system.start(broker=broker, chain_spill=0.0, **settings)  # each step goes through the queue
-    raw.start(spec, bind={"x": x or ones()}, request_id="f")
-    until(lambda: broker.lost)
-
-
-def test_a_step_whose_message_was_lost_is_published_again_after_a_while(system: System) -> None:
-    with system.raw() as raw:
-        lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))), workflow_patience=0.3)
-        assert raw.reply("f").status == "ok"
-
-
-def test_what_a_running_workflow_needs_is_kept_for_longer(system: System) -> None:
-    given, _ = system.store.put(TENANT, ones(), ttl_s=6.0)
-    spec = flow(add("a", From(input="x")), add("b", out("a"), From(input="x")))
-    with system.raw() as raw:
-        lose_a_step(system, raw, spec, before=1, x=Stored(ref=given.ref), result_ttl=8.0, inline_limit=0)
-        until(lambda: system.store.outcome(TENANT, "f+1"))
-        outcome = system.store.outcome(TENANT, "f+1")
-        assert outcome is not None
-        made = codec.decode_reply(outcome.reply, codec.MSGPACK).outputs["out"].ref
-        before = outcome.expires
-        assert given.expires is not None
-
-        def kept() -> bool:
-            outcome = system.store.outcome(TENANT, "f+1")
-            assert outcome is not None
-            objects = [system.store.lookup(TENANT, ref=ref) for ref in (made, given.ref)]
-            return outcome.expires > before and all((each.expires or 0) > before for each in objects)
-
-        until(kept)
-        system.stop()
-        system.start(workflow_patience=0.3, result_ttl=8.0)
-        with system.store.transaction() as transaction:
-            transaction.notes(TENANT, "f").remind(time.time())
-        assert raw.reply("f").status == "ok"
-
-
-def test_what_a_workflow_gives_is_there_as_long_as_its_outcome(system: System) -> None:
-    with system.raw() as raw:
-        spec = flow(add("a", From(input="x")))
-        lose_a_step(system, raw, spec, before=1, result_ttl=60.0, inline_limit=0)  # the message that it is to conclude
-        first = system.store.outcome(TENANT, "f+1")
-        assert first is not None
-        until(lambda: time.time() > first.created + 0.5)
-        with system.store.transaction() as transaction:
-            transaction.notes(TENANT, "f").remind(time.time())
-        reply = raw.reply("f")
-        outcome, made = system.store.outcome(TENANT, "f"), system.store.lookup(TENANT, ref=reply.outputs["out"].ref)
-        assert outcome is not None
-        assert made.expires is not None
-        assert made.expires == pytest.approx(outcome.expires, abs=0.1)
-        assert made.expires > made.created + 60.4  # not when its step said
-
-
-def test_what_stands_still_of_a_tenant_without_an_executor_is_looked_after(system: System) -> None:
-    with system.raw() as raw:
-        lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))), workflow_patience=0.3)
-        system.stop()
-        system.start(isolate=True, isolation="tenant", workflow_patience=0.3)  # nobody asks for anything
-        assert raw.reply("f").status == "ok"
-
-
-def test_whose_workflows_stand_still_is_told_without_opening_the_store(system: System) -> None:
-    assert overdue(system.folder) == {}
-    with system.store.transaction() as transaction:
-        for tenant, name, due in (("ada", "f", 0.0), ("ada", "g", 1.0), ("bob", "f", 2.0), ("eve", "f", 3600.0)):
-            transaction.notes(tenant, name).remind(time.time() - 10 + due)
-    assert overdue(system.folder) == {"ada": "f", "bob": "f"}
-    assert overdue(system.folder / "none") == {}
-    broken = system.folder.parent / "broken"
-    broken.mkdir()
-    (broken / "other").write_bytes(b"x")
-    with pytest.raises(subprocess.CalledProcessError):
-        overdue(broken)
-
-
-def test_a_workflow_whose_definition_is_gone_ends_as_failed(system: System) -> None:
-    with system.raw() as raw:
-        lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))))
-        system.stop()
-        (definition,) = [each.ref for each in system.store.objects(TENANT)]
-        system.store.delete(TENANT, ref=definition)
-        with system.store.transaction() as transaction:
-            transaction.notes(TENANT, "f").remind(time.time())
-        system.start()
-        deadline = time.monotonic() + 20
-        while system.store.outcome(TENANT, "f") is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        reply = raw.ask("f", "wait")
-        assert (reply.status, reply.error and reply.error.code) == ("error", "internal")
-
-
-def test_cancelling_a_workflow_whose_definition_is_gone_ends_it_and_holds_up_no_other_cancellation(
-    system: System,
-) -> None:
-    with system.raw() as raw:
-        lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))))
-        system.stop()
-        (definition,) = [each.ref for each in system.store.objects(TENANT)]
-        system.store.delete(TENANT, ref=definition)
-        raw.cancel("f")
-        raw.cancel("other")
-        system.start()
-        until(lambda: system.store.outcome(TENANT, "f") and system.store.outcome(TENANT, "other"))
-        assert raw.ask("f", "wait").status == "error"
-
-
-def test_records_that_cannot_be_read_hold_up_nobody(system: System) -> None:
-    with system.store.transaction() as transaction:
-        transaction.notes(TENANT, "broken").put(b"h", b"\xc1")
-        transaction.notes(TENANT, "broken").remind(time.time())
-    with system.raw() as raw:
-        lose_a_step(system, raw, flow(add("a", From(input="x"))), workflow_patience=0.3)
-        assert raw.reply("f").status == "ok"  # so workflows are looked after
-        assert system.store.reminders(10) == []
-        reply = raw.ask("broken", "status")
-        assert (reply.status, reply.error and reply.error.code) == ("error", "internal")
-        raw.cancel("broken")
-        raw.cancel("other")
-        until(lambda: system.store.outcome(TENANT, "broken") and system.store.outcome(TENANT, "other"))
-
-
-def test_a_workflow_whose_definition_cannot_be_read_has_failed_and_holds_up_nobody(system: System) -> None:
-    odd, _ = system.store.put(TENANT, b"\xc1")
-    head = Head(name="odd", definition=odd.ref, digest="", started_ms=time.time_ns() // 1_000_000, kept_ms=1, steps=1)
-    with system.store.transaction() as transaction:
-        transaction.notes(TENANT, "odd").put(b"h", msgspec.msgpack.encode(head))
-        transaction.notes(TENANT, "odd").remind(1.0)  # before all others
-    with system.raw() as raw:
-        lose_a_step(system, raw, flow(add("a", From(input="x"))), workflow_patience=0.3)
-        assert raw.reply("f").status == "ok"
-        reply = raw.ask("odd", "wait")
-        assert (reply.status, reply.error and reply.error.code) == ("error", "internal")
-
-
-def test_an_outcome_that_cannot_be_read_holds_up_no_other_workflow(system: System) -> None:
-    with system.raw() as raw:
-        lose_a_step(system, raw, flow(add("a", From(input="x")), add("b", out("a"))), before=1)
-        until(lambda: system.store.outcome(TENANT, "f+1"))
-        system.stop()
-        with system.store.transaction() as transaction:
-            odd = transaction.notes(TENANT, "odd")
-            for key, value in system.store.notes(TENANT, "f").items():
-                odd.put(key, value)
-            head = msgspec.msgpack.decode(odd.get(b"h") or b"", type=Head)
-            head.waiting, head.kept_ms = (), 1  # nobody awaits it, and what it needs is to be prolonged
-            odd.put(b"h", msgspec.msgpack.encode(head))
-            transaction.record(TENANT, "odd+1", Outcome(body="", reply=b"\xc1"))
-            odd.remind(1.0)
-            transaction.notes(TENANT, "f").remind(2.0)
-        system.start(workflow_patience=0.3)
-        assert raw.reply("f").status == "ok"
-        assert raw.ask("odd", "wait").status == "error"
-
-
-def test_its_records_go_with_its_outcome(system: System) -> None:
-    system.start(result_ttl=1.0)
-    with system.raw() as raw:
-        flow_id = raw.run(flow(add("a", From(input="x"))), bind={"x": ones()}).id
-        assert system.store.notes(TENANT, flow_id)
-        time.sleep(1.1)
-        system.store.gc()
-        assert _records(system.store, flow_id) == {}
-        assert system.store.reminders(10) == []
-        error = raw.ask(flow_id, "status").error
-        assert error is not None
-        assert error.code == "name_not_found"
-
-
-def _records(store: BufferStore, flow_id: str) -> dict[bytes, bytes]:
-    return store.notes(TENANT, flow_id)

@@ -14,7 +14,7 @@ import pytest
 from kaasq.flows.model import Asked, FlowCall, FlowInput, FlowReply, FlowSpec, FlowStep, From, MapSpec
 from kaasq_faults.conditions import small_file_system
 from kaasq_workers.flows.records import Book, Looked
-from tests.integration.test_workflow_driver import TENANT, System
+from tests.support.flow_system import TENANT, System
 from tests.support.graphs import held, saxpy
 from tests.support.raw_flows import RawFlows
 from tests.support.waiting import until
@@ -27,10 +27,8 @@ WAITING = 64  # graph_limits.waiting
 
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[System]:
-    made = System(tmp_path / "store")
-    yield made
-    made.stop()
-    made.store.close()
+    with System(tmp_path / "store") as made:
+        yield made
 
 
 def spec(folder: Path, *, keep: str | None = None) -> FlowSpec:
