@@ -13,10 +13,8 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from kaasq.memory import MemoryBroker, MemoryNode
-from kaasq.settings import Settings, load_settings
+from kaasq.settings import Settings, changed
 from kaasq.temporary import STORE, TemporaryFolder
 from kaasq_producers import AsyncClient, Client
 from kaasq_workers.worker import Worker
@@ -89,7 +87,7 @@ class _System:
                 flags |= {"store": str(folder.path / STORE), "store_sync": False}
             else:
                 flags["store"] = str(store)
-            self.settings = msgspec.structs.replace(settings, **flags) if settings is not None else load_settings(flags)
+            self.settings = changed(settings, flags)
             self._node = MemoryNode()
             self._worker = Worker(self.settings, broker=self.broker(), in_process=not isolate)
             self._worker.start()

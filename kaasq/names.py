@@ -30,26 +30,31 @@ def is_graph_name(text: str) -> bool:
     return GRAPH_NAME.fullmatch(text) is not None
 
 
-def check_word(value: str, what: str, at: str | None = None) -> str:
+def check_word(value: object, what: str, at: str | None = None) -> str:
     """A tenant, pool, slot or reply id as part of a routing key. Raises BadRequest if it could not be one, naming the
     place, ``at``, if that is another than ``what`` says.
     """
-    if not is_word(value):
+    if not isinstance(value, str) or not is_word(value):
         raise BadRequest(
-            f"{value[:80]!r} is no {what}: use lower-case letters, digits, '_' and '-', at most 64", at=at or what
+            f"{_shown(value, 80)} is no {what}: use lower-case letters, digits, '_' and '-', at most 64", at=at or what
         )
     return value
 
 
-def check_printable(name: str, at: str | None = None) -> None:
+def check_printable(name: object, at: str | None = None) -> str:
     """A name of any kind, of a buffer or scalar in a graph for one. Raises BadRequest for what is no name."""
-    if not NAME.fullmatch(name):
-        raise BadRequest(f"{name[:64]!r} is no name: 1 to 200 printable characters", at=at)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise BadRequest(f"{_shown(name, 64)} is no name: 1 to 200 printable characters", at=at)
+    return name
 
 
-def check_name(name: str, at: str | None = None) -> bytes:
+def _shown(value: object, length: int) -> str:
+    return repr(value[:length]) if isinstance(value, str) else f"{value!r:.{length}} (a {type(value).__name__})"
+
+
+def check_name(name: object, at: str | None = None) -> bytes:
     """The bytes of a name in the store. Raises BadRequest for what is no such name."""
-    check_printable(name, at)
+    name = check_printable(name, at)
     try:
         encoded = name.encode()
     except UnicodeEncodeError:
@@ -64,8 +69,10 @@ def is_request_id(request_id: str) -> bool:
     return 1 <= len(request_id.encode(errors="surrogatepass")) <= REQUEST_ID_BYTES
 
 
-def check_request_id(request_id: str) -> bytes:
+def check_request_id(request_id: object) -> bytes:
     """A request id's bytes as the store keeps them. Raises BadRequest for what is none."""
+    if not isinstance(request_id, str):
+        raise BadRequest(f"expected a request's id, given a {type(request_id).__name__}", at="message_id")
     encoded = request_id.encode(errors="surrogatepass")
     if not 1 <= len(encoded) <= REQUEST_ID_BYTES:
         raise BadRequest(

@@ -209,6 +209,20 @@ def default_store(pool: str) -> Path:
     return Path(platformdirs.user_data_dir("kaasq")) / "store" / pool
 
 
+def changed(settings: object, given: Mapping[str, Any]) -> Settings:
+    """The settings (without any: those of environment and file), with what is given itself (None means not). Raises
+    BadRequest, and what load_settings raises.
+    """
+    if settings is None:
+        return load_settings(given)
+    if not isinstance(settings, Settings):
+        raise BadRequest(
+            f"expected what kaasq.settings.load_settings({{...}}) gives, given a {type(settings).__name__}",
+            at="settings",
+        )
+    return msgspec.structs.replace(settings, **{key: value for key, value in given.items() if value is not None})
+
+
 def load_settings(
     given: Mapping[str, Any] | None = None,
     *,

@@ -146,7 +146,6 @@ class AsyncClient(ClientBase):
         ``map`` sends many with a window. Inputs must not be changed before the result is there: large ones are
         brought to the store later, on a thread. Cancelling the future cancels the request.
         """
-        groups = (bindings, *(each for each in (bind, scalars) if each))
         follow = as_list(then)
         prepare = partial(
             self._preparer.prepare,
@@ -159,7 +158,8 @@ class AsyncClient(ClientBase):
             repeat=repeat,
             then=follow,
         )
-        return self._here().send(prepare, partial(self._preparer.is_quick, graph, *groups, then=follow), follow)
+        is_quick = partial(self._preparer.is_quick, graph, bindings, bind, scalars, then=follow)
+        return self._here().send(prepare, is_quick, follow)
 
     async def start(
         self,

@@ -104,6 +104,7 @@ class Binder:
 
     def keep(self, bound: Bound, names: Mapping[str, str]) -> None:
         """Add outputs to keep, by buffer name. An inout is both bound and kept, so it needs this second way."""
+        check_mapping(names, "keep")
         for name, target in names.items():
             field = self._fields.get(name)
             if not isinstance(field, InputField):
@@ -125,6 +126,25 @@ def _take(bound: Bound, field: InputField | Scalar, value: Later[Any], takes: ty
         bound.stored[name] = value.source(at)
 
 
+def given_groups(
+    bindings: Mapping[str, Any], bind: Mapping[str, Any] | None, scalars: Mapping[str, Any] | None
+) -> list[Mapping[str, Any]]:
+    """What a call gives by name, in ``bind`` and in ``scalars``. Raises BadRequest for what gives nothing by name."""
+    groups = [bindings]
+    for at, group in (("bind", bind), ("scalars", scalars)):
+        if group is not None:
+            check_mapping(group, at)
+            groups.append(group)
+    return groups
+
+
+def check_mapping(given: object, at: str) -> None:
+    """Raises BadRequest for what gives nothing by name."""
+    if not isinstance(given, Mapping):
+        example = '{"out": "model/scores"}' if at == "keep" else '{"x": xs}'
+        raise BadRequest(f"expected a mapping by name, as {example}, given a {type(given).__name__}", at=at)
+
+
 def too_large(inline: Mapping[K, Data], limit: int) -> list[K]:
     """Which inputs to move to the store so that the rest fits the message: the largest first, as few as possible."""
     total = sum(map(_nbytes, inline.values()))
@@ -141,6 +161,11 @@ def too_large(inline: Mapping[K, Data], limit: int) -> list[K]:
 
 def _keep(bound: Bound, buffer: Buffer, target: object) -> None:
     name = kept(buffer, target)
+    if buffer.name in bound.keep:
+        raise BadRequest(
+            f"{buffer.name!r} is to be kept under two names, {bound.keep[buffer.name]!r} and {name!r}",
+            at=f"keep.{buffer.name}",
+        )
     if name in bound.keep.values():
         raise BadRequest(f"two outputs cannot be kept under one name, {name!r}", at=f"keep.{buffer.name}")
     bound.keep[buffer.name] = name

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kaasq.kaas import KaasRequest
+from kaasq_producers.inputs import check_mapping
 from kaasq_producers.references import Keep
 
 
@@ -16,6 +17,7 @@ def with_defaults(
 
     A ``Keep`` among the values changes the key of an output, and of an inout without unbinding it.
     """
+    check_mapping(keep, "keep")
     data = [{name: value for name, value in group.items() if not isinstance(value, Keep)} for group in given]
     kept = {name: value.name for group in given for name, value in group.items() if isinstance(value, Keep)}
     rest = {name: value for name, value in request.bind.items() if not any(name in group for group in data)}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from kaasq.broker import Broker
 from kaasq.processors import busy_poll_s
-from kaasq.settings import Settings, load_settings
+from kaasq.settings import Settings, changed
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.futures import Waiter
@@ -30,9 +28,7 @@ def merged_settings(
         "pool": pool,
         "timeout": None if timeout is None else checked_timeout(timeout),
     }
-    if settings is None:
-        return load_settings(given)
-    return msgspec.structs.replace(settings, **{key: value for key, value in given.items() if value is not None})
+    return changed(settings, given)
 
 
 def buffers_of(settings: Settings, store: str | Path | BufferStore | None, tenant: str) -> Buffers:

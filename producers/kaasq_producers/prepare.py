@@ -18,7 +18,7 @@ from kaasq_producers.flows.calls import PreparedStart
 from kaasq_producers.flows.known import AnyFlow
 from kaasq_producers.flows.prepare import FlowPreparer
 from kaasq_producers.flows.workflow import Workflow
-from kaasq_producers.inputs import LIST_EFFORT, Bound, too_large
+from kaasq_producers.inputs import LIST_EFFORT, Bound, given_groups, too_large
 from kaasq_producers.kaas import with_defaults
 from kaasq_producers.known_graphs import GraphBook, KnownGraph
 from kaasq_producers.requests import Prepared
@@ -63,7 +63,7 @@ class Preparer:
             return self.flows.run(graph, bindings, timeout=timeout, bind=bind, scalars=scalars, keep=keep)
         timeout_s = checked_timeout(self._timeout_s if timeout is None else timeout)
         known = self._graphs.find(graph)
-        groups = [bindings, *(each for each in (bind, scalars) if each)]
+        groups = given_groups(bindings, bind, scalars)
         if isinstance(graph, KaasRequest):
             groups, keep = with_defaults(graph, groups, keep or {})
         bound = known.binder.bind(*groups)
@@ -82,12 +82,22 @@ class Preparer:
         check_then(known.spec, following)
         return Prepared(known, bound, timeout_s, repeat, following, tuple(graphs.values()))
 
-    def is_quick(self, graph: AnyGraph | AnyFlow, *groups: Mapping[str, Any], then: Sequence[Then] = ()) -> bool:
-        """Whether ``prepare`` would take microseconds and touch no store. Raises BadRequest if the graph is wrong."""
+    def is_quick(
+        self,
+        graph: AnyGraph | AnyFlow,
+        bindings: Mapping[str, Any],
+        bind: Mapping[str, Any] | None = None,
+        scalars: Mapping[str, Any] | None = None,
+        then: Sequence[Then] = (),
+    ) -> bool:
+        """Whether ``prepare`` would take microseconds and touch no store. Raises BadRequest if the graph is wrong, or
+        nothing is given by name.
+        """
         if then or isinstance(graph, (Workflow, FlowSpec)):
             return False
         binder = self._graphs.find(graph).binder
         limit = min(self._inline_limit, QUICK_BYTES)
+        groups = given_groups(bindings, bind, scalars)
         return binder.given_bytes * LIST_EFFORT <= limit or binder.effort(*groups) <= limit
 
     def _check_repeat(self, known: KnownGraph, repeat: object) -> None:

@@ -15,6 +15,22 @@ from kaasq_producers.steps import NONE, Steps
 NOBODY = WorkerInfo(host="?", pid=0, device="?")
 
 
+class Refs(dict[str, BufferRef]):
+    """The outputs of a reply that lie in the store. Of others it says where they are."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._outputs = list(reply.outputs)
+        super().__init__({name: reference(each) for name, each in reply.outputs.items() if each.ref is not None})
+
+    def __missing__(self, name: str) -> BufferRef:
+        if name not in self._outputs:
+            raise KeyError(absent(name, self._outputs))
+        raise KeyError(
+            f"output {name!r} is not in the store: outputs up to inline_limit come with the reply. Bind "
+            f"result[{name!r}] itself, or have it kept under a name: {name}=Keep('...')"
+        )
+
+
 class Result(Mapping[str, Array]):
     """What a request produced: ``result["out"]`` is a NumPy array with the declared dtype and shape.
 
@@ -79,8 +95,10 @@ class Result(Mapping[str, Array]):
 
     @property
     def refs(self) -> dict[str, BufferRef]:
-        """The outputs that lie in the store, to be bound to the next graph without reading them here."""
-        return {name: reference(each) for name, each in self._reply.outputs.items() if each.ref is not None}
+        """The outputs that lie in the store, to be bound to the next graph without reading them here: those that are
+        large (``inline_limit``) or kept under a name. The others came with the reply.
+        """
+        return Refs(self._reply)
 
     @property
     def unread(self) -> list[str]:
@@ -106,7 +124,7 @@ class Result(Mapping[str, Array]):
         if array is None:
             output = self._reply.outputs.get(name)
             if output is None:
-                raise KeyError(f"no output {name!r}; there are {', '.join(map(repr, self._reply.outputs)) or 'none'}")
+                raise KeyError(absent(name, self._reply.outputs))
             array = self._arrays[name] = self._array(name, output, reading=not self._sealed)
         return array
 
@@ -168,6 +186,11 @@ class Result(Mapping[str, Array]):
             return self._buffers.read(output.ref, dtype, shape)
         except NameNotFound as error:
             raise missing(error, self._buffers, self.worker.store) from None
+
+
+def absent(name: object, outputs: Iterable[str]) -> str:
+    """What is said of an output that there is not."""
+    return f"no output {name!r}; there are {', '.join(map(repr, outputs)) or 'none'}"
 
 
 def _restored(reply: Reply, graph: str, elapsed: float, arrays: dict[str, Array]) -> Result:

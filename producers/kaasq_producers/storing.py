@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 from kaasq.errors import BadRequest, StoreUnavailable
 from kaasq.messages import Stored
 from kaasq.model import Buffer
@@ -21,6 +23,8 @@ INPUT_TTL_S = 3600.0  # an input that went through the store outlives its reques
 
 def checked_timeout(value: Any) -> float:
     """A request's timeout in seconds. Raises BadRequest for what is none."""
+    if isinstance(value, np.generic):  # computed from measurements
+        value = value.item()
     if not isinstance(value, (int, float)) or not SHORTEST_S <= value <= LONGEST_S:  # refuses NaN, too
         raise BadRequest(
             f"expected a time from {SHORTEST_S:g} to {LONGEST_S:.0f} seconds (ten years), given {value!r}", at="timeout"

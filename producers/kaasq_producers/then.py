@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kaasq.errors import BadRequest
 from kaasq.messages import Condition, Continuation, Element, Operator, Repeat, Source, Stored
 from kaasq.model import Number
+from kaasq_producers.inputs import given_groups
 from kaasq_producers.later import Later, whole
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Then:
         self.repeat = repeat
         self.pool = pool
         self.timeout = timeout
-        self.groups: list[Mapping[str, Any]] = [bindings, *(each for each in (bind, scalars) if each)]
+        self.groups = given_groups(bindings, bind, scalars)
         self.keep = keep or {}
 
     def __repr__(self) -> str:

@@ -26,6 +26,7 @@ from kaasq_workers.executor.serving import Executor
 from kaasq_workers.link import Answer, FromExecutor, Job
 from kaasq_workers.vitals import Vitals
 from tests.support.graphs import only_output, saxpy
+from tests.support.logs import log_lines
 
 ONE = only_output('extern "C" __global__ void one(int* out) { out[0] = 1; }', "one").freeze()
 
@@ -168,6 +169,15 @@ def test_a_graph_that_was_refused_has_to_come_whole_again_since_its_hash_leaves_
     whole = Request(graph=saxpy().freeze(), bind={"x": bytes(16), "y": bytes(16)})
     assert reply_of(one, whole, "whole").error.code == "forbidden"
     assert reply_of(one, msgspec.structs.replace(whole, graph=whole.graph.hash), "hash").error.code == "unknown_graph"
+
+
+def test_asking_for_a_graph_is_no_failure_that_an_operator_reads_of(store, device):
+    with log_lines() as lines:
+        one = executor(store, device)
+        assert reply_of(one, Request(graph="0" * 64), "hash").error.code == "unknown_graph"
+        assert reply_of(one, Request(graph=saxpy().freeze(), bind={"x": bytes(16)}), "x").error.code == "buffer_missing"
+    told = [(line["code"], line["log_level"]) for line in lines if line["event"] == "request.failed"]
+    assert told == [("unknown_graph", "debug"), ("buffer_missing", "info")]
 
 
 def test_the_stored_inputs_of_a_request_that_is_dead_lettered_are_kept_for_its_letter(store, device):

@@ -224,6 +224,7 @@ def test_quick_requests_are_prepared_on_the_loop(on: Bench, given: Any, quick: b
     n = given.nbytes // 4 if isinstance(given, BufferRef) else len(given)
     preparer = Preparer(on.client().settings, None)
     assert preparer.is_quick(graphs.saxpy(n), {"x": given, "a": 2.0}, {"y": given}) is quick
+    assert preparer.is_quick(graphs.saxpy(n), {"x": given}, {"y": given}, {"a": 2.0}) is quick
 
 
 # ------------------------------------------------------------------------------------------------------------ outputs

@@ -199,6 +199,33 @@ def test_names_that_clash_with_parameters_go_into_bind_and_scalars(client: Clien
     )
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"bind": [1]}, 'bind: expected a mapping by name, as {"x": xs}, given a list'),
+        ({"scalars": 5}, 'scalars: expected a mapping by name, as {"x": xs}, given a int'),
+        ({"keep": "out"}, 'keep: expected a mapping by name, as {"out": "model/scores"}, given a str'),
+        (
+            {"out": Keep("a"), "keep": {"out": "b"}},
+            "keep.out: 'out' is to be kept under two names, 'a' and 'b'",
+        ),
+    ],
+)
+def test_what_gives_nothing_by_name_or_something_twice_is_refused(
+    client: Client, worker: FakeWorker, wrong: Any, says: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        client.run(GRAPH, x=X, y=Y, **wrong)
+    assert str(caught.value) == says
+    assert worker.requests == []
+
+
+@pytest.mark.parametrize("timeout", [np.float32(2.5), np.int64(3)])
+def test_timeout_may_be_a_number_of_numpy(client: Client, worker: FakeWorker, timeout: Any) -> None:
+    client.run(GRAPH, x=X, y=Y, timeout=timeout)
+    assert worker.requests[-1].timeout_ms == int(timeout * 1000)
+
+
 @pytest.mark.parametrize("timeout", [0, -1, 0.0001, 1e9, float("nan"), float("inf"), "5"])
 def test_timeout_is_a_positive_time(client: Client, worker: FakeWorker, timeout: Any) -> None:
     with pytest.raises(BadRequest, match=r"timeout: expected a time from 0\.001 to 315360000 seconds"):

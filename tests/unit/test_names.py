@@ -31,6 +31,17 @@ def test_what_is_no_name_is_refused_with_its_place(name: str) -> None:
     assert caught.value.at == "here"
 
 
+@pytest.mark.parametrize("value", [5, None, b"x", ["x"]])
+def test_what_is_no_text_is_refused_like_a_wrong_one(value: object) -> None:
+    kind = type(value).__name__
+    with pytest.raises(BadRequest, match=rf"{kind}\) is no pool: use lower-case"):
+        names.check_word(value, "pool")
+    with pytest.raises(BadRequest, match=rf"{kind}\) is no name: 1 to 200"):
+        names.check_name(value)
+    with pytest.raises(BadRequest, match=f"expected a request's id, given a {kind}"):
+        names.check_request_id(value)
+
+
 def test_a_reference_is_a_hash_in_lower_case() -> None:
     assert names.is_ref("0f" * 32)
     assert not any(names.is_ref(text) for text in ["", "0f" * 31, "0F" * 32, "0g" * 32, "0f" * 32 + "\n"])

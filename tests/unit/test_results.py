@@ -231,6 +231,18 @@ def test_tenants_do_not_see_each_other(buffers: Buffers) -> None:
     other.close()
 
 
+def test_refs_say_where_an_output_is_that_does_not_lie_in_the_store() -> None:
+    refs = result(inline=VALUES.tobytes()).refs
+    assert refs == {}
+    assert refs.get("out") is None
+    with pytest.raises(
+        KeyError, match=r"'out' is not in the store: .* Bind result\['out'\] itself.* out=Keep\('...'\)"
+    ):
+        refs["out"]
+    with pytest.raises(KeyError, match=r"no output 'outt'; there are 'out'"):
+        refs["outt"]
+
+
 def test_unknown_output_names_those_there_are() -> None:
     one = result(inline=VALUES.tobytes())
     with pytest.raises(KeyError, match=r"no output 'outt'; there are 'out'"):

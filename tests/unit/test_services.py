@@ -234,6 +234,8 @@ def test_where_it_is_not_clear_what_to_serve_the_names_are_told(steps: str, tmp_
         ("my_steps:missing", "found nothing"),
         ("no_such_module_here", "no module 'no_such_module_here'"),
         ("my_steps.py", "did you mean 'my_steps'?"),
+        ("pipeline/steps.py", "did you mean 'pipeline.steps'?"),
+        ("./pipeline/steps:service", "did you mean 'pipeline.steps'?"),
         ("", "no module's name"),
         ("./my_steps", "no module's name"),
     ],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import kaasq
 from kaasq.broker_url import FORM
 from kaasq.errors import BadRequest, BrokerRefused
 from kaasq.setting_values import flag_of
@@ -29,6 +30,12 @@ def test_nothing_given_gives_defaults(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("platformdirs.user_config_dir", lambda _: str(tmp_path))
     assert load_settings(environ={}) == Settings()
+
+
+def test_settings_that_are_none_are_refused_by_clients_saying_what_makes_them() -> None:
+    for make in (Client, kaasq.AsyncClient, kaasq.local):
+        with pytest.raises(BadRequest, match=r"settings: expected what .*load_settings\({.*}\) gives, given a dict"):
+            make(settings={"pool": "images"})  # type: ignore[arg-type]
 
 
 def test_flags_come_before_variables_before_the_file(file: Path) -> None:

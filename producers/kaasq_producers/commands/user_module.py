@@ -20,6 +20,9 @@ _OURS = (
 
 def import_here(name: str, at: str) -> ModuleType:
     """The module, looked for in the current folder, too. Raises BadRequest if there is none, or it raises something."""
+    if "/" in name:
+        dotted = ".".join(Path(name.removesuffix(".py")).parts)
+        raise BadRequest(f"{name!r} is no module's name but a file's: did you mean {dotted!r}?", at=at)
     if not all(name.split(".")):
         raise BadRequest(
             f"{name!r} is no module's name: expected one as `import` takes it, thumbnails or pipeline.steps", at=at

@@ -10,7 +10,7 @@ from kaasq.messages import Reply
 from kaasq.model import GraphSpec
 from kaasq_producers.buffers import Buffers
 from kaasq_producers.references import BufferRef
-from kaasq_producers.result import Result, failure, reference
+from kaasq_producers.result import Refs, Result, failure
 from kaasq_producers.side_threads import SideThreads
 
 
@@ -39,7 +39,7 @@ class Event(EventMessage, frozen=True, kw_only=True, eq=False):
 
         Outputs that were small went with the reply: ``result()`` has them, too.
         """
-        return {name: reference(each) for name, each in self.reply.outputs.items() if each.ref is not None}
+        return Refs(self.reply)
 
     @property
     def error(self) -> KaasqError | None:

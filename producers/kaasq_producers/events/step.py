@@ -45,7 +45,7 @@ class _Asked(NamedTuple):
     @property
     def is_quick(self) -> bool:
         """Whether an event loop may wait for it."""
-        return self.preparer.is_quick(self.graph, self.bindings, *(each for each in (self.bind, self.scalars) if each))
+        return self.preparer.is_quick(self.graph, self.bindings, self.bind, self.scalars)
 
 
 class AnyStep(ABC, Generic[R]):

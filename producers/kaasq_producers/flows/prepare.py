@@ -19,7 +19,7 @@ from kaasq.settings import Settings
 from kaasq_producers.calls import REPLY_GRACE_S
 from kaasq_producers.flows.calls import PreparedStart
 from kaasq_producers.flows.known import AnyFlow, FlowBook, KnownFlow
-from kaasq_producers.inputs import too_large
+from kaasq_producers.inputs import given_groups, too_large
 from kaasq_producers.later import Later
 from kaasq_producers.references import BufferRef
 from kaasq_producers.storing import Storing, checked_timeout
@@ -50,7 +50,7 @@ class FlowPreparer:
         """A workflow whose end is awaited, ``timeout`` seconds at most. Raises what is wrong."""
         known = self._book.find(flow)
         timeout_s = checked_timeout(self._settings.timeout if timeout is None else timeout)
-        groups = [bindings, *(each for each in (bind, scalars) if each)]
+        groups = given_groups(bindings, bind, scalars)
         body = self._body(known, groups, keep or {}, timeout_s, "ended")
         return PreparedStart(body, known.spec.name, timeout_s, REPLY_GRACE_S + _longer_s(known.spec, timeout_s))
 
@@ -69,7 +69,7 @@ class FlowPreparer:
         if flow_id is not None:
             check_flow_id(flow_id)
         known = self._book.find(flow)
-        groups = [bindings, *(each for each in (bind, scalars) if each)]
+        groups = given_groups(bindings, bind, scalars)
         timeout_s = None if timeout is None else checked_timeout(timeout)
         body = self._body(known, groups, keep or {}, timeout_s, "started")
         return PreparedStart(body, known.spec.name, self._settings.timeout, flow=flow_id, awaits_end=False)

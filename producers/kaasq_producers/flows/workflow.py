@@ -29,7 +29,7 @@ from kaasq_producers.flows.items import Groups, items_of, map_for, refuse_items
 from kaasq_producers.flows.options import After, Options
 from kaasq_producers.flows.placed import PlacedStep, check_own, check_values
 from kaasq_producers.flows.signature import signature
-from kaasq_producers.inputs import Binder
+from kaasq_producers.inputs import Binder, given_groups
 from kaasq_producers.kaas import with_defaults
 from kaasq_producers.values import Data
 
@@ -146,7 +146,7 @@ class Workflow:
         """
         options: dict[str, Any] = {"on": on, "after": after, "when": when, "tolerate": tolerate}
         options |= {"retries": retries, "timeout": timeout, "repeat": repeat}
-        groups = [bindings, *(each for each in (bind, scalars) if each)]
+        groups = given_groups(bindings, bind, scalars)
         with self._adding(name):
             checked = Options.of(self, **options)
             check_values(self, groups)
@@ -183,7 +183,7 @@ class Workflow:
         """
         options: dict[str, Any] = {"on": on, "after": after, "when": when, "tolerate": tolerate}
         options |= {"retries": retries, "timeout": timeout, "repeat": repeat}
-        groups = [bindings, *(each for each in (bind, scalars) if each)]
+        groups = given_groups(bindings, bind, scalars)
         with self._adding(name):
             checked = Options.of(self, **options)
             check_values(self, groups)

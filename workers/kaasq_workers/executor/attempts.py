@@ -367,7 +367,9 @@ class _Answered:
             ended.error = error
             if isinstance(error, TRANSIENT):
                 ended.digest = None
-            self._log.info("request.failed", request=job.id, tenant=job.tenant, code=error.code, error=error.message)
+            # Nothing failed where it is the graph that is asked for: after a restart the first of each graph is.
+            tell = self._log.debug if isinstance(error, UnknownGraph) else self._log.info
+            tell("request.failed", request=job.id, tenant=job.tenant, code=error.code, error=error.message)
             return True
         ended.digest = None
         if isinstance(error, MemoryError):
