@@ -12,6 +12,7 @@ import click
 
 from kaasq import interrupts
 from kaasq.errors import KaasqError
+from kaasq.plain_text import LAID_OUT, harmless
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
         before = interrupts.stop_before(error)
         if before is not None:
             interrupts.end_by(before)
-        click.echo(f"kaasq: {error.code}: {error.message}", err=True)
+        click.echo(f"kaasq: {error.code}: {harmless(error.message, keep=LAID_OUT)}", err=True)
         sys.exit(1)
 
 

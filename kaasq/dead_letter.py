@@ -8,6 +8,7 @@ no such header on. Of the latter kind no other header is believed, for its tenan
 from __future__ import annotations
 
 import datetime as dt
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -29,6 +30,7 @@ CARRIED_LENGTH = 1024
 EVIDENCE = ("how", "kills", "attempts", "worker")
 """How executors died of it, how many, how many deliveries were begun and never ended, and by whom the last one was."""
 
+_EXPIRATION = re.compile(r"[0-9]{1,10}")
 _OURS = "kaasq-"
 _BROKERS = (  # never carried on: what has x-death is RabbitMQ's letter
     "x-death",
@@ -209,7 +211,8 @@ def _brokers(delivery: Delivery, deaths: object) -> DeadLetter:
         request=msgspec.structs.replace(
             message,
             headers=_own(message.headers),
-            expiration_ms=int(expiration) if expiration.isdecimal() else message.expiration_ms,
+            # Of a forged x-death RabbitMQ 3.10 keeps what it does not count itself: it may have any length.
+            expiration_ms=int(expiration) if _EXPIRATION.fullmatch(expiration) else message.expiration_ms,
         ),
     )
 

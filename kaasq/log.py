@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
 from functools import cache
 from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger
+
+from kaasq.plain_text import LAID_OUT, harmless
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -108,4 +111,12 @@ def _processors(style: str) -> list[Any]:
         exception_formatter=structlog.dev.plain_traceback,
         pad_event_to=20,
     )
-    return [*_SHARED, structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False), console]
+    return [*_SHARED, structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False), _harmless, console]
+
+
+def _harmless(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Ids, names and messages are tenants' text, and terminals obey control characters. JSON escapes them anyway."""
+    for key, value in line.items():
+        if isinstance(value, str) and key != "stack":
+            line[key] = harmless(value, keep=LAID_OUT)
+    return line

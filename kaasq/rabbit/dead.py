@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Self, cast
 
-import pika
 from pika import exceptions as pika_errors
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 from pika.spec import Basic, BasicProperties
 
 from kaasq.broker import Message
 from kaasq.errors import BrokerRefused, Forbidden, KaasqError, Unroutable
+from kaasq.rabbit.blocking import Blocking, message_of
 from kaasq.rabbit.errors import (
     ACCESS_REFUSED,
     NOT_FOUND,
@@ -29,7 +29,7 @@ from kaasq.rabbit.errors import (
     translate,
 )
 from kaasq.rabbit.parameters import connection_parameters, quieten_pika
-from kaasq.rabbit.properties import to_message, to_properties
+from kaasq.rabbit.properties import to_properties
 from kaasq.topology import DEAD, DEAD_READER, REQUESTS, dead_events, dead_events_reader
 
 MOST = 65_535
@@ -145,7 +145,7 @@ class DeadQueue:
             yield self._waiting.popleft()
 
     def _arrived(self, _: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
-        self._waiting.append(Letter(self.place.queue, self._ack, method, to_message(properties, body)))
+        self._waiting.append(Letter(self.place.queue, self._ack, method, message_of(properties, body)))
 
     def _ack(self, tag: int) -> None:
         # Of the channel below: BlockingChannel's own waits until it is sent, and reads meanwhile what it can get of the
@@ -259,6 +259,6 @@ def connect(url: str, name: str, timeout_s: float) -> tuple[BlockingConnection, 
     parameters.socket_timeout = parameters.stack_timeout = timeout_s
     parameters.blocked_connection_timeout = BLOCKED_S
     try:
-        return pika.BlockingConnection(parameters), where
+        return Blocking(parameters), where
     except (pika_errors.AMQPError, OSError) as error:
         raise connection_error(error, where) from None

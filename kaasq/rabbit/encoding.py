@@ -6,6 +6,7 @@ By hand for what kaasq's own messages have, which takes a fifth of pika's time; 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from kaasq.rabbit.properties import (
     to_message,
     to_properties,
 )
+from kaasq.rabbit.tables import readable_headers
 
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
@@ -43,7 +45,10 @@ _TIMESTAMP: Final = 1 << 6
 _TYPE: Final = 1 << 5
 _USER_ID: Final = 1 << 4
 _APP_ID: Final = 1 << 3
-_UNUSUAL: Final = _CONTENT_ENCODING | _APP_ID | 0b111  # nobody here looks at them, or they are not AMQP's
+_UNUSUAL: Final = 0b111  # they are not AMQP's
+
+
+_ReadHeaders = Callable[[bytes, int], tuple[dict[str, Any], int]]
 
 
 class _Unusual(Exception):
@@ -65,17 +70,25 @@ def encode_properties(message: Message, frame_max: int) -> bytes:
 
 
 def decode_properties(encoded: bytes, body: bytes) -> Message:
-    """The message with these properties. Anybody may have sent it: what cannot be read is left out, all of it."""
+    """The message with these properties. Anybody may have sent it: what cannot be read is left out."""
     try:
-        return _decoded(encoded, body)
+        return _decoded(encoded, body, _headers)
     except (_Unusual, IndexError, struct.error):
         pass
     properties = BasicProperties()
     try:
         properties.decode(encoded)
     except Exception:  # noqa: BLE001  # struct.error, ValueError, OverflowError, RecursionError, pika's own
-        properties = BasicProperties()
+        return salvaged(encoded, body)
     return to_message(properties, body)
+
+
+def salvaged(encoded: bytes, body: bytes) -> Message:
+    """The message with those properties that can be read, of some that pika cannot read."""
+    try:
+        return _decoded(encoded, body, readable_headers)
+    except (_Unusual, IndexError, struct.error):
+        return to_message(BasicProperties(), body)
 
 
 def _encoded(message: Message) -> bytes:
@@ -165,7 +178,7 @@ def _value(value: Any) -> bytes:
     raise _Unusual
 
 
-def _decoded(encoded: bytes, body: bytes) -> Message:
+def _decoded(encoded: bytes, body: bytes, read_headers: _ReadHeaders) -> Message:
     (flags,) = _U16.unpack_from(encoded, 0)
     if flags & _UNUSUAL:
         raise _Unusual
@@ -175,8 +188,9 @@ def _decoded(encoded: bytes, body: bytes) -> Message:
     mode = priority = seconds = None
     if flags & _CONTENT_TYPE:
         content_type, at = _text(encoded, at)
+    at = _passed_over(encoded, at, flags & _CONTENT_ENCODING)
     if flags & _HEADERS:
-        headers, at = _headers(encoded, at)
+        headers, at = read_headers(encoded, at)
     if flags & _DELIVERY_MODE:
         mode, at = encoded[at], at + 1
     if flags & _PRIORITY:
@@ -196,6 +210,7 @@ def _decoded(encoded: bytes, body: bytes) -> Message:
         kind, at = _text(encoded, at)
     if flags & _USER_ID:
         user_id, at = _text(encoded, at)
+    at = _passed_over(encoded, at, flags & _APP_ID)
     if at > len(encoded):
         raise _Unusual
     timestamp_ms = bounded(headers.pop(TIMESTAMP_MS, None), MAX_TIMESTAMP_MS) if headers else None
@@ -215,6 +230,11 @@ def _decoded(encoded: bytes, body: bytes) -> Message:
         headers=headers,
         persistent=mode == PERSISTENT,
     )
+
+
+def _passed_over(encoded: bytes, at: int, there: int) -> int:
+    """Behind a text that nobody here looks at, if it is there."""
+    return at + 1 + encoded[at] if there else at
 
 
 def _text(encoded: bytes, at: int) -> tuple[str | None, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from pika import BasicProperties
 
 from kaasq.broker import Message
 from kaasq.errors import BrokerRefused
+from kaasq.rabbit.tables import sane
 
 TIMESTAMP_MS = "timestamp_in_ms"
 """AMQP's timestamp has seconds; RabbitMQ's own interceptor puts the milliseconds into this header."""
@@ -85,7 +86,7 @@ def to_properties(message: Message, frame_max: int = FRAME_MAX_BYTES) -> BasicPr
 
 def to_message(properties: BasicProperties, body: bytes) -> Message:
     """The message in a delivery. Anybody may have sent it: odd values are passed over, not believed."""
-    headers = cast(dict[str, Any], properties.headers or {})
+    headers = sane(properties.headers or {})
     timestamp = bounded(headers.pop(TIMESTAMP_MS, None) if headers else None, MAX_TIMESTAMP_MS)
     if timestamp is None and properties.timestamp is not None:
         timestamp = bounded(properties.timestamp * 1000, MAX_TIMESTAMP_MS)

@@ -34,6 +34,7 @@ from rabbitmq.definitions import definitions
 from real_broker import RealBroker
 from tests.support import graphs
 from tests.support.foreign import Program, forged_address
+from tests.support.odd_properties import ODD, OddProperties
 from tests.support.workers import RunningWorker, running_worker
 
 X = np.arange(4, dtype=np.float32)
@@ -430,6 +431,16 @@ def test_strange_headers_neither_stop_the_worker_nor_spoil_dead_letters(world, m
     mallory.request(saxpy(), headers=headers, user_id=None, message_id=id_)
     assert mallory.reply(mallory.request(saxpy(), headers=headers)).status == "ok"
     assert id_ in {each["properties"].get("message_id") for each in dead_letters(world)}
+
+
+def test_refused_requests_with_headers_that_nobody_can_read_hold_up_nobody(world, mallory):
+    key = topology.request_key(world.mallory, POOL)
+    for number in range(70):  # more than a worker takes at a time
+        odd = ODD["a name that is none"]
+        properties = OddProperties(odd, user_id=world.mallory, message_id=f"odd-{number}", reply_to="#")
+        mallory.channel.basic_publish(topology.REQUESTS, key, b"{}", properties)
+    assert mallory.reply(mallory.request(saxpy())).status == "ok"
+    assert "odd-0" in {each["properties"].get("message_id") for each in dead_letters(world)}
 
 
 # ------------------------------------------------------------------------------------------------ the worker's host

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import pika
 import pytest
 
 from kaasq import codec
@@ -30,6 +31,7 @@ from tests.support import graphs
 from tests.support.fake_worker import FakeWorker
 from tests.support.front_bench import Taken
 from tests.support.messaging import Outcomes, declare
+from tests.support.odd_properties import ODD, OddProperties
 from tests.support.waiting import until
 
 X = np.arange(4, dtype=np.float32)
@@ -162,6 +164,31 @@ def test_a_question_whose_time_is_over_is_no_letter_but_a_request_is(graveyard, 
         until(lambda: len(worker.messages) == 2)
     assert {codec.question(each.body, each.content_type).timeout_ms for each in worker.messages} == {300}
     assert graveyard.ids() == ["request"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_letter_with_odd_headers_stands_in_nobodys_way(graveyard, dead, odd):
+    """Its tenant wrote them, and RabbitMQ, which gave the request up, keeps them all."""
+    id_ = f"\x1b[31m{secrets.token_hex(4)}" if odd == "control characters" else "expired-odd"
+    properties = OddProperties(
+        ODD[odd], user_id="guest", message_id=id_, content_type=codec.JSON, expiration="1", reply_to="\x1b[7m"
+    )
+    with pika.BlockingConnection(pika.URLParameters(graveyard.url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish(REQUESTS, request_key("guest", "p"), BODY, properties)
+        deadline = time.monotonic() + 10
+        while not channel.queue_declare(DEAD, passive=True).method.message_count:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    graveyard.bury("behind-it")
+    assert [each["id"] for each in json.loads(dead("list", "--json")[1])["letters"]] == [id_, "behind-it"]
+    assert json.loads(dead("show", id_, "--json")[1])["reply_to"] == "\x1b[7m"
+    for command in (["list"], ["show", id_], ["export", id_, "x.zip"], ["replay", id_, "--new-id"]):
+        code, out, err = dead(*command)
+        assert (code, err) == (0, "")
+        assert out.replace("\n", "").isprintable()
+    assert id_ not in graveyard.ids()  # it is another one now, and expires as such
 
 
 def test_a_code_that_no_letter_can_have_is_refused_and_both_names_of_a_passed_deadline_are_taken(graveyard, dead):

@@ -85,6 +85,11 @@ def test_a_tenant_cannot_pass_for_another_with_headers_of_a_worker():
     assert again(letter)[0].user_id == "ann"
 
 
+def test_an_expiration_without_end_in_a_forged_x_death_is_none():
+    death = {**DEATH, "original-expiration": "9" * 5000}  # RabbitMQ 3.10 counts on in what the tenant gave it
+    assert read(letter_of(Message(body=b"", headers={"x-death": [death]}))).request.expiration_ms is None
+
+
 @pytest.mark.parametrize("deaths", [None, 3, "x", [], ["x"], [{}], [{"reason": 4, "time": "now"}]])
 def test_a_spoiled_x_death_is_read_all_the_same(deaths):
     letter = read(letter_of(Message(body=b"", user_id="ann", headers={"x-death": deaths})))

@@ -93,3 +93,12 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     get_logger().info("plain")
     assert "plain" in terminal.getvalue()
     assert "\x1b[" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_tenants_text_is_not_obeyed_by_a_terminal(capsys: pytest.CaptureFixture[str], style: str) -> None:
+    configure("info", style)
+    get_logger().info("request.failed", request="\x1b]0;mine\x07", error="one\x9b31m\ntwo")
+    line = capsys.readouterr().err.removesuffix("\n")
+    assert "mine" in line
+    assert line.isprintable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from typing import Any
 
@@ -15,6 +16,7 @@ from kaasq.errors import BrokerRefused
 from kaasq.rabbit.encoding import decode_properties, encode_properties
 from kaasq.rabbit.lanes import BODY, HEADER, METHOD, Delivered, Lane, Returned
 from kaasq.rabbit.properties import FRAME_MAX_BYTES, to_message, to_properties
+from tests.support.odd_properties import ODD, OddProperties, header
 from tests.unit.test_rabbit_properties import MESSAGES
 
 FRAME_MAX = 4096
@@ -49,10 +51,26 @@ def test_what_pika_can_read_is_read_the_same(flags: int, rest: bytes) -> None:
     assert decode_properties(encoded, b"") == to_message(theirs, b"")
 
 
-def test_properties_that_nobody_can_read_are_left_out() -> None:
-    entry = b"\x04date" + b"T" + struct.pack(">Q", 2**60)  # after year 9999
-    encoded = struct.pack(">H", BasicProperties.FLAG_HEADERS) + struct.pack(">I", len(entry)) + entry
-    assert decode_properties(encoded, b"x") == Message(body=b"x", persistent=False)
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_a_header_that_nobody_can_read_costs_that_header_alone(odd: bytes) -> None:
+    sent = OddProperties(
+        header(b"I", b"\x00\x00\x00\x07", b"before") + odd + header(b"t", b"\x01", b"after"),
+        message_id="m",
+        user_id="ann",
+        content_encoding="gzip",
+        app_id="a",
+    )
+    read = decode_properties(b"".join(sent.encode()), b"x")
+    assert (read.message_id, read.user_id) == ("m", "ann")
+    assert (read.headers["before"], read.headers["after"]) == (7, True)
+    assert all(isinstance(name, str) for name in read.headers)
+    json.dumps(read.headers, default=str)  # whoever goes through them comes to an end
+
+
+def test_headers_of_an_unknown_kind_end_those_that_can_be_read() -> None:
+    sent = OddProperties(header(b"I", b"\x00\x00\x00\x07", b"before") + header(b"?", b"??"), message_id="m")
+    read = decode_properties(b"".join(sent.encode()), b"x")
+    assert (read.message_id, read.headers) == ("m", {"before": 7})
 
 
 @pytest.mark.parametrize(

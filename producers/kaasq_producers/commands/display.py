@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 import time
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -148,7 +151,9 @@ def result_json(result: Result, written: dict[str, str]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A message as plain builtins, for ``--json`` (bytes become their length)."""
+    """A message as plain builtins, for ``--json``: bytes become their length, and what JSON lacks (times, decimals and
+    what is no number, in headers) becomes text.
+    """
     if isinstance(value, msgspec.Struct):
         value = {field: getattr(value, field) for field in value.__struct_fields__}
     if isinstance(value, dict):
@@ -157,6 +162,10 @@ def plain(value: Any) -> Any:
         return [plain(each) for each in value]
     if isinstance(value, (bytes, memoryview)):
         return f"<{len(value)} bytes>"
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    if isinstance(value, Decimal) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)
     return value
 
 

@@ -163,7 +163,7 @@ def _write(
         buried_ms=letter.buried_ms,
         published_ms=message.timestamp_ms,
         pool=letter.pool,
-        headers={name: value for name, value in message.headers.items() if isinstance(value, (bool, int, str))},
+        headers={name: _plain(value) for name, value in message.headers.items() if isinstance(value, (bool, int, str))},
         content_type=message.content_type,
         body=name,
         inputs=tuple(inputs),
@@ -171,6 +171,10 @@ def _write(
     )
     archive.writestr(MANIFEST, json.dumps(msgspec.to_builtins(bundle), indent=2))
     return bundle
+
+
+def _plain(value: bool | int | str) -> bool | int | str:
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value  # AMQP's have other types
 
 
 def _needs(request: Request) -> list[str]:

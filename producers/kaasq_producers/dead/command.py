@@ -13,6 +13,7 @@ from rich.console import Console
 from kaasq.cli import settings_options
 from kaasq.dead_letter import DeadLetter, again
 from kaasq.errors import BadRequest, BrokerRefused, Forbidden, Unroutable
+from kaasq.plain_text import harmless
 from kaasq.rabbit.dead import DeadQueue, Republisher
 from kaasq.settings import Settings
 from kaasq_producers.dead import bundle, deeds, options, told
@@ -146,9 +147,9 @@ def export(*, id_: str, file: Path, **given: Any) -> None:
         finally:
             if store is not None:
                 store.close()
-    click.echo(f"{file}: request {letter.id} of {letter.tenant}, {len(made.inputs)} inputs from the store")
+    click.echo(f"{file}: request {harmless(letter.id)} of {letter.tenant}, {len(made.inputs)} inputs from the store")
     for note in made.notes:
-        click.echo(f"kaasq: warning: {note}", err=True)
+        click.echo(f"kaasq: warning: {harmless(note)}", err=True)
     if not there and made.inputs:
         click.echo(f"kaasq: warning: there is no store in {settings.store_path} (--store)", err=True)
 

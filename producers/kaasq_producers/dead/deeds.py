@@ -13,6 +13,7 @@ from rich.table import Table
 
 from kaasq.dead_letter import DeadLetter
 from kaasq.errors import KaasqError
+from kaasq.plain_text import harmless
 from kaasq.rabbit.dead import MOST, DeadQueue
 from kaasq_producers.commands import display
 from kaasq_producers.dead import told
@@ -73,7 +74,7 @@ def publish_again(
             done = counted(done + 1)
     click.echo(f"{verb} {done} again")
     for reason, count in left.most_common():
-        click.echo(f"kaasq: {count} left in the queue: {reason}", err=True)
+        click.echo(f"kaasq: {count} left in the queue: {harmless(reason)}", err=True)
     if left:
         sys.exit(1)
 

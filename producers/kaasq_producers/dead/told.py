@@ -16,9 +16,11 @@ from kaasq.dead_letter import DeadLetter
 from kaasq.errors import KaasqError
 from kaasq.flows.model import FlowCall, FlowsCall, FlowStart, StepCall
 from kaasq.messages import Binding, Request, Stored
+from kaasq.plain_text import harmless
 from kaasq.units import age, moment, size
 from kaasq_producers.commands import display
 from kaasq_producers.dead.selection import age_of
+from kaasq_producers.flows.display.words import plainly
 
 REASON_LENGTH = 60
 EVIDENCE = {
@@ -39,10 +41,10 @@ def table(letters: list[DeadLetter]) -> Table:
     made = display.table("ID", "TENANT", "POOL", "CODE", ">SIZE", ">AGE", "REASON")
     for each in letters:
         made.add_row(
-            Text(each.id),
+            Text(plainly(each.id)),
             each.tenant or "-",
             each.pool or "-",
-            each.code,
+            Text(plainly(each.code)),
             size(each.nbytes),
             as_age(each),
             shortened(each.reason),
@@ -52,7 +54,8 @@ def table(letters: list[DeadLetter]) -> Table:
 
 def shortened(reason: str) -> Text:
     """As much of it as a table has room for."""
-    return Text(reason if len(reason) <= REASON_LENGTH else reason[: REASON_LENGTH - 3] + "...")
+    text = plainly(reason)
+    return Text(text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 3] + "...")
 
 
 def summary(codes: Counter[str], shown: int, count: int, most: int) -> str:
@@ -89,7 +92,7 @@ def as_json(letter: DeadLetter) -> dict[str, Any]:
 
 
 def in_full(letter: DeadLetter, limits: GraphLimits) -> list[str]:
-    """What ``kaasq dead show`` prints."""
+    """What ``kaasq dead show`` prints: nothing of it obeyed by a terminal, whatever stands in the letter."""
     request = letter.request
     by = "buried by a worker" if letter.by == "worker" else "given up by RabbitMQ"
     lines = [
@@ -105,7 +108,7 @@ def in_full(letter: DeadLetter, limits: GraphLimits) -> list[str]:
         lines += _asked(codec.RequestDecoder(limits).read(request.body, request.content_type))
     except KaasqError as error:
         lines.append(f"  it cannot be read: {error.message}")
-    return lines
+    return [harmless(each) for each in lines]
 
 
 def _asked(received: codec.Received) -> Iterator[str]:

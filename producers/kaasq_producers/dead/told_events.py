@@ -11,9 +11,11 @@ from rich.text import Text
 from kaasq.dead_letter import DeadLetter
 from kaasq.errors import BadRequest
 from kaasq.events import read_event
+from kaasq.plain_text import harmless
 from kaasq.units import moment, size
 from kaasq_producers.commands import display
 from kaasq_producers.dead.told import as_age, shortened
+from kaasq_producers.flows.display.words import plainly
 
 
 def table(letters: list[DeadLetter]) -> Table:
@@ -21,7 +23,8 @@ def table(letters: list[DeadLetter]) -> Table:
     made = display.table("ID", "SUBSCRIPTION", "KEY", "CODE", ">AGE", "REASON")
     for each in letters:
         made.add_row(
-            Text(each.id), each.subscription, Text(each.routing_key), each.code, as_age(each), shortened(each.reason)
+            *(Text(plainly(text)) for text in (each.id, each.subscription or "", each.routing_key, each.code)),
+            *(as_age(each), shortened(each.reason)),
         )
     return made
 
@@ -67,9 +70,9 @@ def in_full(letter: DeadLetter) -> list[str]:
     try:
         event = read_event(message, letter.tenant or "")
     except BadRequest as error:
-        return [*lines, f"  it cannot be read: {error.message}"]
+        return [harmless(each) for each in (*lines, f"  it cannot be read: {error.message}")]
     lines.append(f"  request {event.request_id} of graph {event.graph!r}: {event.word}")
     if event.reply.error is not None:
         lines.append(f"  which failed with {event.reply.error.code}: {event.reply.error.message}")
     lines += [f"  output {name}: {each.name or each.ref or 'sent'}" for name, each in event.reply.outputs.items()]
-    return lines
+    return [harmless(each) for each in lines]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kaasq.flows.model import ENDED, FAILED, FlowStatus, ItemStatus, StepStatus
 from kaasq.messages import ErrorBody, Repeated
+from kaasq.plain_text import escape
 
 LONGEST = 300  # characters of a message: hover texts and lines, not documents
 
@@ -77,4 +78,4 @@ assert {*_RANK} == ENDED | FAILED | {"waiting", "running", NOT_RUN}
 
 
 def _escape(character: str) -> str:
-    return " " if character in "\n\r\t" else character.encode("unicode_escape").decode("ascii")
+    return " " if character in "\n\r\t" else escape(character)
