@@ -32,11 +32,6 @@ Open = Callable[..., Face]
 
 
 @pytest.fixture
-def node() -> MemoryNode:
-    return MemoryNode()
-
-
-@pytest.fixture
 def worker(node: MemoryNode) -> Iterator[FakeWorker]:
     with FakeWorker(MemoryBroker(node, "worker")) as made:
         yield made

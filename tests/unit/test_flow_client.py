@@ -8,7 +8,6 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -50,11 +49,6 @@ TILES = [np.full(4, index, np.float32) for index in range(3)]
 
 
 @pytest.fixture
-def node() -> MemoryNode:
-    return MemoryNode()
-
-
-@pytest.fixture
 def held() -> Held:
     return Held()
 
@@ -62,17 +56,6 @@ def held() -> Held:
 @pytest.fixture
 def worker(node: MemoryNode, held: Held) -> Iterator[FakeWorker]:
     with FakeWorker(MemoryBroker(node, "worker"), held) as made:
-        yield made
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(store=str(tmp_path / "store"), store_capacity=1 << 26, store_sync=False, timeout=5.0)
-
-
-@pytest.fixture
-def client(node: MemoryNode, settings: Settings) -> Iterator[Client]:
-    with Client(MemoryBroker(node, "ann"), settings=settings) as made:
         yield made
 
 
