@@ -179,6 +179,8 @@ def test_isolated_kernels_may_crash_or_never_end() -> None:
         assert client.run(one_kernel("out[0] = 5;"))["out"] == [5]
         with pytest.raises(kaasq.KernelFailed, match="SIGSEGV"):
             client.run(one_kernel("*(volatile int*)8 = 1;"), timeout=30)
+        with pytest.raises(kaasq.KernelFailed, match=r"killed its executor 2 times \(exit code 0\)"):
+            client.run(one_kernel("::exit(0);"), timeout=30)
         result = client.run(one_kernel("out[0] = 6;"), timeout=30)
         assert result["out"] == [6]
         assert result.worker.pid != os.getpid()

@@ -15,6 +15,7 @@ from kaasq.quotas import Quotas
 from kaasq.settings import Settings
 from kaasq_workers.front.answers import Answers
 from kaasq_workers.front.front import Front
+from kaasq_workers.front.handles import CLEAN_EXIT
 from kaasq_workers.front.silence import StartPatience
 from kaasq_workers.link import Answer, Job, Refusal, Told
 from tests.support.front_bench import Bench, Taken, reply
@@ -141,10 +142,11 @@ def test_an_unreadable_request_that_nobody_awaits_is_dead_lettered(bench):
     assert bench.loop.published[0][2].headers["kaasq-reason"] == "no JSON"
 
 
-def killed_twice(bench: Bench) -> Job:
+def killed_twice(bench: Bench, how: str = "SIGSEGV") -> Job:
     """A request that was running alone as two executors died, as the third one gets it."""
     (job,) = bench.executor.received()
     for _ in range(2):
+        bench.executor.how = how
         bench.die(running=job.tag)
         bench.revive()
         job = bench.executor.received()[0]
@@ -397,11 +399,18 @@ def test_an_executor_that_gave_up_its_device_leaves_nobody_blamed(bench):
     bench.take("poisoner"), bench.take("next")
     first, second = bench.executor.received()
     bench.answer(first)
-    bench.executor.how = "exit code 0"
+    bench.executor.how = CLEAN_EXIT
     bench.die(running=second.tag)
     bench.say_hello()
     (again,) = bench.executor.received()
     assert (again.id, again.alone) == ("next", False)
+
+
+def test_an_executor_that_exits_as_if_all_were_well_has_somebody_to_blame(bench):
+    bench.take("exits")
+    job = killed_twice(bench, "exit code 0")  # a kernel of the CPU device may call exit()
+    assert (job.id, job.verdict.code) == ("exits", "kernel_failed")
+    assert "ended by itself, perhaps because a kernel called exit()" in job.verdict.message
 
 
 def test_when_the_broker_is_lost_what_has_not_started_is_forgotten(bench):

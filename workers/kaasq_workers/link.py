@@ -12,6 +12,10 @@ from kaasq_workers.vitals import next_tag
 ANSWER_BYTES = 16 << 20  # of a reply by who only reads
 
 
+GAVE_UP = 75
+"""The exit code of an executor that leaves nobody to blame. Not 0: a kernel that calls exit(0) would run for ever."""
+
+
 class Orders(msgspec.Struct, frozen=True):
     """What an executor begins with."""
 

@@ -15,7 +15,7 @@ from kaasq.log import configure
 from kaasq_workers.devices.opening import load_device
 from kaasq_workers.executor.heart import Heart
 from kaasq_workers.executor.opening import serve
-from kaasq_workers.link import Orders
+from kaasq_workers.link import GAVE_UP, Orders
 from kaasq_workers.parent import die_with_parent
 from kaasq_workers.vitals import Vitals
 
@@ -35,7 +35,7 @@ def main(socket_fd: int, vitals_fd: int, device: str) -> int:
     vitals = Vitals(vitals_fd)
     with Heart(vitals):
         answered = serve(socket.socket(fileno=socket_fd), vitals, orders)
-    return 0 if answered else EXIT_UNANSWERED
+    return GAVE_UP if answered else EXIT_UNANSWERED
 
 
 if __name__ == "__main__":

@@ -60,9 +60,12 @@ def judge(in_flight: Sequence[int], running: AbstractSet[int], suspicions: dict[
 
 def deadly(kills: int, how: str, worker: WorkerInfo | None) -> KernelFailed:
     """What the client is told of a request that killed so many executors, the last of them in that way."""
+    if how.startswith("exit code"):
+        cause = "it ended by itself, perhaps because a kernel called exit()"
+    else:
+        cause = "a kernel crashed, most likely by writing outside its buffers (`kaasq worker --guard` finds where)"
     return KernelFailed(
-        f"the request killed its executor {kills} times ({how}): a kernel crashed, most likely by writing "
-        "outside its buffers (`kaasq worker --guard` finds where); the request is kept in the dead-letter queue",
+        f"the request killed its executor {kills} times ({how}): {cause}; the request is kept in the dead-letter queue",
         how=how,
         kills=kills,
         worker=worker and f"{worker.host}/{worker.pid}/{worker.device}",

@@ -15,10 +15,10 @@ from typing import Protocol
 import msgspec
 
 from kaasq_workers.channel import Link
-from kaasq_workers.link import Orders
+from kaasq_workers.link import GAVE_UP, Orders
 from kaasq_workers.vitals import Vitals
 
-CLEAN_EXIT = "exit code 0"
+CLEAN_EXIT = f"exit code {GAVE_UP}"
 SECRETS = frozenset({"KAASQ_BROKER_URL"})  # kernels of the CPU device can read their process's environment
 
 
