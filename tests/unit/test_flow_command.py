@@ -170,7 +170,7 @@ def test_run_of_a_workflow_that_fails_shows_how_its_steps_ended(
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Standard error is one."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr("kaasq_producers.commands.flow.REDRAWN_S", 0.1)
+    monkeypatch.setattr("kaasq_producers.commands.flow_watching.REDRAWN_S", 0.1)
 
 
 def test_run_shows_how_it_goes_on_a_terminal(
@@ -315,7 +315,7 @@ def test_show_prints_json_with_items_where_asked_for(cli: Run, worker: FakeWorke
 def test_show_watches_until_the_workflow_has_ended(
     cli: Run, worker: FakeWorker, answers: Answers, monkeypatch: pytest.MonkeyPatch, *, json_wanted: bool
 ) -> None:
-    monkeypatch.setattr("kaasq_producers.commands.flow.REDRAWN_S", 0.01)
+    monkeypatch.setattr("kaasq_producers.commands.flow_watching.REDRAWN_S", 0.01)
     running = flow_statuses.tiles(3, running=True)
     answers.standing = [running, running, flow_statuses.tiles(3), flow_statuses.tiles(3)]
     code, out, _ = cli("flow", "show", "nightly-1", "--watch", *(["--json"] if json_wanted else []))
@@ -350,12 +350,12 @@ def test_an_output_may_go_to_standard_output(cli: Run, worker: FakeWorker, monke
 def test_cancel_tells_the_workers_first_and_then_says_what_became_of_it(
     cli: Run, worker: FakeWorker, answers: Answers, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kaasq_producers.commands.flow.REDRAWN_S", 0.01)
+    monkeypatch.setattr("kaasq_producers.commands.flow_watching.REDRAWN_S", 0.01)
     assert cli("flow", "cancel", "nightly-1")[1] == "workflow nightly-1 has ended already: completed\n"
     running, told = flow_statuses.tiles(3, running=True), "the broker has that for each worker of the pool"
     answers.standing = [running, running, msgspec.structs.replace(running, state="cancelled")]
     assert cli("flow", "cancel", "nightly-1")[1] == "workflow nightly-1 is cancelled\n"
-    monkeypatch.setattr("kaasq_producers.commands.flow.ENDING_S", 0.0)
+    monkeypatch.setattr("kaasq_producers.commands.flow_watching.ENDING_S", 0.0)
     answers.standing = [running]
     out = cli("flow", "cancel", "nightly-1")[1]
     assert out.startswith(f"workflow nightly-1 is to be cancelled: {told}. It has not ended yet: steps: ")
@@ -366,7 +366,7 @@ def test_cancel_tells_the_workers_first_and_then_says_what_became_of_it(
 def test_cancel_says_what_it_knows_where_nobody_answers(
     cli: Run, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kaasq_producers.commands.flow.ASKED_S", 0.05)
+    monkeypatch.setattr("kaasq_producers.commands.flow_watching.ASKED_S", 0.05)
     with FakeWorker(MemoryBroker(node, "worker"), Held()):
         code, out, _ = cli("flow", "cancel", "nightly-1")
     assert code == 0

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait as wait_for
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.live import Live
 
 from kaasq.cli import settings_options
-from kaasq.errors import BadRequest, KaasqError, NameNotFound, ReplyTimeout
-from kaasq.flows.model import ENDED, FlowInput, FlowStart, FlowState, FlowStatus
+from kaasq.errors import BadRequest, NameNotFound
+from kaasq.flows.model import FlowInput, FlowStart, FlowState, FlowStatus
 from kaasq.log import configure
 from kaasq.setting_values import flag_of
 from kaasq.settings import Settings, load_settings
@@ -29,18 +25,13 @@ from kaasq_producers.commands.arguments import address, input_value, lists, numb
 from kaasq_producers.commands.files import STANDARD, write_value
 from kaasq_producers.commands.flow_files import read_flow
 from kaasq_producers.commands.flow_options import INPUTS, OUTPUTS, options
+from kaasq_producers.commands.flow_watching import awaited, became, ended, steps_told, stopped
 from kaasq_producers.flows.display.timeline import html, svg
 from kaasq_producers.flows.display.trace import trace
 from kaasq_producers.flows.display.tree import tree
 from kaasq_producers.flows.display.words import tally
 from kaasq_producers.flows.listing import LISTED
 from kaasq_producers.flows.result import FlowResult
-from kaasq_producers.flows.run import Run
-from kaasq_producers.futures import FlowFuture
-
-REDRAWN_S = 0.5
-ASKED_S = 5.0  # for an answer to how a cancelled workflow stands
-ENDING_S = 10.0  # for it to have ended: an executor that has to be stopped for it is, after a second
 
 
 @click.group(short_help="Run, start, list, watch and cancel workflows.")
@@ -92,10 +83,10 @@ def run(
         sent = client.attach(future.request_id)
         click.echo(f"kaasq: workflow {sent.id}", err=True)
         try:
-            with _steps_told(client):
-                result = _awaited(future, sent) if sys.stderr.isatty() and not as_json else future.result()
+            with steps_told(client):
+                result = awaited(future, sent) if sys.stderr.isatty() and not as_json else future.result()
         except KeyboardInterrupt:
-            click.echo(f"\nkaasq: workflow {sent.id} {_stopped(sent)}", err=True)
+            click.echo(f"\nkaasq: workflow {sent.id} {stopped(sent)}", err=True)
             raise
         _print(result, files, as_json=as_json)
 
@@ -205,7 +196,7 @@ def show(
     with _client(settings) as client:
         attached = client.attach(flow_id)
         detailed = items > 0 or bool(drawings) or not as_json
-        status = _ended(attached, items, quiet=as_json) if watch else attached.status(items=detailed)
+        status = ended(attached, items, quiet=as_json) if watch else attached.status(items=detailed)
     if as_json:
         click.echo(json.dumps(display.plain(status)))
     elif not watch:
@@ -233,7 +224,7 @@ def wait(*, flow_id: str, timeout: float | None, outputs: tuple[str, ...], as_js
     files = _files(outputs)
     with _client(settings) as client:
         try:
-            with _steps_told(client):
+            with steps_told(client):
                 result = client.attach(flow_id).wait(timeout)
         except KeyboardInterrupt:
             ways = f"`kaasq flow show {flow_id}` shows it, `kaasq flow cancel {flow_id}` ends it"
@@ -254,48 +245,11 @@ def cancel(*, flow_id: str, **flags: Any) -> None:
         attached = client.attach(flow_id)
         attached.cancel()
         try:
-            click.echo(f"workflow {flow_id} {_became(attached)}")
+            click.echo(f"workflow {flow_id} {became(attached)}")
         except NameNotFound as error:
             raise NameNotFound(
                 f"{error.message}. One that is sent under that id before result_ttl is over is cancelled", name=flow_id
             ) from None
-
-
-def _awaited(future: FlowFuture, sent: Run) -> FlowResult:
-    """Its result; until then a terminal shows how it goes."""
-    with Live(console=Console(stderr=True, highlight=False), auto_refresh=False, transient=True) as live:
-        while not wait_for([future], REDRAWN_S).done:
-            with suppress(KaasqError):  # it has not begun, or nobody says: then it is asked again
-                live.update(tree(sent.status(timeout=2 * REDRAWN_S)), refresh=True)
-    return future.result()
-
-
-def _stopped(sent: Run) -> str:
-    """Cancel it: what has become of it."""
-    try:
-        sent.cancel()
-        return _became(sent)
-    except NameNotFound:
-        return "is cancelled: it had not begun"
-    except KaasqError as error:
-        return f"may go on ({error.message}): `kaasq flow show {sent.id}` shows it"
-
-
-def _became(cancelled: Run) -> str:
-    """What has become of a workflow whose cancellation the broker has, as far as somebody says so in time."""
-    until_s = time.monotonic() + ENDING_S
-    told = "is to be cancelled: the broker has that for each worker of the pool"
-    look = f"kaasq flow show {cancelled.id}"
-    while True:
-        try:
-            status = cancelled.status(timeout=ASKED_S)
-        except ReplyTimeout as error:
-            return f"{told}. None has said yet how it stands ({error.detail['timeout_s']:g} s); `{look}` asks again"
-        if status.state in ENDED:
-            return "is cancelled" if status.state == "cancelled" else f"has ended already: {status.state}"
-        if time.monotonic() > until_s:
-            return f"{told}. It has not ended yet: {tally(status)}; `{look}` shows it"
-        time.sleep(REDRAWN_S)
 
 
 def _settings(flags: dict[str, Any]) -> Settings:
@@ -356,34 +310,6 @@ def _check_folders(paths: Any) -> None:
     for path in paths:
         if not path.absolute().parent.is_dir():  # said before anything runs, not after
             raise BadRequest(f"there is no folder {path.absolute().parent}", at=str(path))
-
-
-@contextmanager
-def _steps_told(client: Client) -> Iterator[None]:
-    """If the workflow fails, show how its steps ended, and where they ran, if somebody says so in time."""
-    try:
-        yield
-    except KaasqError as error:
-        status = getattr(error, "flow", None)
-        if status is not None:
-            with suppress(KaasqError):
-                status = client.attach(status.id).status(items=True, timeout=ASKED_S)
-            Console(stderr=True, highlight=False).print(tree(status, error=False))  # the command tells it when it ends
-        raise
-
-
-def _ended(attached: Run, items: int, *, quiet: bool) -> FlowStatus:
-    """How it ended; drawn until then. Items are fetched only where they are shown: there may be thousands."""
-    console = Console(quiet=True) if quiet else display.console()
-    with Live(console=console, auto_refresh=False) as live:
-        while (status := attached.status(items=items > 0)).state not in ENDED:
-            live.update(tree(status, items=items), refresh=True)
-            time.sleep(REDRAWN_S)
-        status = attached.status(items=True)
-        live.update(tree(status, items=items), refresh=True)
-    if not console.is_terminal:
-        console.line()  # which Live leaves out there
-    return status
 
 
 def _print(result: FlowResult, files: dict[str, Path], *, as_json: bool) -> None:
