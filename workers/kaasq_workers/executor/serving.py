@@ -11,7 +11,6 @@ import time
 import msgspec
 
 from kaasq.errors import KaasqError, QuotaExceeded, StoreFull, WorkerFailed
-from kaasq.ids import chain_id
 from kaasq.log import get_logger
 from kaasq.messages import WorkerInfo
 from kaasq.settings import Settings
@@ -26,23 +25,20 @@ from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Flight
 from kaasq_workers.executor.following import Followers
 from kaasq_workers.executor.foretelling import foretold
-from kaasq_workers.executor.identity import withdrawal
 from kaasq_workers.executor.libraries import Libraries
 from kaasq_workers.executor.line import Line
 from kaasq_workers.executor.module_policy import ModulePolicy
 from kaasq_workers.executor.onward import Bounds, first_here, goes_on
 from kaasq_workers.executor.outcomes import Committer
+from kaasq_workers.executor.withdrawals import Withdrawals
 from kaasq_workers.flows.driver import Flows
 from kaasq_workers.flows.rules import Rules
 from kaasq_workers.link import (
     Answer,
-    Driven,
     FromExecutor,
     Job,
     ToExecutor,
-    Told,
     Withdraw,
-    Withdrawn,
     onward_from,
 )
 from kaasq_workers.vitals import Vitals
@@ -104,8 +100,7 @@ class Executor:
             store, worker, followers, self._flows, ttl_s=settings.result_ttl, dead_ttl_s=settings.dead_ttl
         )
         self._onward = Bounds(settings.pool, settings.chain_spill, settings.chain_hold)
-        self._worker = worker
-        self._ttl_s = settings.result_ttl
+        self._withdrawals = Withdrawals(store, self._flows, worker, ttl_s=settings.result_ttl)
         self._at_once = not settings.store_sync
         self._ahead: dict[int, Ended] = {}  # by the tag of what goes on, what it follows, which was not durable
         self._begun_s = self._landed_s = self._heard_s = 0.0
@@ -224,7 +219,7 @@ class Executor:
     def _receive(self, received: list[ToExecutor], line: Line[Flight], channel: BlockingChannel) -> None:
         withdrawn = [each for each in received if isinstance(each, Withdraw)]
         if withdrawn:
-            channel.send(self._withdraw(withdrawn))
+            channel.send(self._withdrawals.record(withdrawn))
         jobs = [each for each in received if isinstance(each, Job)]
         if self._apart and not self._tenants.issuperset(each.tenant for each in jobs):
             self._tenants.update(each.tenant for each in jobs)
@@ -234,32 +229,6 @@ class Executor:
     def close(self) -> None:
         """Give device and store back what it holds of them."""
         self._engine.close()
-
-    def _withdraw(self, withdrawn: list[Withdraw]) -> list[FromExecutor]:
-        """Give those requests an outcome, unless they have one: whoever of the pool meets them answers with it.
-
-        Whether that is done for good, and who is told of workflows that end so.
-        """
-        tags, ends, driven = [each.tag for each in withdrawn], list[Told](), list[FromExecutor]()
-        try:
-            with self._store.transaction() as transaction:
-                flows = self._flows.settling(transaction, {})
-                for each in withdrawn:
-                    ended = flows.withdraw(each.tenant, each.id)
-                    if ended is not None:
-                        ends += ended[0]
-                        driven.append(Driven(each.tenant, ended[1]))
-                        continue
-                    outcome = withdrawal(each.id, self._worker, self._ttl_s)
-                    recorded = transaction.record(each.tenant, each.id, outcome)
-                    if not recorded:  # it has ended, and what follows it may not have begun
-                        transaction.record(each.tenant, chain_id(each.id), outcome)
-                    self._log.debug("request.withdrawn", request=each.id, tenant=each.tenant, in_time=recorded)
-                flows.save()
-        except KaasqError as error:
-            self._log.warning("withdrawing.failed", requests=len(withdrawn), error=error.message)
-            return [Withdrawn(tags, durable=False)]
-        return [Withdrawn(tags, told=ends), *driven]
 
     def _look_after_workflows(self, channel: BlockingChannel) -> None:
         """Have published again what a workflow waits for in vain."""
