@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 from kaasq.broker import Broker
@@ -11,12 +12,14 @@ from kaasq.errors import BrokerLost, KaasqError
 from kaasq.served import is_served
 from kaasq.settings import Settings
 from kaasq_producers.client_core import ClientCore
+from kaasq_producers.insisting import insist
 from kaasq_producers.opening import buffers_of, merged_settings, open_core
 from kaasq_producers.prepare import Preparer
 from kaasq_storage.protocol import BufferStore
 
 CLOSE_TIMEOUT_S = 5.0
 CANCEL_TIMEOUT_S = 1.0  # for the broker to confirm cancellations that were just sent
+HURRY_S = 0.5  # for all of it, once somebody insists on the end
 
 
 class ClientBase:
@@ -80,7 +83,20 @@ class ClientBase:
             return self._core
 
     def _close(self) -> None:
-        """Close broker and store. Idempotent. In a forked child it leaves the parent's connection alone."""
+        """Close broker and store. Idempotent. In a forked child it leaves the parent's connection alone.
+
+        A second Ctrl-C ends the waiting: but for a moment, in which the broker is told what it can still be told. What
+        was cancelled and has not reached it by then is logged.
+        """
+        try:
+            self._shut(CANCEL_TIMEOUT_S, CLOSE_TIMEOUT_S)
+        except BaseException:
+            until = time.monotonic() + HURRY_S
+            insist(lambda: self._shut(left := max(0.0, until - time.monotonic()), left))
+            raise
+
+    def _shut(self, told_s: float, close_s: float) -> None:
+        """May be interrupted anywhere, and done again."""
         if self._forked:
             self._closed = True
             return
@@ -88,10 +104,8 @@ class ClientBase:
             self._closed = True
             core = self._core
         if core is not None:
-            try:
-                if threading.get_ident() != core.io_thread:  # which brings the confirmations
-                    core.wait_until_told(CANCEL_TIMEOUT_S)
-            finally:  # also if a second Ctrl-C ends the waiting: the broker is told what it can still be told
-                core.stop()
-                core.broker.close(CLOSE_TIMEOUT_S)
+            if threading.get_ident() != core.io_thread:  # which brings the confirmations
+                core.wait_until_told(told_s)
+            core.stop()
+            core.broker.close(close_s)
         self.buffers.close()

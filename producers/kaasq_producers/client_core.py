@@ -43,7 +43,7 @@ class ClientCore:
         self.listeners = Listeners()
         self.io_thread = 0
         """The I/O thread's ident: who waits there for a reply waits for ever."""
-        self._abandoned = False
+        self._abandoned: set[OnResult] = set()  # whose calls are to be cancelled
         self._publishing = publishing = Publishing(broker, self.route, self.pending, self._refused)
         self._endings = Endings(self.pending, buffers, publishing.publish)
         self._replies = ReplyQueue(
@@ -120,23 +120,22 @@ class ClientCore:
         """
 
         def cancel() -> None:
-            for call in self.pending.all():
-                if call.on_result == on_result:
-                    self.cancel(call)
+            self._cancel_abandoned()
+            self._abandoned.discard(on_result)
 
-        self._abandoned = True
+        self._abandoned.add(on_result)
         self.broker.call_soon(cancel)
 
     def wait_until_told(self, timeout_s: float) -> None:
         """Block until the broker has what was cancelled, and removed the queues that nobody listens to any more; at
         most about so long, and only while it is there.
         """
+        until = time.monotonic() + timeout_s
         if self._abandoned:
             handed_over = threading.Event()
             self.broker.call_soon(handed_over.set)
             handed_over.wait(timeout_s)
-        until = time.monotonic() + timeout_s
-        self.withdrawals.wait_until_told(timeout_s)
+        self.withdrawals.wait_until_told(max(0.0, until - time.monotonic()))
         self.listeners.leaving()
         self._replies.leave(self.listeners.left)
         self.listeners.leave(max(0.0, until - time.monotonic()))
@@ -148,10 +147,16 @@ class ClientCore:
         self._deadlines.cancel()
         self._again.cancel()
         self._replies.close()
+        self._cancel_abandoned()  # the I/O thread may not have come to it
         for call in self.pending.all():
             closed = f"the client was closed before {call.what} had its reply"
             ended = copy.copy(error) if error is not None else BrokerLost(closed, request_id=call.id)
             self._endings.end(call, ended)
+
+    def _cancel_abandoned(self) -> None:
+        for call in self.pending.all() if self._abandoned else ():
+            if call.on_result in self._abandoned:
+                self.cancel(call)
 
     def _refused(self, call: Call, error: KaasqError) -> None:
         self._endings.fail(call, self.route.refused(error, call.id))

@@ -5,20 +5,18 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kaasq.errors import BrokerLost, KaasqError
 from kaasq_producers.calls import Awaited
 from kaasq_producers.client_core import ClientCore
 from kaasq_producers.flows.result import FlowResult
+from kaasq_producers.insisting import insist
 from kaasq_producers.result import Result
 from kaasq_producers.steps import NONE, Steps
 from kaasq_producers.then import Then, named
 
 T = TypeVar("T")
-
-MOST_INTERRUPTS = 20
 
 
 class Waiter(Generic[T]):
@@ -58,20 +56,13 @@ def or_abandon(act: Callable[[], T], abandon: Callable[[], None]) -> T:
         except KaasqError:
             raise
         except BaseException:
-            _insist(abandon)
+            insist(abandon)
             raise
     except KaasqError:
         raise
     except BaseException:  # a second one, perhaps, before the first one's abandoning was done
-        _insist(abandon)
+        insist(abandon)
         raise
-
-
-def _insist(abandon: Callable[[], None]) -> None:
-    for _ in range(MOST_INTERRUPTS):
-        with suppress(KeyboardInterrupt):
-            return abandon()
-    return None
 
 
 class ResultFuture(concurrent.futures.Future[Result]):

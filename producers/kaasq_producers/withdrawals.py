@@ -44,7 +44,11 @@ class Withdrawals:
             self._telling += 1
 
         def confirmed(error: KaasqError | None) -> None:
-            self._withdrawn(error, logged=done is None)
+            self._withdrawn()
+            if error is not None and done is None:
+                log.warning(
+                    "cancel.not_sent", request=request_id, code=error.code, error=f"{error.message}: it may go on"
+                )
             if done is not None:
                 done(error)
 
@@ -68,10 +72,8 @@ class Withdrawals:
         """It is back."""
         self._connected = True
 
-    def _withdrawn(self, error: KaasqError | None, *, logged: bool) -> None:
-        """Whether the broker took it; if not, the request may run, and its reply is dropped."""
+    def _withdrawn(self) -> None:
+        """The broker took one; or did not: then the request may run, and its reply is dropped."""
         with self._told:
             self._telling -= 1
             self._told.notify_all()
-        if error is not None and logged:
-            log.warning("cancel.not_sent", code=error.code, error=error.message)

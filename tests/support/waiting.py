@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 
 
 def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
@@ -12,3 +14,11 @@ def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)
+
+
+def is_in(thread: int, function: str) -> bool:
+    """Whether that thread is in a function of that name."""
+    frame: FrameType | None = sys._current_frames()[thread]
+    while frame is not None and frame.f_code.co_name != function:
+        frame = frame.f_back
+    return frame is not None

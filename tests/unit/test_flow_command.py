@@ -15,16 +15,18 @@ import numpy as np
 import pytest
 
 import kaasq.rabbit
-from kaasq import Workflow, topology
+from kaasq import Workflow, codec, topology
 from kaasq.broker import Message
 from kaasq.errors import NameNotFound
 from kaasq.flows.model import Asked, FlowCall, FlowLine, FlowList, FlowReply, FlowsCall, FlowStart, FlowStatus, Sought
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.messages import Cancel, ErrorBody, Output, Stored
+from kaasq_producers.flows.run import Run as FlowRun
 from tests.support import flow_statuses
 from tests.support.commands import Run, runner
 from tests.support.fake_worker import INFO, FakeWorker, Held
 from tests.support.flows import GRAPHS
+from tests.support.waiting import is_in, until
 
 ONES = np.ones(4, np.float32)
 BEGAN_MS = 1_795_685_400_000
@@ -229,6 +231,27 @@ def test_ctrl_c_cancels_a_run_and_says_what_became_of_it(
     flow = answers.calls[0].flow.id
     assert err.startswith(f"kaasq: workflow {flow}\n")
     assert f"\nkaasq: workflow {flow} is cancelled\n" in err
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_again_before_a_run_is_cancelled_cancels_it_all_the_same(
+    cli: Run, node: MemoryNode, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(_: object) -> None:
+        raise KeyboardInterrupt
+
+    def scripted(_call: object, _message: Message) -> None:
+        main = int(threading.main_thread().ident or 0)
+        until(lambda: is_in(main, "result"))
+        signal.pthread_kill(main, signal.SIGINT)
+
+    monkeypatch.setattr(FlowRun, "cancel", again)
+    with FakeWorker(MemoryBroker(node, "worker"), scripted):
+        code, _, err = cli("flow", "run", file, *INPUTS)
+        (cancelled,) = node.messages(topology.control_queue("default", "fake"))
+    flow = codec.decode(cancelled.body, cancelled.content_type, Cancel).cancel
+    assert code == 130, err
+    assert f"\nkaasq: workflow {flow} is to be cancelled" in err
 
 
 @pytest.mark.usefixtures("interruptible")

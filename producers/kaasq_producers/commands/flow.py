@@ -32,6 +32,7 @@ from kaasq_producers.flows.display.tree import tree
 from kaasq_producers.flows.display.words import tally
 from kaasq_producers.flows.listing import LISTED
 from kaasq_producers.flows.result import FlowResult
+from kaasq_producers.insisting import insist
 
 
 @click.group(short_help="Run, start, list, watch and cancel workflows.")
@@ -86,7 +87,11 @@ def run(
             with steps_told(client):
                 result = awaited(future, sent) if sys.stderr.isatty() and not as_json else future.result()
         except KeyboardInterrupt:
-            click.echo(f"\nkaasq: workflow {sent.id} {stopped(sent)}", err=True)
+            try:
+                click.echo(f"\nkaasq: workflow {sent.id} {stopped(sent)}", err=True)
+            except KeyboardInterrupt:  # before it was cancelled, perhaps
+                insist(lambda: client.cancel(sent.id))
+                click.echo(f"\nkaasq: workflow {sent.id} is to be cancelled: `kaasq flow show` shows it", err=True)
             raise
         _print(result, files, as_json=as_json)
 
