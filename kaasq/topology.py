@@ -98,6 +98,11 @@ def pool_topology(pool: str, slot: str, queue_type: QueueType = "quorum") -> Top
     )
 
 
+def slot_topology(pool: str, slot: str) -> Topology:
+    """Of what a worker declares, the part by which a login that may serve is told from others."""
+    return Topology(exchanges=_EXCHANGES, queues=(Queue(name=control_queue(pool, slot), arguments=_CONTROL_ARGUMENTS),))
+
+
 def reply_topology(tenant: str, reply_id: str) -> Topology:
     """What a client declares: the exchanges it uses and its reply queue."""
     name = reply_queue(tenant, reply_id)

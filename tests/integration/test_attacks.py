@@ -30,6 +30,8 @@ from kaasq import cli, codec, topology
 from kaasq.errors import NameNotFound
 from kaasq.ids import new_id
 from kaasq.messages import Cancel, Reply, Request, Stored
+from kaasq.settings import Settings
+from kaasq_workers.doctor.broker import check_broker
 from rabbitmq.definitions import definitions
 from real_broker import RealBroker
 from tests.support import graphs
@@ -518,3 +520,25 @@ def test_anothers_subscriptions_cannot_be_reached(world, ann, mallory):
                 attempt(channel)
             assert caught.value.reply_code == REFUSED
     assert ann.unsubscribe("secret")
+
+
+def test_doctor_takes_each_login_for_what_it_may(world):
+    def found(user):
+        settings = Settings(broker_url=world.url(user), store=str(world.store), pool=POOL)
+        return {each.check: (each.state, each.found) for each in check_broker(settings, None)}
+
+    def queues():
+        return {each["name"] for each in world.real.management.queues(world.vhost)}
+
+    before = queues()
+    worker = found(world.worker)
+    assert worker["permissions"] == (
+        "ok",
+        "a worker's login: it may declare a worker's queues, and sends no requests",
+    )
+    assert worker["worker"][0] == "ok"
+    assert worker["continuations"] == ("ok", "a worker with this login publishes what follows requests of any user")
+    tenant = found(world.ann)
+    assert tenant["permissions"] == ("ok", "may declare exchanges and reply queues")
+    assert "answered in" in tenant["worker"][1]
+    assert queues() == before

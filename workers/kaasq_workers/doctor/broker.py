@@ -19,11 +19,13 @@ from kaasq.topology import (
     CONTROL,
     REPLIES,
     REQUESTS,
+    Topology,
     control_key,
     reply_key,
     reply_queue,
     reply_topology,
     request_key,
+    slot_topology,
 )
 from kaasq_workers.doctor.finding import Finding
 from kaasq_workers.doctor.probe import probe
@@ -44,10 +46,18 @@ def check_broker(settings: Settings, store_id: str | None) -> Iterator[Finding]:
         return
     try:
         yield Finding("broker", "ok", f"connected as {broker.tenant}")
-        permissions = _permissions(broker)
-        yield permissions
-        if permissions.state == "ok":
+        refused = _refused(broker, reply_topology(broker.tenant, new_id()))
+        serves = refused is not None and _refused(broker, slot_topology(settings.pool, f"doctor-{new_id()}")) is None
+        yield _permissions(broker.tenant, refused, serves=serves)
+        if serves:
+            yield _served(broker, settings.pool) or Finding(
+                "worker",
+                "ok",
+                f"one takes requests of pool {settings.pool!r}; a client's login can ask it",
+            )
+        elif refused is None:
             yield from _request(broker, settings, store_id)
+        if serves or refused is None:
             yield _continuations(broker)
     finally:
         broker.close()
@@ -64,18 +74,36 @@ def not_reached(error: KaasqError) -> Finding:
     return Finding("broker", "broken", error.message, hint)
 
 
-def _permissions(broker: Broker) -> Finding:
-    reply_id = new_id()
+def _refused(broker: Broker, topology: Topology) -> KaasqError | None:
+    """Why that may not be declared; None if it may. Its queues are not left behind."""
     try:
-        _wait(lambda done: broker.declare(reply_topology(broker.tenant, reply_id), done))
+        _wait(lambda done: broker.declare(topology, done))
     except KaasqError as error:
-        return Finding(
-            "permissions",
-            "broken",
-            error.message,
-            f"rabbitmqctl set_permissions {broker.tenant} '^kaasq\\.' '^kaasq\\.' '^kaasq\\.'",
-        )
-    return Finding("permissions", "ok", "may declare exchanges and reply queues")
+        return error
+    with suppress(KaasqError):
+        _wait(lambda done: broker.remove(topology, done))
+    return None
+
+
+def _permissions(tenant: str, refused: KaasqError | None, *, serves: bool) -> Finding:
+    """What the login may do. ``serves``: what a worker declares, it may, and that is all that a worker's may."""
+    if refused is None:
+        return Finding("permissions", "ok", "may declare exchanges and reply queues")
+    if serves:
+        return Finding("permissions", "ok", "a worker's login: it may declare a worker's queues, and sends no requests")
+    hint = f"rabbitmqctl set_permissions {tenant} '^kaasq\\.' '^kaasq\\.' '^kaasq\\.'"
+    return Finding("permissions", "broken", refused.message, hint)
+
+
+def _served(broker: Broker, pool: str) -> Finding | None:
+    """Whether nobody takes the pool's requests."""
+    if is_served(broker, pool, CHECK_TIMEOUT_S):
+        return None
+    return Finding("worker", "warning", f"nobody takes requests of pool {pool!r} now", _start(pool))
+
+
+def _start(pool: str) -> str:
+    return f"Start one: kaasq worker --pool {pool}"
 
 
 def _continuations(broker: Broker) -> Finding:
@@ -100,11 +128,13 @@ def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterat
     """The whole way: a request of one tiny kernel to the pool, if anybody takes some there. None of it is left behind:
     what expires in the queue would be a dead letter, so the worker keeps the deadline, and is told if nobody waits.
     """
-    start = f"Start one: kaasq worker --pool {settings.pool}"
-    if not is_served(broker, settings.pool, CHECK_TIMEOUT_S):
-        yield Finding("worker", "warning", f"nobody takes requests of pool {settings.pool!r} now", start)
+    start = _start(settings.pool)
+    unserved = _served(broker, settings.pool)
+    if unserved is not None:
+        yield unserved
         return
     reply_id, request_id = new_id(), new_id()
+    collects = reply_topology(broker.tenant, reply_id)
     replies: queue.Queue[Message] = queue.Queue()
 
     def on_delivery(delivery: Delivery) -> None:
@@ -113,7 +143,7 @@ def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterat
 
     started = time.perf_counter()
     try:
-        _wait(lambda done: broker.declare(reply_topology(broker.tenant, reply_id), done))
+        _wait(lambda done: broker.declare(collects, done))
         broker.consume(reply_queue(broker.tenant, reply_id), on_delivery, prefetch=1)
         request = Request(graph=probe(), timeout_ms=int(ANSWER_TIMEOUT_S * 1000))
         message = _message(broker, request_id, request, reply_id)
@@ -132,6 +162,9 @@ def _request(broker: Broker, settings: Settings, store_id: str | None) -> Iterat
     except KaasqError as error:
         yield Finding("worker", "broken", error.message)
         return
+    finally:
+        with suppress(KaasqError):
+            _wait(lambda done: broker.remove(collects, done))
     took_ms = (time.perf_counter() - started) * 1e3
     if reply.error is not None or reply.worker is None:
         yield Finding("worker", "broken", reply.error.message if reply.error else "it sent an empty answer")
