@@ -1,4 +1,4 @@
-"""One attempt at a request: read, held against what the store knows of it, begun on the engine, ended.
+"""One attempt at a request: held against what the store knows of it, begun on the engine, ended.
 
 Whatever it raises becomes its answer.
 """
@@ -6,14 +6,12 @@ Whatever it raises becomes its answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from kaasq import codec
-from kaasq.codec import Decoded, RequestDecoder
 from kaasq.errors import (
-    Conflict,
     DeadlineExceeded,
     Forbidden,
     KaasqError,
@@ -24,15 +22,12 @@ from kaasq.errors import (
     UnknownGraph,
     WorkerFailed,
 )
-from kaasq.flows.model import FlowCall, FlowsCall, FlowStart, StepCall
 from kaasq.ids import chain_id, split_id
 from kaasq.log import get_logger
-from kaasq.messages import Binding, Request
 from kaasq.model import GraphSpec
 from kaasq.quotas import LimitsByTenant, check_inline
 from kaasq.settings import Settings
 from kaasq_storage import BufferStore
-from kaasq_workers.executor.ahead import Below
 from kaasq_workers.executor.bringing import bring
 from kaasq_workers.executor.claims import Claims
 from kaasq_workers.executor.device_time import DeviceTime
@@ -40,13 +35,13 @@ from kaasq_workers.executor.ended import Ended
 from kaasq_workers.executor.engine import Engine
 from kaasq_workers.executor.flight import Executed, Flight
 from kaasq_workers.executor.following import Followers
-from kaasq_workers.executor.identity import cancelled, conflict, digest, matches
+from kaasq_workers.executor.identity import cancelled, conflict, matches
+from kaasq_workers.executor.job_reading import JobReader, inline_bytes
 from kaasq_workers.executor.repeating import EVERYTHING, Loop
 from kaasq_workers.executor.stretch import Stretch
-from kaasq_workers.flows.driver import Flows, digest_of
-from kaasq_workers.flows.settling import digest_of_step
+from kaasq_workers.flows.driver import Flows
 from kaasq_workers.flows.standing import begun
-from kaasq_workers.flows.tasks import Again, Concluding
+from kaasq_workers.flows.tasks import Again
 from kaasq_workers.link import Job
 from kaasq_workers.vitals import Vitals
 
@@ -74,10 +69,9 @@ class Attempts:
         self._longest_run_s = settings.longest_run
         self._limits = LimitsByTenant(settings.quotas)
         self._device_time = DeviceTime()
-        self._followers = followers
         self._flows = flows
         self._inline_limit = settings.inline_limit
-        self._decoder = RequestDecoder(settings.graph_limits)
+        self._reader = JobReader(store, followers, flows, self._limits, settings.graph_limits)
         self._log = log.bind(device=engine.device.name)
 
     def begin(self, job: Job, vitals: Vitals, *, beside_others: bool) -> tuple[Ended, Flight | None] | None:
@@ -94,7 +88,7 @@ class Attempts:
             except Forbidden:
                 # Its modules' signatures may be missing, and are no part of the hash: it is to come whole once more.
                 if ended.request is not None and isinstance(ended.request.graph, GraphSpec):
-                    self._decoder.forget(ended.request.graph.hash, job.tenant)
+                    self._reader.forget(ended.request.graph.hash, job.tenant)
                 raise
             except OutOfMemory:
                 if beside_others:
@@ -190,7 +184,7 @@ class Attempts:
 
     def _start(self, job: Job, ended: Ended, vitals: Vitals, limit_ms: int) -> Flight | None:
         """Read it and have the engine begin it; None if it has an outcome already, or is nothing to be run."""
-        self._read(job, ended, vitals)
+        self._reader.read(job, ended, vitals)
         if ended.task is not None or self._has_ended(job, ended):
             return None
         if job.verdict is not None:
@@ -210,7 +204,7 @@ class Attempts:
         if ended.step is not None:
             ended.request = self._flows.request(job.tenant, ended.step)
         elif ended.request is not None:
-            check_inline(limits, _inline(ended.request.bind.values()))
+            check_inline(limits, inline_bytes(ended.request.bind.values()))
         self._device_time.check(job.tenant, limits, time.monotonic())
         if job.redelivered:
             self._claims.begin(job, limit_ms)
@@ -221,24 +215,6 @@ class Attempts:
             row = self._flows.row(job.tenant, ended.step)
             ended.stretch = None if row is None else Stretch(row, ended.step.step, self._engine.let_go)
         return self._run(ended, vitals)
-
-    def _read(self, job: Job, ended: Ended, vitals: Vitals) -> None:
-        """What it is. Raises what is wrong with it."""
-        ahead = self._followers.made.take(job.body)
-        if ahead is not None:
-            self._take(job, ended, vitals, ahead.decoded, ahead.below)
-            return
-        match self._decoder.read(job.body, job.content_type, job.tenant):
-            case Decoded() as decoded:
-                self._take(job, ended, vitals, decoded)
-            case StepCall() as call:
-                self._take_step(job, ended, vitals, call)
-            case FlowStart() as start:
-                self._take_start(job, ended, start)
-            case FlowCall(flow=asked):
-                ended.task = self._flows.asked(job, asked)
-            case FlowsCall(flows=sought):
-                ended.task = self._flows.listed(job, sought)
 
     def _has_ended(self, job: Job, ended: Ended) -> bool:
         """Whether there is an earlier outcome to answer it with, or another attempt in its place. Raises Conflict."""
@@ -256,49 +232,6 @@ class Attempts:
         if started is not None:
             ended.replay, ended.graph = started, None  # its end has its event
         return True
-
-    def _take(self, job: Job, ended: Ended, vitals: Vitals, decoded: Decoded, checked: Below | None = None) -> None:
-        """A request. Raises UnknownGraph, and what is wrong with what follows it, unless that is ``checked``."""
-        request, graph = decoded.request, decoded.request.graph
-        if not isinstance(graph, GraphSpec):
-            if job.verdict is not None:
-                ended.graph = job.graph
-                raise job.verdict.exception()  # though it cannot be recorded without knowing what it asked
-            raise UnknownGraph(f"this worker does not know graph {graph[:64]}: send it whole", graph=graph)
-        ended.graph, ended.request = graph.name, request
-        vitals.read(job.tag, graph.name)
-        ended.graph_hash = graph.hash if decoded.whole else None
-        below = self._followers.check(job.id, request, ended.reply_type) if checked is None else checked
-        ended.below, ended.deadline_ms = below, _deadline_ms(job, request)
-        found = below.of(request.then)
-        ended.follow_bytes, ended.digest = found.nbytes, digest(request, graph, found.by_hash)
-
-    def _take_step(self, job: Job, ended: Ended, vitals: Vitals, call: StepCall) -> None:
-        """A step of a workflow. Raises BadRequest, NameNotFound."""
-        if call.step.step is None:
-            ended.task = Concluding(*split_id(job.id))  # also if it cannot be told what it gives
-            ended.task = self._flows.conclude(job, call.step)
-            return
-        step = ended.step = self._flows.step(job, call.step)
-        ended.graph, ended.deadline_ms = step.graph, step.deadline_ms
-        ended.digest = digest_of_step(call.step)
-        vitals.read(job.tag, step.graph)
-
-    def _take_start(self, job: Job, ended: Ended, start: FlowStart) -> None:
-        """A workflow to begin. Raises what is wrong with it; Conflict."""
-        ended.graph, ended.digest = start.workflow.name, digest_of(start)
-        ended.begins = start.reply == "started"
-        earlier = self._store.outcome(job.tenant, job.id)
-        if earlier is None:
-            limits = self._limits.of(job.tenant)
-            check_inline(limits, _inline(each for bound in start.bind.values() for each in _listed(bound)))
-            try:
-                ended.task = self._flows.start(job, start)
-            except Conflict:
-                ended.digest = None
-                raise
-        elif job.repeated:
-            ended.due = self._flows.again(job)
 
     def _run(self, ended: Ended, vitals: Vitals) -> Flight:
         """Begin it, or the next run of its loop."""
@@ -378,21 +311,3 @@ class _Answered:
             ended.error = WorkerFailed(f"the worker failed on this request: {error!r}")
             self._log.exception("request.broke", request=job.id, tenant=job.tenant, exc_info=error)
         return True
-
-
-def _inline(bound: Iterable[Binding]) -> int:
-    """Bytes that came with it."""
-    return sum([len(each) for each in bound if isinstance(each, bytes)])
-
-
-def _listed(bound: Binding | tuple[Binding, ...]) -> tuple[Binding, ...]:
-    return bound if isinstance(bound, tuple) else (bound,)
-
-
-def _deadline_ms(job: Job, request: Request) -> int | None:
-    """When it has to have ended, in milliseconds since the epoch: by the body's timeout or the message's expiration."""
-    limits = [each for each in (request.timeout_ms, job.expiration_ms) if each is not None]
-    if not limits:
-        return None
-    start_ms = job.published_ms if job.published_ms is not None else round(time.time() * 1000)
-    return max(1, start_ms + min(limits))
