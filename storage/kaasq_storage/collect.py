@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lmdb
 
+from kaasq.names import is_ref, is_word
 from kaasq_storage.environment import Environment
 from kaasq_storage.ledger import Ledger
 from kaasq_storage.protocol import Collected
@@ -106,7 +107,9 @@ def _locked(env: Environment, now: float) -> Iterator[tuple[Ledger, lmdb.Transac
 
 def _tenants(env: Environment) -> list[str]:
     """All who have a record with bytes elsewhere, or bytes."""
-    found = {each.name for each in (env.path / "objects").iterdir()}
+    found = {
+        each.name for each in (env.path / "objects").iterdir() if is_word(each.name)
+    }  # a disk's lost+found is none
     for lmdb_env in (env.meta, env.blobs):
         for kind in (OBJECT, OUTCOME):
             with lmdb_env.begin() as txn, txn.cursor() as cursor:
@@ -152,4 +155,4 @@ def _files(env: Environment, prefix: bytes) -> set[bytes]:
         names = [each.name for each in folder.iterdir()]
     except FileNotFoundError:
         return set()
-    return {prefix[:-1] + bytes.fromhex(name) for name in names if len(name) == 64}
+    return {prefix[:-1] + bytes.fromhex(name) for name in names if is_ref(name) and name.startswith(first.hex())}

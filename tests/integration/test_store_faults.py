@@ -272,6 +272,24 @@ def test_what_has_lost_its_bytes_is_forgotten(tmp_path: Path) -> None:
         assert (store.usage().used, store.usage().outcomes) == (100_006, 1)
 
 
+def test_a_collection_passes_over_what_others_have_put_into_the_folder(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s", sync=False) as store:
+        stored, _ = store.put("ann", bytes(100_000))
+        objects = tmp_path / "s" / "objects"
+        folder = objects / "ann" / stored.ref[:2]
+        (objects / "lost+found").mkdir(mode=0)  # the folder may be a disk of its own
+        strays = [folder / ("x" * 64), folder / content_hash(b"elsewhere"), folder / "notes.txt"]
+        for each in strays:
+            each.write_bytes(b"?")
+        leftover = folder / (stored.ref[:2] + "0" * 62)
+        leftover.write_bytes(b"nobody's")
+        assert store.gc().orphans == 1
+        assert not leftover.exists()
+        assert all(each.exists() for each in strays)
+        with store.open("ann", stored.ref) as reading:
+            assert reading.data.nbytes == 100_000
+
+
 def test_a_file_cut_short_is_not_mapped(tmp_path: Path) -> None:
     with open_store(tmp_path / "s", sync=False) as store:
         ref = store.put("a", bytes(100_000))[0].ref
