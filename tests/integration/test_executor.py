@@ -180,6 +180,15 @@ def test_asking_for_a_graph_is_no_failure_that_an_operator_reads_of(store, devic
     assert told == [("unknown_graph", "debug"), ("buffer_missing", "info")]
 
 
+def test_the_log_says_whose_outcome_the_store_had_no_room_for(store, device):
+    store.set_quotas(10, {})
+    large = only_output('extern "C" __global__ void one(int* out) { out[0] = 1; }', "one", 16 << 10).freeze()
+    with log_lines() as lines:  # it goes with the reply, for which there is no room
+        assert reply_of(executor(store, device), Request(graph=large), "large").error.code == "quota_exceeded"
+    (told,) = [each for each in lines if each["event"] == "commit.failed"]
+    assert (told["request"], told["tenant"], told["code"]) == ("large", "guest", "quota_exceeded")
+
+
 def test_the_stored_inputs_of_a_request_that_is_dead_lettered_are_kept_for_its_letter(store, device):
     stored, _ = store.put("guest", bytes(16), ttl_s=60)
     one = executor(store, device)

@@ -310,7 +310,10 @@ class Executor:
             if len(group) > 1 or not (known or again):  # what broke may have done so once the outcome was durable
                 return [answer for each in group for answer in self._commit([each], again=len(group) == 1)]
             (ended,) = group
-            self._log.warning("commit.failed", request=ended.job.id, error=str(error), exc_info=not known)
+            whose = {"request": ended.job.id, "tenant": ended.job.tenant}
+            self._log.warning(
+                "commit.failed", **whose, code=getattr(error, "code", None), error=str(error), exc_info=not known
+            )
             ended.discard()
             ended.digest, ended.replay, ended.queued_us, ended.settled = None, None, 0, None
             ended.error = (
@@ -321,7 +324,7 @@ class Executor:
             try:
                 return self._committer.commit(group)
             except KaasqError as full:  # not even that it failed can be written
-                self._log.warning("failure.not_recorded", request=ended.job.id, error=full.message)
+                self._log.warning("failure.not_recorded", **whose, code=full.code, error=full.message)
                 return [self._committer.unrecorded(ended)]
 
     def _collect(self) -> None:
