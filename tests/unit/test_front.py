@@ -370,12 +370,23 @@ def test_one_answer_that_breaks_does_not_cost_the_others_theirs(bench):
     assert (broken.settled, fine.settled) == ("reject", "ack")
 
 
+def test_what_breaks_on_a_delivery_costs_that_one_alone_which_is_kept(bench):
+    broken = Taken(Message(body=7, message_id="bad", user_id="guest"))  # as no broker gives it
+    with pytest.raises(TypeError):
+        bench.front.take(broken)
+    assert broken.settled == "reject"
+
+
 def test_a_job_that_cannot_be_encoded_is_kept_and_the_front_goes_on(bench):
+    poison = Taken(Message(body=b"{}", message_id="poison", user_id="guest", timestamp_ms=2**70))
     with pytest.raises(OverflowError):
-        bench.take("poison", timestamp_ms=2**70)
+        bench.front.take(poison)
     taken = bench.take("next")
     bench.answer(*bench.executor.received())
-    assert taken.settled == "ack"
+    assert (poison.settled, taken.settled) == ("reject", "ack")
+    idle: list[bool] = []
+    bench.front.when_idle(lambda: idle.append(True))
+    assert idle
 
 
 def test_who_is_answered_just_before_the_deadline_kill_has_nobody_else_blamed(bench):

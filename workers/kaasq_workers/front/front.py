@@ -129,7 +129,16 @@ class Front:
     # -- requests in ----------------------------------------------------------------------------------------------
 
     def take(self, delivery: Delivery) -> None:
-        """A request from the queue."""
+        """A request from the queue. What breaks on one costs it alone: unsettled, it would keep its place for good."""
+        tag = self._new_tag()
+        try:
+            self._take(tag, delivery)
+        except Exception:
+            self._take_off(tag)
+            delivery.reject()  # kept in the dead-letter queue
+            raise
+
+    def _take(self, tag: int, delivery: Delivery) -> None:
         message = delivery.message
         match examine(message):
             case Refused() as refused:
@@ -137,7 +146,6 @@ class Front:
             case Accepted() as accepted if self._pending.join(accepted, delivery):
                 log.info("request.joined", request=accepted.id, tenant=accepted.tenant)
             case Accepted() as accepted:
-                tag = self._new_tag()
                 job = Job(
                     tag,
                     accepted.tenant,
