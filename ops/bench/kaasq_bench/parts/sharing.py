@@ -55,26 +55,38 @@ class Work(NamedTuple):
 class Tenant(NamedTuple):
     """A user of the broker with its weights in the store."""
 
+    name: str
     client: Client
     bound: dict[str, BufferRef | Floats]
 
 
 def tenants_case(setting: Setting) -> Iterator[Row]:
-    """The throughput of one tenant, and of more and more with the same load altogether."""
+    """The throughput of one tenant, and of more and more with the same load altogether.
+
+    Each has a client. So the most are also beside as many clients of one tenant: that tells what it costs to share the
+    device from what it costs this process to have so many clients.
+    """
     counts = setting.pick((1, 4, 32), (1, 2, 4, 8, 16, 32))
-    work = _work(setting)
-    with serving(setting) as ours, _tenants(setting, ours, work, max(counts)) as tenants:
+    most, work = max(counts), _work(setting)
+    with ExitStack() as stack:
+        ours = stack.enter_context(serving(setting))
+        tenants = stack.enter_context(_tenants(setting, ours, work, most))
         graph = work.graph()
         for tenant in tenants:
             tenant.client.run(graph, bind=tenant.bound)
+        one = tenants[0]
+        others = [stack.enter_context(ours.client_of(one.name, PASSWORD)) for _ in range(most - 1)]
+        sides = {str(count): tenants[:count] for count in counts}
+        sides["clients"] = [one, *(one._replace(client=each) for each in others)]
 
-        def throughput(count: int) -> Callable[[], float]:
-            return lambda: _throughput(tenants[:count], graph, STEADY * setting.seconds)
+        def throughput(side: Sequence[Tenant]) -> Callable[[], float]:
+            return lambda: _throughput(side, graph, STEADY * setting.seconds)
 
-        given = interleaved(setting.rounds, {str(count): throughput(count) for count in counts})
+        given = interleaved(setting.rounds, {name: throughput(side) for name, side in sides.items()})
     for count in counts[1:]:
         bar = bars.TENANTS_THROUGHPUT if count == 32 else None
         yield compare(f"{count} tenants", "/s", given[str(count)], "kaasq, 1 tenant", given["1"], bar)
+    yield compare(f"{most} tenants", "/s", given[str(most)], f"kaasq, 1 tenant, {most} clients", given["clients"])
 
 
 def processes_case(setting: Setting) -> Iterator[Row]:
@@ -203,7 +215,7 @@ def _tenants(setting: Setting, ours: Serving, work: Work, count: int) -> Iterato
             client = stack.enter_context(ours.client_of(name, PASSWORD))
             weights, x = work.arrays(i)
             bound: dict[str, BufferRef | Floats] = {f"w{j}": client.put(each) for j, each in enumerate(weights)}
-            tenants.append(Tenant(client, {**bound, "x": x}))
+            tenants.append(Tenant(name, client, {**bound, "x": x}))
         yield tenants
 
 
