@@ -100,7 +100,7 @@ def kaasq() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; exit 0, 1 (a kaasq error, printed), 2 (wrong usage), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """Run the command; exit 0, 1 (a kaasq error, printed), 2 (wrong usage), 128 + a signal (Ctrl-C: 130)."""
     try:
         kaasq.main(arguments, standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -1,7 +1,8 @@
-"""Ctrl-C at any moment ends the command quietly, with 130; and SIGTERM with 143."""
+"""Ctrl-C at any moment ends the command quietly, with 130; SIGTERM with 143, and SIGHUP with 129."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 PROGRAM = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what runs in the background ignore it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup does with this
 {before}
 wanted = sys.argv.pop(1)
 class Interrupting:
@@ -42,22 +44,42 @@ def test_ctrl_c_while_the_command_loads_ends_it_quietly(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", ["click", "numpy", "rich.console"])
-def test_sigterm_while_the_command_loads_ends_it_quietly(module: str) -> None:
-    done = interrupted(module, "ls", signal="SIGTERM")
-    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+@pytest.mark.parametrize(("signal", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_another_signal_while_the_command_loads_ends_it_quietly(module: str, signal: str, code: int) -> None:
+    done = interrupted(module, "ls", signal=signal)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
-@pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 @pytest.mark.parametrize("fails", ["", "raise KaasqError('cannot be put away')"])
 def test_once_the_command_runs_it_is_told(signal: str, code: int, fails: str) -> None:
     done = interrupted("", "ls", before=INTERRUPTED_COMMAND.format(signal=signal, fails=fails))
     assert (done.returncode, done.stdout, done.stderr.strip()) == (code, "put away\n", "")
 
 
-def test_who_ignores_ctrl_c_goes_on_ignoring_it() -> None:
-    done = interrupted("click", "--version", before="signal.signal(signal.SIGINT, signal.SIG_IGN)")
+@pytest.mark.parametrize("number", ["SIGINT", "SIGHUP"])
+def test_who_ignores_one_goes_on_ignoring_it(number: str) -> None:
+    before = f"signal.signal(signal.{number}, signal.SIG_IGN)"
+    done = interrupted("click", "--version", before=before, signal=number)
     assert done.returncode == 0
     assert "version" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("handler", "stops"),
+    [("signal.SIG_DFL", True), ("signal.SIG_IGN", False), ("lambda *_: None", False)],
+    ids=["usual", "nohup", "its own use"],
+)
+def test_workers_and_services_take_sighup_unless_it_has_another_use(handler: str, stops: bool) -> None:
+    program = f"""
+import signal
+from kaasq.interrupts import asking_to_stop
+signal.signal(signal.SIGHUP, {handler})
+print(*asking_to_stop())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert {str(int(each)) for each in (signal.SIGINT, signal.SIGTERM)} <= {*done.stdout.split()}
+    assert (str(int(signal.SIGHUP)) in done.stdout.split()) is stops
 
 
 INTERRUPTED_COMMAND = """

@@ -13,6 +13,7 @@ import msgspec
 
 from kaasq.cli import Sectioned, settings_options
 from kaasq.errors import KaasqError
+from kaasq.interrupts import asking_to_stop
 from kaasq.log import configure, get_logger
 from kaasq.processors import busy_poll_s
 from kaasq.rabbit import PublishLimits, RabbitBroker
@@ -149,8 +150,8 @@ SECTIONS = {
 def worker(drain: float, **flags: Any) -> None:
     r"""Take kernel-graph requests from RabbitMQ and run them on a device.
 
-    SIGTERM or Ctrl-C drains: it takes no more, finishes what it took, and exits 0; a second one stops at once (what
-    was not finished goes back to the queue).
+    SIGTERM, SIGHUP or Ctrl-C drains: it takes no more, finishes what it took, and exits 0; a second one stops at once
+    (what was not finished goes back to the queue).
 
     \b
     kaasq worker                                    # local broker, GPU if there is one, pool "default"
@@ -172,8 +173,8 @@ def worker(drain: float, **flags: Any) -> None:
         if stops > 1 or not serving.is_set():
             raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    for number in asking_to_stop():
+        signal.signal(number, on_signal)
     sys.exit(serve(settings, stop, serving, drain))
 
 

@@ -34,8 +34,8 @@ def serve(service: str, drain: float, **flags: Any) -> None:
     r"""Run the kaasq.Service NAME of a Python module.
 
     Without a NAME it is the module's one Service or, where there is none, all functions that @kaasq.on made steps. The
-    module is looked for here, too. SIGTERM or Ctrl-C drains: it takes no more events, lets the handlers that run end,
-    and exits 0, or 3 if some did not; a second one stops at once. Their events are delivered again.
+    module is looked for here, too. SIGTERM, SIGHUP or Ctrl-C drains: it takes no more events, lets what runs
+    end, and exits 0, or 3 if some did not; a second one stops at once. Their events are delivered again.
 
     \b
     kaasq serve thumbnails                 # the service of thumbnails.py, or its every @kaasq.on

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterable
 
+from kaasq.interrupts import asking_to_stop
 from kaasq.log import get_logger
 from kaasq_producers.client import Client
 from kaasq_producers.events.service import Handler, Service, service_of
@@ -19,7 +20,7 @@ log = get_logger()
 def serve(
     service: Service | Handler | Iterable[Handler], *, client: Client | None = None, drain: float = DRAIN_TIMEOUT_S
 ) -> bool:
-    """Run a service's handlers until SIGTERM or Ctrl-C, on the main thread; whether all that ran then have ended.
+    """Run a service's handlers until SIGTERM, SIGHUP or Ctrl-C, on the main thread; whether all that ran then ended.
 
     They have ``drain`` seconds for that; events of those that take longer are delivered again, and a second signal ends
     it at once. Without a ``client`` one is made from environment and ``kaasq.toml``, and closed at the end. Raises
@@ -34,7 +35,7 @@ def serve(
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, on_signal) for number in asking_to_stop()}
     mine = Client() if client is None else client
     try:
         with mine.serve(served, drain=drain) as running:
