@@ -11,33 +11,20 @@ import numpy as np
 import pytest
 
 import kaasq
-from kaasq import Graph, Module, codec
-from kaasq.flows.model import Asked, FlowCall, FlowInput, FlowReply, FlowSpec, FlowStep, From, MapSpec
+from kaasq import codec
+from kaasq.flows.model import Asked, FlowCall, FlowReply, FlowSpec, FlowStep, From, MapSpec
 from kaasq.rabbit.broker import RabbitBroker
 from kaasq_faults.deaths import Deaths
 from kaasq_storage import open_store
 from real_broker import Broker
+from tests.support.flow_system import XS, N, X, wrong
 from tests.support.graphs import held, saxpy, sum_of_squares
 from tests.support.raw_flows import RawFlows
 from tests.support.workers import RunningWorker, running_worker
 
-N, ITEMS = 8, 3
+ITEMS = 3
 TENANT = "guest"
 PATIENCE_S = 100.0  # each death takes a worker that starts
-X = FlowInput(name="x", dtype="float32", shape=(N,))
-XS = FlowInput(name="xs", dtype="float32", shape=(N,), many=True)
-
-
-def wrong() -> Graph:
-    """Names a kernel that its module does not have."""
-    graph = Graph("wrong")
-    x = graph.input("x", shape=N, dtype="float32", const=True)
-    out = graph.output("out", shape=N, dtype="float32")
-    module = Module.from_source('extern "C" __global__ void other(const float* x, float* out) {}')
-    graph.launch(module.kernel("absent"), grid=1, block=1, args=[x, out])
-    return graph
-
-
 GRAPHS = {"add": saxpy(N, "add").freeze(), "join": sum_of_squares(N * ITEMS).freeze(), "wrong": wrong().freeze()}
 
 

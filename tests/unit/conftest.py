@@ -1,4 +1,4 @@
-"""A client on an in-memory broker, for tests that script its worker (``tests/support/fake_worker.py``)."""
+"""A client on an in-memory broker, and a worker that its tests script (``tests/support/fake_worker.py``)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from kaasq.memory import MemoryBroker, MemoryNode
 from kaasq.settings import Settings
 from kaasq_producers import Client
+from tests.support.fake_worker import FakeWorker
 
 
 @pytest.fixture
@@ -25,4 +26,10 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def client(node: MemoryNode, settings: Settings) -> Iterator[Client]:
     with Client(MemoryBroker(node, "ann"), settings=settings) as made:
+        yield made
+
+
+@pytest.fixture
+def worker(node: MemoryNode) -> Iterator[FakeWorker]:
+    with FakeWorker(MemoryBroker(node, "worker")) as made:
         yield made

@@ -31,12 +31,6 @@ Face = Any  # Plain or Threaded: both pass on to a client
 Open = Callable[..., Face]
 
 
-@pytest.fixture
-def worker(node: MemoryNode) -> Iterator[FakeWorker]:
-    with FakeWorker(MemoryBroker(node, "worker")) as made:
-        yield made
-
-
 @pytest.fixture(params=["threads", "event loop"])
 def open_client(request: pytest.FixtureRequest, node: MemoryNode, tmp_path: Path) -> Iterator[Open]:
     """Makes clients of the kind at hand."""

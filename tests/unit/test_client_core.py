@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,6 @@ ROOT = Path(__file__).parents[2]
 X = np.arange(4, dtype=np.float32)
 Y = np.ones(4, dtype=np.float32)
 GRAPH = graphs.saxpy()
-
-
-@pytest.fixture
-def worker(node: MemoryNode) -> Iterator[FakeWorker]:
-    with FakeWorker(MemoryBroker(node, "worker")) as made:
-        yield made
 
 
 def limited(client: Client, **changes: Any) -> Client:

@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -33,12 +33,6 @@ from tests.support.waiting import until
 X = np.arange(4, dtype=np.float32)
 Y = np.ones(4, dtype=np.float32)
 GRAPH = graphs.saxpy()
-
-
-@pytest.fixture
-def worker(node: MemoryNode) -> Iterator[FakeWorker]:
-    with FakeWorker(MemoryBroker(node, "worker")) as made:
-        yield made
 
 
 class Shaky(MemoryBroker):
